@@ -1,0 +1,4 @@
+//! pinfold keeps every MCP server that an AI agent starts inside a cgroup that belongs to the agent's session.
+pub mod limits;
+pub mod outcome;
+pub mod session;

@@ -1,0 +1,311 @@
+//! Words: how much may be used. "No limit" is a case of its own, never a number.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// An amount of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+/// An amount for people: `68.7M`, in powers of 1024 as systemd writes them.
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut value, mut unit) = (self.0 as f64, "B");
+        for next in ["K", "M", "G", "T"] {
+            if value < 1024.0 {
+                break;
+            }
+            (value, unit) = (value / 1024.0, next);
+        }
+        let text = match unit {
+            "B" => format!("{value:.0}B"),
+            _ if value.fract() == 0.0 => format!("{value:.0}{unit}"),
+            _ => format!("{value:.1}{unit}"),
+        };
+        f.pad(&text)
+    }
+}
+
+/// A ceiling that is there, or is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit<T> {
+    /// At most this much.
+    At(T),
+    /// No limit: the kernel's `max`, systemd's `infinity`.
+    Infinity,
+}
+
+impl<T> Limit<T> {
+    /// The ceiling as a number, `None` where there is none.
+    pub fn at(self) -> Option<T> {
+        match self {
+            Self::At(amount) => Some(amount),
+            Self::Infinity => None,
+        }
+    }
+}
+
+/// A ceiling for people: the amount, or `infinity`.
+impl<T: fmt::Display> fmt::Display for Limit<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(amount) => amount.fmt(f),
+            Self::Infinity => f.pad("infinity"),
+        }
+    }
+}
+
+/// The text was not a limit: what was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not {expected}")]
+pub struct LimitError {
+    given: String,
+    expected: &'static str,
+}
+
+/// A memory limit as it is written: an amount, a share of the machine's RAM, or none.
+/// Spelled as in systemd.resource-control(5): `512M`, `1.5G`, `60%`, `infinity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum MemorySize {
+    /// An absolute amount.
+    Amount(Bytes),
+    /// Hundredths of a percent of the machine's RAM.
+    Share(u32),
+    /// No limit.
+    Infinity,
+}
+
+impl MemorySize {
+    /// The amount on a machine with `ram` of memory, rounded down to whole pages of 4 KiB as the kernel does.
+    pub fn resolve(self, ram: Bytes) -> Limit<Bytes> {
+        let bytes = match self {
+            Self::Amount(Bytes(bytes)) => bytes,
+            Self::Share(hundredths) => (u128::from(ram.0) * u128::from(hundredths) / 10_000) as u64,
+            Self::Infinity => return Limit::Infinity,
+        };
+        Limit::At(Bytes(bytes & !4095))
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = LimitError;
+
+    fn from_str(given: &str) -> Result<Self, LimitError> {
+        let wrong = || LimitError {
+            given: given.to_owned(),
+            expected: "a memory size; write 512M, 1.5G, 60% (of RAM) or infinity",
+        };
+        if given == "infinity" {
+            return Ok(Self::Infinity);
+        }
+        if let Some(percent) = given.strip_suffix('%') {
+            let share = decimal(percent).filter(|share| *share <= 100.0).ok_or_else(wrong)?;
+            return Ok(Self::Share((share * 100.0).round() as u32));
+        }
+        let (number, factor) = match given.as_bytes().last() {
+            Some(b'K' | b'k') => (&given[..given.len() - 1], 1u64 << 10),
+            Some(b'M' | b'm') => (&given[..given.len() - 1], 1 << 20),
+            Some(b'G' | b'g') => (&given[..given.len() - 1], 1 << 30),
+            Some(b'T' | b't') => (&given[..given.len() - 1], 1 << 40),
+            _ => (given, 1),
+        };
+        let bytes = decimal(number).ok_or_else(wrong)? * factor as f64;
+        if bytes >= (1u64 << 60) as f64 {
+            return Err(wrong());
+        }
+        Ok(Self::Amount(Bytes(bytes as u64)))
+    }
+}
+
+/// A plain decimal number: digits, at most one point, no sign and no exponent.
+fn decimal(text: &str) -> Option<f64> {
+    let plain = !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+impl TryFrom<String> for MemorySize {
+    type Error = LimitError;
+    fn try_from(text: String) -> Result<Self, LimitError> {
+        text.parse()
+    }
+}
+
+impl From<MemorySize> for String {
+    fn from(size: MemorySize) -> String {
+        match size {
+            MemorySize::Amount(Bytes(bytes)) => bytes.to_string(),
+            MemorySize::Share(hundredths) => format!("{}.{:02}%", hundredths / 100, hundredths % 100),
+            MemorySize::Infinity => "infinity".into(),
+        }
+    }
+}
+
+/// A limit on processes *and threads*, as the kernel's pids controller counts them: a number from 1, or `infinity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "serde_json::Value", into = "serde_json::Value")]
+pub struct PidsMax(pub Limit<u32>);
+
+impl FromStr for PidsMax {
+    type Err = LimitError;
+
+    fn from_str(given: &str) -> Result<Self, LimitError> {
+        match given {
+            "infinity" => Ok(Self(Limit::Infinity)),
+            number => match number.parse::<u32>() {
+                Ok(count) if (1..=4_194_304).contains(&count) => Ok(Self(Limit::At(count))),
+                _ => Err(LimitError {
+                    given: given.to_owned(),
+                    expected: "a number of processes and threads from 1 to 4194304, or infinity",
+                }),
+            },
+        }
+    }
+}
+
+impl TryFrom<serde_json::Value> for PidsMax {
+    type Error = LimitError;
+    fn try_from(value: serde_json::Value) -> Result<Self, LimitError> {
+        match value {
+            serde_json::Value::String(text) => text.parse(),
+            other => other.to_string().parse(),
+        }
+    }
+}
+
+impl From<PidsMax> for serde_json::Value {
+    fn from(max: PidsMax) -> Self {
+        max.0.at().map_or_else(|| "infinity".into(), Self::from)
+    }
+}
+
+/// CPU time as a share of one CPU: `50%`, `200%` (two CPUs), or `infinity`. Whole percents from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CpuMax(pub Limit<u32>);
+
+impl FromStr for CpuMax {
+    type Err = LimitError;
+
+    fn from_str(given: &str) -> Result<Self, LimitError> {
+        if given == "infinity" {
+            return Ok(Self(Limit::Infinity));
+        }
+        match given.strip_suffix('%').and_then(|percent| percent.parse::<u32>().ok()) {
+            Some(percent) if (1..=1_000_000).contains(&percent) => Ok(Self(Limit::At(percent))),
+            _ => Err(LimitError {
+                given: given.to_owned(),
+                expected: "a share of one CPU; write 50%, 200% (two CPUs) or infinity",
+            }),
+        }
+    }
+}
+
+impl TryFrom<String> for CpuMax {
+    type Error = LimitError;
+    fn try_from(text: String) -> Result<Self, LimitError> {
+        text.parse()
+    }
+}
+
+impl From<CpuMax> for String {
+    fn from(max: CpuMax) -> String {
+        max.0.at().map_or_else(|| "infinity".into(), |percent| format!("{percent}%"))
+    }
+}
+
+/// A weight against siblings, 1 to 10000; 100 is what a cgroup has without one
+/// (`cpu.weight` and `io.weight` of the kernel's admin-guide/cgroup-v2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Weight(u16);
+
+impl TryFrom<u32> for Weight {
+    type Error = LimitError;
+    fn try_from(weight: u32) -> Result<Self, LimitError> {
+        match weight {
+            1..=10_000 => Ok(Self(weight as u16)),
+            _ => Err(LimitError { given: weight.to_string(), expected: "a weight from 1 to 10000" }),
+        }
+    }
+}
+
+impl From<Weight> for u32 {
+    fn from(weight: Weight) -> u32 {
+        weight.0.into()
+    }
+}
+
+impl FromStr for Weight {
+    type Err = LimitError;
+    fn from_str(given: &str) -> Result<Self, LimitError> {
+        given.parse::<u32>().unwrap_or(0).try_into()
+    }
+}
+
+/// The limits that somebody wrote down for one level. `None`: nothing was said, a wider rule decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitWishes {
+    /// `memory.max`: beyond it the kernel kills.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<MemorySize>,
+    /// `memory.high`: beyond it the kernel reclaims and stalls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_high: Option<MemorySize>,
+    /// `memory.swap.max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_swap_max: Option<MemorySize>,
+    /// `pids.max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<PidsMax>,
+    /// `cpu.max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_max: Option<CpuMax>,
+    /// `cpu.weight`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<Weight>,
+    /// `io.weight`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<Weight>,
+}
+
+impl LimitWishes {
+    /// These wishes, and where they say nothing, the wider ones.
+    #[must_use]
+    pub fn or(self, wider: Self) -> Self {
+        Self {
+            memory_max: self.memory_max.or(wider.memory_max),
+            memory_high: self.memory_high.or(wider.memory_high),
+            memory_swap_max: self.memory_swap_max.or(wider.memory_swap_max),
+            pids_max: self.pids_max.or(wider.pids_max),
+            cpu_max: self.cpu_max.or(wider.cpu_max),
+            cpu_weight: self.cpu_weight.or(wider.cpu_weight),
+            io_weight: self.io_weight.or(wider.io_weight),
+        }
+    }
+}
+
+/// The limits of one cgroup, ready to be set and read back: what is `None` is left as the kernel made it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that may be charged before the kernel kills.
+    pub memory_max: Option<Limit<Bytes>>,
+    /// Bytes beyond which the kernel reclaims and stalls.
+    pub memory_high: Option<Limit<Bytes>>,
+    /// Bytes that may be swapped out.
+    pub memory_swap_max: Option<Limit<Bytes>>,
+    /// Processes and threads.
+    pub pids_max: Option<Limit<u32>>,
+    /// Percent of one CPU.
+    pub cpu_max: Option<Limit<u32>>,
+    /// Weight against sibling cgroups.
+    pub cpu_weight: Option<Weight>,
+    /// Weight against sibling cgroups.
+    pub io_weight: Option<Weight>,
+}

@@ -1,0 +1,115 @@
+//! Words: why a server ended, and what the end did.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::Bytes;
+
+/// Whose limit it was: the server's own, its session's, or the machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// One launched MCP server: a leaf cgroup.
+    Server,
+    /// One agent run: the parent of its servers' leaves.
+    Session,
+    /// All of pinfold together.
+    Machine,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "server",
+            Self::Session => "session",
+            Self::Machine => "machine",
+        })
+    }
+}
+
+/// Why a server ended. Each cause is a fact that somebody observed, never a guess from age, name or parentage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+pub enum Cause {
+    /// Somebody entitled asked: `pinfold end`, or the host's hook.
+    Requested,
+    /// The leader's pidfd became readable: the server's first process is gone.
+    LeaderExited,
+    /// The host closed the server's stdin: a hang-up on the held descriptor.
+    StdinClosed,
+    /// The owner's pidfd became readable: the host process is gone.
+    OwnerGone,
+    /// The kernel killed for memory; `level` is the cgroup whose limit it was.
+    Memory {
+        /// Whose limit was reached.
+        level: Level,
+    },
+    /// A process limit was reached and the policy says that this ends the server.
+    Pids {
+        /// Whose limit was reached.
+        level: Level,
+    },
+    /// The operator stopped pinfold and asked that sessions end with it.
+    Shutdown,
+}
+
+impl Cause {
+    /// How much a fact explains, where one death shows as several: a killed host closes stdin first, and a server
+    /// that the kernel killed for memory exits as well. `None` for causes that are orders, not observations.
+    pub fn strength(self) -> Option<u8> {
+        match self {
+            Self::Memory { .. } => Some(4),
+            Self::OwnerGone => Some(3),
+            Self::StdinClosed => Some(2),
+            Self::LeaderExited => Some(1),
+            Self::Requested | Self::Pids { .. } | Self::Shutdown => None,
+        }
+    }
+
+    /// The word for metrics, JSON and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::LeaderExited => "leader_exited",
+            Self::StdinClosed => "stdin_closed",
+            Self::OwnerGone => "owner_gone",
+            Self::Memory { .. } => "memory",
+            Self::Pids { .. } => "pids",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// The cause as a clause for people.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requested => f.write_str("its end was requested"),
+            Self::LeaderExited => f.write_str("its first process exited"),
+            Self::StdinClosed => f.write_str("the host closed its stdin"),
+            Self::OwnerGone => f.write_str("the process that owned it is gone"),
+            Self::Memory { level } => write!(f, "it reached the memory limit of its {level}"),
+            Self::Pids { level } => write!(f, "it reached the process limit of its {level}"),
+            Self::Shutdown => f.write_str("pinfold was told to end all sessions"),
+        }
+    }
+}
+
+/// What an end did, told once the kernel said that the leaf was empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Why it ended.
+    #[serde(flatten)]
+    pub cause: Cause,
+    /// Processes that were in the leaf when the end began; `None` where they could not be counted.
+    pub processes: Option<u32>,
+    /// Whether `cgroup.kill` was needed, because something was left after the grace (or none was given).
+    pub killed: bool,
+    /// Memory charged to the leaf when the end began; `None` where no memory controller holds it.
+    pub memory_bytes: Option<Bytes>,
+    /// The most memory that was ever charged to the leaf; `None` where the kernel does not tell.
+    pub peak_bytes: Option<Bytes>,
+}
