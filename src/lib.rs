@@ -1,4 +1,5 @@
 //! pinfold keeps every MCP server that an AI agent starts inside a cgroup that belongs to the agent's session.
 pub mod limits;
+pub mod naming;
 pub mod outcome;
 pub mod session;
