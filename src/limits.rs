@@ -40,6 +40,10 @@ pub enum Limit<T> {
     Infinity,
 }
 
+/// The least memory limit that is granted: below it a process cannot be relied on to start, and what was meant as a
+/// limit kills the server before it can say why.
+pub const MEMORY_MAX_FLOOR: Bytes = Bytes(16 << 20);
+
 impl<T> Limit<T> {
     /// The ceiling as a number, `None` where there is none.
     pub fn at(self) -> Option<T> {

@@ -1,0 +1,11 @@
+//! What a command line says: which server it launches, which script an interpreter runs, and which parts of it are
+//! secrets that must not leave the launcher.
+//!
+//! All of it reads text only. It never looks a program up, and what it answers is a label: nothing is ever killed,
+//! matched or limited because of a command line alone, except where a rule of the configuration names the server so.
+mod options;
+mod path;
+mod script;
+
+pub use path::{is_generic, package, stem};
+pub use script::{Script, script};

@@ -1,0 +1,315 @@
+//! What a launch is granted.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Refusal;
+use super::settings::{OnPids, Settings};
+use crate::limits::{Bytes, CpuMax, Limit, LimitWishes, Limits, MEMORY_MAX_FLOOR, MemorySize, PidsMax, Weight};
+use crate::outcome::Level;
+use crate::session::{Name, SessionId};
+
+/// The longest grace that is granted: an end that anybody can put off for longer is none.
+pub const GRACE_MAX: Duration = Duration::from_secs(600);
+
+/// A launch, as far as it matters for what it may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The host that launches, where it is known.
+    pub host: Option<&'a Name>,
+    /// The session it belongs to.
+    pub session: &'a SessionId,
+    /// The server to be launched.
+    pub server: &'a Name,
+    /// Limits that the launch itself asks for; they go before the configuration's.
+    pub wishes: &'a LimitWishes,
+    /// The grace that the launch itself asks for.
+    pub grace: Option<Duration>,
+    /// What this machine can hold.
+    pub offered: &'a Offers,
+}
+
+/// What limits hold on this machine, in the place where the leaf would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offers {
+    /// `memory.max`.
+    pub memory: Offer,
+    /// `memory.swap.max`.
+    pub swap: Offer,
+    /// `pids.max`.
+    pub pids: Offer,
+    /// `cpu.max` and `cpu.weight`.
+    pub cpu: Offer,
+    /// `io.weight`.
+    pub io: Offer,
+    /// The machine's memory, of which a share is taken.
+    pub ram: Bytes,
+}
+
+/// Whether one kind of limit holds here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offer {
+    /// The kernel enforces it.
+    Holds,
+    /// There is nothing of the kind to use up (a machine without swap): every such limit holds by itself, and none is
+    /// set.
+    NothingToLimit,
+    /// The kernel cannot enforce it here. Both are clauses without a full stop.
+    Missing {
+        /// What is missing.
+        why: String,
+        /// What would change that.
+        remedy: String,
+    },
+}
+
+/// How full the daemon's table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// Sessions that are there.
+    pub sessions: u32,
+    /// Servers that are there, in all sessions together.
+    pub servers: u32,
+    /// Whether the launch's session is among them.
+    pub session_is_known: bool,
+}
+
+/// Whether the launch may go ahead.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It may, under these limits.
+    Granted(Box<Grant>),
+    /// It may not.
+    Refused(Refusal),
+}
+
+/// Under what limits and manners a launch goes ahead. A limit that is `None` is left as the kernel made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Of the server's leaf.
+    pub server: Limits,
+    /// Of the session.
+    pub session: Limits,
+    /// Of all sessions together.
+    pub machine: Limits,
+    /// Between SIGTERM and the kill.
+    pub grace: Duration,
+    /// Between the hang-up of stdin and SIGTERM.
+    pub stdin_grace: Duration,
+    /// What becomes of the server at its process limit.
+    pub on_pids: OnPids,
+    /// What the operator and the user should know: limits that were dropped or that cannot be reached. One clause each.
+    pub warnings: Vec<String>,
+}
+
+/// Decides whether a launch may go ahead, and under what limits.
+///
+/// For the server, what the launch asks for goes before the rules, a later rule before an earlier one, any rule before
+/// the general table, and that before the defaults. A limit that this machine cannot hold is a refusal, or under
+/// `best_effort` a warning. One default gives way by itself: nobody asked for "no swap", and memory stays bounded
+/// without it, so a kernel that does not account swap only costs a warning.
+pub fn decide(settings: &Settings, request: &Request<'_>, table: &Table) -> Decision {
+    match grant(settings, request, table) {
+        Ok(grant) => Decision::Granted(Box::new(grant)),
+        Err(refusal) => Decision::Refused(refusal),
+    }
+}
+
+fn grant(settings: &Settings, request: &Request<'_>, table: &Table) -> Result<Grant, Refusal> {
+    has_room(settings, table)?;
+    let (mut server, mut session) = (settings.server, settings.session);
+    for rule in settings.rules.iter().filter(|rule| rule.when.matches(request.host, request.session, request.server)) {
+        server = rule.server.or(server);
+        session = rule.session.or(session);
+    }
+    server.limits = request.wishes.or(server.limits);
+    server.grace = request.grace.or(server.grace);
+
+    let mut scale = Scale { settings, offers: request.offered, dropped: Vec::new() };
+    let built_in = Settings::built_in_server();
+    let machine_limits = scale.level(Level::Machine, settings.machine, Settings::built_in_machine())?;
+    let session_limits = scale.level(Level::Session, session, Settings::built_in_session())?;
+    let server_limits = scale.level(Level::Server, server.limits, built_in.limits)?;
+    let mut warnings = scale.warnings();
+    warnings.extend(out_of_reach(
+        request.wishes,
+        &server_limits,
+        [(Level::Session, &session_limits), (Level::Machine, &machine_limits)],
+    ));
+    let manners = server.or(built_in);
+    Ok(Grant {
+        server: server_limits,
+        session: session_limits,
+        machine: machine_limits,
+        grace: bounded("grace", manners.grace)?,
+        stdin_grace: bounded("stdin_grace", manners.stdin_grace)?,
+        on_pids: manners.on_pids.unwrap_or(OnPids::Report),
+        warnings,
+    })
+}
+
+fn has_room(settings: &Settings, table: &Table) -> Result<(), Refusal> {
+    let full = |what: &str, max: u32| {
+        Err(Refusal::new(
+            format!("pinfold holds {max} {what} already, and {what}_max allows no more"),
+            format!("end some (pinfold ls, pinfold end), or raise {what}_max under [daemon] in the configuration"),
+        ))
+    };
+    if !table.session_is_known && table.sessions >= settings.sessions_max {
+        return full("sessions", settings.sessions_max);
+    }
+    if table.servers >= settings.servers_max {
+        return full("servers", settings.servers_max);
+    }
+    Ok(())
+}
+
+fn bounded(key: &str, asked: Option<Duration>) -> Result<Duration, Refusal> {
+    let asked = asked.unwrap_or_default();
+    if asked <= GRACE_MAX {
+        return Ok(asked);
+    }
+    Err(Refusal::new(
+        format!("a {key} of {} seconds would hold up the end of a session for too long", asked.as_secs()),
+        format!("ask for at most {} seconds", GRACE_MAX.as_secs()),
+    ))
+}
+
+/// Limits that the launch asked for and that a wider level reaches first: they hold, but not as their author thinks.
+fn out_of_reach(wishes: &LimitWishes, server: &Limits, wider: [(Level, &Limits); 2]) -> Vec<String> {
+    fn beyond<T: Ord + fmt::Display>(
+        key: &str,
+        asked: Option<Limit<T>>,
+        wider: [(Level, Option<Limit<T>>); 2],
+    ) -> Option<String> {
+        let asked = asked?.at()?;
+        let reached =
+            |(level, limit): (Level, Option<Limit<T>>)| Some((level, limit?.at()?)).filter(|(_, max)| *max < asked);
+        let (level, first) = wider.into_iter().find_map(reached)?;
+        Some(format!("the server's {key} of {asked} is out of reach: the {level}'s {key} of {first} comes first"))
+    }
+    let memory = wishes.memory_max.and(server.memory_max);
+    let pids = wishes.pids_max.and(server.pids_max);
+    [
+        beyond("memory_max", memory, wider.map(|(level, limits)| (level, limits.memory_max))),
+        beyond("pids_max", pids, wider.map(|(level, limits)| (level, limits.pids_max))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// What is asked for, weighed against what the machine holds.
+struct Scale<'a> {
+    settings: &'a Settings,
+    offers: &'a Offers,
+    /// Limits that were left out: which, of which levels, and why.
+    dropped: Vec<(&'static str, Vec<Level>, &'a str)>,
+}
+
+/// One limit at one level, and whether somebody wrote it.
+#[derive(Clone, Copy)]
+struct Wish {
+    level: Level,
+    key: &'static str,
+    /// What its number is followed by where people read it.
+    unit: &'static str,
+    asked: bool,
+}
+
+impl<'a> Scale<'a> {
+    fn level(&mut self, level: Level, asked: LimitWishes, built_in: LimitWishes) -> Result<Limits, Refusal> {
+        let offers = self.offers;
+        let wish = |key, asked| Wish { level, key, unit: if key == "cpu_max" { "%" } else { "" }, asked };
+        if asked.memory_high.is_some() {
+            return Err(Refusal::new(
+                format!(
+                    "the {level}'s memory_high is not held yet: without a watchdog on its pressure, a process beyond it stalls for ever"
+                ),
+                "use memory_max, which ends what goes beyond it",
+            ));
+        }
+        let all = asked.or(built_in);
+        let memory = |size: MemorySize| size.resolve(offers.ram);
+        let memory_max = wish("memory_max", asked.memory_max.is_some());
+        let swap_max = wish("memory_swap_max", asked.memory_swap_max.is_some());
+        let pids_max = wish("pids_max", asked.pids_max.is_some());
+        let cpu_max = wish("cpu_max", asked.cpu_max.is_some());
+        Ok(Limits {
+            memory_max: self.ceiling(memory_max, &offers.memory, all.memory_max.map(memory), MEMORY_MAX_FLOOR)?,
+            memory_high: None,
+            memory_swap_max: self.ceiling(swap_max, &offers.swap, all.memory_swap_max.map(memory), Bytes(0))?,
+            pids_max: self.ceiling(pids_max, &offers.pids, all.pids_max.map(|PidsMax(max)| max), 1)?,
+            cpu_max: self.ceiling(cpu_max, &offers.cpu, all.cpu_max.map(|CpuMax(max)| max), 1)?,
+            cpu_weight: self.weight(wish("cpu_weight", true), &offers.cpu, all.cpu_weight)?,
+            io_weight: self.weight(wish("io_weight", true), &offers.io, all.io_weight)?,
+        })
+    }
+
+    /// A ceiling that is set, or `None` where there is nothing to set. "No limit" needs no controller to hold.
+    fn ceiling<T: Ord + Copy + fmt::Display>(
+        &mut self,
+        wish: Wish,
+        offer: &'a Offer,
+        ceiling: Option<Limit<T>>,
+        floor: T,
+    ) -> Result<Option<Limit<T>>, Refusal> {
+        match ceiling {
+            None => Ok(None),
+            Some(Limit::Infinity) => Ok((*offer == Offer::Holds).then_some(Limit::Infinity)),
+            Some(Limit::At(amount)) if amount < floor => Err(Refusal::new(
+                format!(
+                    "the {}'s {} of {amount}{} is less than a process can start with",
+                    wish.level, wish.key, wish.unit
+                ),
+                format!("ask for at least {floor}{}", wish.unit),
+            )),
+            Some(Limit::At(amount)) => Ok(self.holds(wish, offer, &amount)?.then_some(Limit::At(amount))),
+        }
+    }
+
+    fn weight(&mut self, wish: Wish, offer: &'a Offer, weight: Option<Weight>) -> Result<Option<Weight>, Refusal> {
+        match weight {
+            Some(weight) if self.holds(wish, offer, &u32::from(weight))? => Ok(Some(weight)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Whether a limit is to be set: yes, no (there is no need, or it is dropped), or a refusal.
+    fn holds(&mut self, wish: Wish, offer: &'a Offer, amount: &dyn fmt::Display) -> Result<bool, Refusal> {
+        let Wish { level, key, unit, asked } = wish;
+        match offer {
+            Offer::Holds => Ok(true),
+            Offer::NothingToLimit => Ok(false),
+            Offer::Missing { why, .. } if self.settings.best_effort || (key == "memory_swap_max" && !asked) => {
+                match self.dropped.iter_mut().find(|(dropped, ..)| *dropped == key) {
+                    Some((_, levels, _)) => levels.push(level),
+                    None => self.dropped.push((key, vec![level], why)),
+                }
+                Ok(false)
+            }
+            Offer::Missing { why, remedy } => {
+                let by = if asked { "" } else { " (the default)" };
+                Err(Refusal::new(
+                    format!("the {level}'s {key} of {amount}{unit}{by} cannot hold here: {why}"),
+                    format!("{remedy}, or write best_effort = true in the configuration to run without it"),
+                ))
+            }
+        }
+    }
+
+    fn warnings(self) -> Vec<String> {
+        let told = |(key, levels, why): (&str, Vec<Level>, &str)| {
+            let levels: Vec<String> = levels.iter().map(Level::to_string).collect();
+            format!("{key} of {} is not held here: {why}", levels.join(", "))
+        };
+        self.dropped.into_iter().map(told).collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

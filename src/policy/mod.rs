@@ -1,0 +1,36 @@
+//! Rules: what a launch is granted, which host launched it, and which session it belongs to.
+//!
+//! Everything here is a function of what it is given: the settings (built by [`crate::config`] from the one file), what
+//! this machine offers, and facts that others read from the kernel. It touches nothing and remembers nothing.
+//!
+//! A refusal is an answer, not an error: it carries its reason and what to do about it.
+
+mod decide;
+mod identity;
+mod settings;
+
+pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, Table, decide};
+pub use identity::{Caller, ProcessFacts, SESSION_VARIABLE, SessionName, SessionNaming, name_session, recognise_host};
+pub use settings::{HostRule, OnPids, Rule, ServerWishes, Settings, Uncontained, WhenRule, built_in_hosts};
+
+/// Why something is not done, and what would change that. Both are clauses without a full stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What stands against it.
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Refusal {
+    fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+/// The refusal as one line for people: `reason; remedy`.
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.reason, self.remedy)
+    }
+}

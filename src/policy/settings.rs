@@ -1,0 +1,247 @@
+//! What the operator decided, and what holds where nothing was said.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use wildmatch::WildMatch;
+
+use crate::limits::{Bytes, Limit, LimitWishes, MemorySize, PidsMax};
+use crate::session::{Name, SessionId};
+
+/// What the configuration file says. [`Settings::default`] is a file that says nothing.
+///
+/// The wishes hold only what somebody wrote; what nobody wrote is in [`Settings::built_in_machine`] and its siblings.
+/// They are kept apart because a limit that was asked for is held or refused, while a default may give way to the
+/// machine (see [`super::decide`]).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Whether a limit that cannot hold here is dropped with a warning. Otherwise it is a refusal.
+    pub best_effort: bool,
+    /// What becomes of a launch that asks to run without containment.
+    pub uncontained: Uncontained,
+    /// Limits of all sessions together.
+    pub machine: LimitWishes,
+    /// Limits of each session.
+    pub session: LimitWishes,
+    /// Limits and manners of each server.
+    pub server: ServerWishes,
+    /// Exceptions, in the order of the file: where several match, what a later one says wins.
+    pub rules: Vec<Rule>,
+    /// The hosts that are recognised, the built-in ones included.
+    pub hosts: Vec<HostRule>,
+    /// The most sessions at a time.
+    pub sessions_max: u32,
+    /// The most servers at a time, in all sessions together.
+    pub servers_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            best_effort: false,
+            uncontained: Uncontained::Refuse,
+            machine: LimitWishes::default(),
+            session: LimitWishes::default(),
+            server: ServerWishes::default(),
+            rules: Vec::new(),
+            hosts: built_in_hosts(),
+            sessions_max: 1000,
+            servers_max: 5000,
+        }
+    }
+}
+
+impl Settings {
+    /// The machine's limits where the file says nothing. A quarter of the memory stays for the hosts and the system: an
+    /// agent whose servers are bounded is of no use on a machine that has died.
+    pub fn built_in_machine() -> LimitWishes {
+        LimitWishes { memory_max: Some(MemorySize::Share(75_00)), pids_max: pids(16_384), ..no_swap() }
+    }
+
+    /// A session's limits where the file says nothing: one runaway agent leaves room for a second.
+    pub fn built_in_session() -> LimitWishes {
+        LimitWishes { memory_max: Some(MemorySize::Share(50_00)), pids_max: pids(4096), ..no_swap() }
+    }
+
+    /// A server's limits and manners where the file says nothing. A Node server needs 70 to 185 MB, a headless browser
+    /// ten times that, and V8 grows its heap before it collects. Threads count as processes, and each `npm exec`
+    /// tree has some thirty of them, a browser hundreds.
+    pub fn built_in_server() -> ServerWishes {
+        ServerWishes {
+            limits: LimitWishes {
+                memory_max: Some(MemorySize::Amount(Bytes(2 << 30))),
+                pids_max: pids(1024),
+                ..no_swap()
+            },
+            grace: Some(Duration::from_secs(3)),
+            stdin_grace: Some(Duration::from_secs(5)),
+            on_pids: Some(OnPids::Report),
+        }
+    }
+
+    /// The host of this name, where it is a known one.
+    pub fn host(&self, name: &Name) -> Option<&HostRule> {
+        self.hosts.iter().find(|host| host.name == *name)
+    }
+}
+
+/// A server that swaps answers too late to be of use and takes the whole machine's disk with it; dying is told, a
+/// standstill is not.
+fn no_swap() -> LimitWishes {
+    LimitWishes { memory_swap_max: Some(MemorySize::Amount(Bytes(0))), ..LimitWishes::default() }
+}
+
+fn pids(count: u32) -> Option<PidsMax> {
+    Some(PidsMax(Limit::At(count)))
+}
+
+/// What becomes of a launch that asks to run without containment (`--uncontained`) because it cannot be contained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Uncontained {
+    /// It does not run.
+    Refuse,
+    /// It runs; that is said loudly and counted.
+    Allow,
+}
+
+/// What becomes of a server that reached its process limit. The kernel refuses its forks in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnPids {
+    /// It lives on, and the limit is reported.
+    Report,
+    /// It is ended.
+    End,
+}
+
+/// What somebody wrote down for servers. `None`: nothing was said, a wider rule decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerWishes {
+    /// The limits of the server's leaf.
+    pub limits: LimitWishes,
+    /// How long a server has between SIGTERM and the kill.
+    pub grace: Option<Duration>,
+    /// How long a server has to leave by itself once its stdin was closed, before SIGTERM.
+    pub stdin_grace: Option<Duration>,
+    /// What becomes of a server that reached its process limit.
+    pub on_pids: Option<OnPids>,
+}
+
+impl ServerWishes {
+    /// These wishes, and where they say nothing, the wider ones.
+    #[must_use]
+    pub fn or(self, wider: Self) -> Self {
+        Self {
+            limits: self.limits.or(wider.limits),
+            grace: self.grace.or(wider.grace),
+            stdin_grace: self.stdin_grace.or(wider.stdin_grace),
+            on_pids: self.on_pids.or(wider.on_pids),
+        }
+    }
+}
+
+/// An exception: for the launches it speaks of, it says something else than the general tables.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rule {
+    /// Which launches it speaks of.
+    pub when: WhenRule,
+    /// What it says for the session.
+    pub session: LimitWishes,
+    /// What it says for the server.
+    pub server: ServerWishes,
+}
+
+/// Which launches a rule speaks of: those that match every glob (`*` and `?`) that is there.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WhenRule {
+    /// The name of the host. A launch whose host is not known does not match.
+    pub host: Option<WildMatch>,
+    /// The session's id.
+    pub session: Option<WildMatch>,
+    /// The server's name.
+    pub server: Option<WildMatch>,
+}
+
+impl WhenRule {
+    /// Whether the rule speaks of this launch.
+    pub fn matches(&self, host: Option<&Name>, session: &SessionId, server: &Name) -> bool {
+        let fits = |glob: &Option<WildMatch>, text: &str| glob.as_ref().is_none_or(|glob| glob.matches(text));
+        self.host.as_ref().is_none_or(|glob| host.is_some_and(|host| glob.matches(host.as_str())))
+            && fits(&self.session, session.as_str())
+            && fits(&self.server, server.as_str())
+    }
+}
+
+/// A host that is recognised among the ancestors of a launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRule {
+    /// What it is called.
+    pub name: Name,
+    /// Its programs: names of commands or of scripts without their ending, or of the npm package that holds them.
+    pub commands: Vec<String>,
+    /// The environment variable by which it tells a server its session id.
+    pub session_env: Option<String>,
+    /// Whether one process of it is one session, so that the process can stand for a session without an id.
+    pub session_is_process: bool,
+}
+
+/// The hosts that are known without a configuration.
+pub fn built_in_hosts() -> Vec<HostRule> {
+    let host = |name, commands: &[&str], session_env: Option<&str>, session_is_process| HostRule {
+        name: Name::parse(name).expect("the built-in names are names"),
+        commands: commands.iter().map(|command| (*command).to_owned()).collect(),
+        session_env: session_env.map(str::to_owned),
+        session_is_process,
+    };
+    vec![
+        // One gateway process holds all sessions and tells its servers nothing about them.
+        host("openclaw", &["openclaw", "openclaw-gateway"], None, false),
+        host("claude-code", &["claude", "claude-code"], Some("CLAUDE_CODE_SESSION_ID"), true),
+        host("codex", &["codex"], None, true),
+        host("goose", &["goose"], Some("AGENT_SESSION_ID"), true),
+        // A server process with many sessions (opencode), or windows with many (the editors).
+        host("opencode", &["opencode", "opencode-ai"], None, false),
+        host("zed", &["zed", "zed-editor"], None, false),
+        host("cursor", &["cursor"], None, false),
+        host("vscode", &["code", "code-insiders", "codium"], None, false),
+        host("gemini-cli", &["gemini", "gemini-cli"], None, false),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_hosts_have_distinct_names() {
+        let settings = Settings::default();
+        for host in &settings.hosts {
+            assert_eq!(settings.host(&host.name), Some(host));
+        }
+    }
+
+    #[test]
+    fn a_rule_speaks_of_what_matches_all_its_globs() {
+        let rule = |host: &str, session: &str, server: &str| {
+            let glob = |text: &str| (!text.is_empty()).then(|| WildMatch::new(text));
+            WhenRule { host: glob(host), session: glob(session), server: glob(server) }
+        };
+        let host = Name::parse("openclaw").unwrap();
+        let (session, server) = (SessionId::parse("agent:main").unwrap(), Name::parse("chrome-devtools").unwrap());
+        for (when, matches, matches_without_host) in [
+            (rule("", "", ""), true, true),
+            (rule("openclaw", "agent:*", "chrome-*"), true, false),
+            (rule("*", "", ""), true, false),
+            (rule("", "agent:????", ""), true, true),
+            (rule("", "agent", ""), false, false),
+            (rule("codex", "agent:*", ""), false, false),
+            (rule("", "", "Chrome-*"), false, false),
+        ] {
+            assert_eq!(when.matches(Some(&host), &session, &server), matches, "{when:?}");
+            assert_eq!(when.matches(None, &session, &server), matches_without_host, "{when:?}");
+        }
+    }
+}
