@@ -64,6 +64,7 @@ fn javascript<'a>(program: &str, args: &'a [String]) -> Option<(Script<'a>, &'a 
             // deno takes the values of its permissions after `=`.
             file(rest, if deno { &["-c", "--config", "--import-map", "--env-file"] } else { &VALUED }, &[])
         }
+        (word, _) if word == "x" && program == "bun" => None,
         (word, rest) if word == "watch" && program == "tsx" => file(rest, &VALUED, &CODE),
         _ if deno => None,
         (word, rest) => Some((Script::File(word), rest)),
