@@ -3,12 +3,15 @@
 //!
 //! All of it reads text only. It never looks a program up, and what it answers is a label: nothing is ever killed,
 //! matched or limited because of a command line alone, except where a rule of the configuration names the server so.
+mod mask;
 mod name;
 mod options;
 mod path;
 mod script;
+mod secret;
 mod unwrap;
 
+pub use mask::MaskedArgv;
 pub use name::server_name;
 pub use path::{is_generic, package, stem};
 pub use script::{Script, script};
