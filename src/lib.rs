@@ -1,5 +1,6 @@
 //! pinfold keeps every MCP server that an AI agent starts inside a cgroup that belongs to the agent's session.
 pub mod argv;
+pub mod config;
 pub mod limits;
 pub mod naming;
 pub mod outcome;

@@ -71,8 +71,10 @@ impl MaskedArgv {
     /// An argument that is too long ends with its last whole word, since half a word could be half a secret's name.
     fn shortened(mut word: String) -> String {
         if word.len() > Self::MAX_ARGUMENT_BYTES {
-            let room = word.floor_char_boundary(Self::MAX_ARGUMENT_BYTES - 1 - CUT.len());
-            word.truncate(word[..room].rfind(char::is_whitespace).unwrap_or(0));
+            let room = Self::MAX_ARGUMENT_BYTES - 1 - CUT.len();
+            let spaces = word.match_indices(char::is_whitespace).map(|(at, _)| at);
+            let cut = spaces.take_while(|at| *at <= room).last().unwrap_or(0);
+            word.truncate(cut);
             word.truncate(word.trim_end().len());
             let space = if word.is_empty() { "" } else { " " };
             word = format!("{word}{space}{CUT}");

@@ -3,6 +3,9 @@
 //!
 //! All of it reads text only. It never looks a program up, and what it answers is a label: nothing is ever killed,
 //! matched or limited because of a command line alone, except where a rule of the configuration names the server so.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod mask;
 mod name;
 mod options;

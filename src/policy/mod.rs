@@ -1,9 +1,11 @@
 //! Rules: what a launch is granted, which host launched it, and which session it belongs to.
 //!
-//! Everything here is a function of what it is given: the settings (built by [`crate::config`] from the one file), what
+//! Everything here is a function of what it is given: the settings (built by `config` from the one file), what
 //! this machine offers, and facts that others read from the kernel. It touches nothing and remembers nothing.
 //!
 //! A refusal is an answer, not an error: it carries its reason and what to do about it.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod decide;
 mod identity;

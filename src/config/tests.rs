@@ -1,0 +1,184 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::{Bytes, LimitWishes, MemorySize};
+use crate::policy::{OnPids, Uncontained};
+use crate::session::{Name, SessionId};
+
+const SAMPLE: &str = include_str!("../../deploy/pinfold.toml");
+
+#[track_caller]
+fn parsed(text: &str) -> Config {
+    Config::parse(text, Path::new("p.toml")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[track_caller]
+fn wrong(text: &str, expected: &str) {
+    let error = Config::parse(text, Path::new("p.toml")).expect_err(text).to_string();
+    assert!(error.starts_with(expected), "{error}");
+    assert!(!error.contains('\n') && error.contains("; "), "one line that says what to do: {error}");
+}
+
+#[test]
+fn a_file_that_says_nothing_is_the_default() {
+    assert_eq!(parsed(""), Config::default());
+    assert_eq!(parsed("[server]\n[daemon]\n"), Config::default());
+}
+
+#[test]
+fn the_sample_says_nothing_until_its_comments_are_removed() {
+    assert_eq!(parsed(SAMPLE), Config::default());
+}
+
+/// What is commented out without a space is a line of TOML; what has a space is a sentence or an example.
+fn uncommented(prefix: &str) -> String {
+    let line =
+        |line: &'static str| line.strip_prefix(prefix).filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line);
+    SAMPLE.lines().map(|text| line(text).to_owned() + "\n").collect()
+}
+
+#[test]
+fn the_sample_shows_every_default_as_it_is() {
+    let Config { settings, idle_exit } = parsed(&uncommented("#"));
+    assert_eq!(settings.machine, Settings::built_in_machine());
+    assert_eq!(settings.session, Settings::built_in_session());
+    assert_eq!(settings.server, Settings::built_in_server());
+    let unsaid =
+        Settings { machine: Default::default(), session: Default::default(), server: Default::default(), ..settings };
+    assert_eq!(Config { settings: unsaid, idle_exit }, Config::default());
+}
+
+#[test]
+fn the_sample_shows_every_key() {
+    let keys = ["best_effort", "uncontained", "on_pids", "stdin_grace", "idle_exit", "sessions_max", "servers_max"];
+    let limits = ["memory_max", "memory_swap_max", "pids_max", "cpu_max", "cpu_weight", "io_weight", "memory_high"];
+    for key in keys.into_iter().chain(limits) {
+        assert!(SAMPLE.contains(key), "{key}");
+    }
+}
+
+#[test]
+fn the_samples_examples_are_rules() {
+    let before_hosts = uncommented("#   ").split("# Hosts:").next().unwrap_or_default().to_owned();
+    let rules = parsed(&before_hosts).settings.rules;
+    assert_eq!(rules.len(), 2);
+    let name = |text| Name::parse(text).unwrap();
+    let session = SessionId::parse("agent:main:cron:7").unwrap();
+    assert!(rules[0].when.matches(None, &session, &name("chrome-devtools-mcp")));
+    assert!(rules[1].when.matches(Some(&name("openclaw")), &session, &name("fs")));
+}
+
+#[test]
+fn every_key_is_understood() {
+    let config = parsed(
+        r#"
+        best_effort = true
+        uncontained = "allow"
+        [machine]
+        memory_max = "infinity"
+        [session]
+        pids_max = "infinity"
+        [server]
+        memory_max = "1.5G"
+        memory_swap_max = 0
+        pids_max = 10
+        cpu_max = "150%"
+        cpu_weight = 10
+        io_weight = 20
+        grace = "500ms"
+        stdin_grace = "0s"
+        on_pids = "end"
+        [[rule]]
+        when.server = "a*"
+        server.memory_max = "16M"
+        [[host]]
+        name = "codex"
+        session_env = "CODEX_THREAD_ID"
+        [[host]]
+        name = "mine"
+        commands = ["my-host"]
+        [daemon]
+        idle_exit = "infinity"
+        sessions_max = 1
+        servers_max = 2
+        "#,
+    );
+    let settings = config.settings;
+    assert!(settings.best_effort);
+    assert_eq!((settings.uncontained, config.idle_exit), (Uncontained::Allow, Limit::Infinity));
+    assert_eq!((settings.sessions_max, settings.servers_max), (1, 2));
+    assert_eq!(settings.machine.memory_max, Some(MemorySize::Infinity));
+    assert_eq!(settings.server.limits.memory_max, Some(MemorySize::Amount(Bytes(3 << 29))));
+    assert_eq!(settings.server.limits.memory_swap_max, Some(MemorySize::Amount(Bytes(0))));
+    assert_eq!(settings.server.grace, Some(Duration::from_millis(500)));
+    assert_eq!((settings.server.stdin_grace, settings.server.on_pids), (Some(Duration::ZERO), Some(OnPids::End)));
+    assert!(settings.server.limits.cpu_weight.is_some() && settings.server.limits.io_weight.is_some());
+    assert_eq!(settings.rules[0].session, LimitWishes::default());
+    let codex = settings.host(&Name::parse("codex").unwrap()).unwrap();
+    assert_eq!(codex.session_env.as_deref(), Some("CODEX_THREAD_ID"));
+    assert!(codex.session_is_process && codex.commands == ["codex"], "what was not said stays");
+    assert_eq!(settings.hosts.last().unwrap().commands, ["my-host"]);
+}
+
+#[test]
+fn an_empty_session_env_takes_a_built_in_one_away() {
+    let config = parsed("[[host]]\nname = \"goose\"\nsession_env = \"\"\n");
+    assert_eq!(config.settings.host(&Name::parse("goose").unwrap()).unwrap().session_env, None);
+}
+
+#[test]
+fn a_wrong_file_names_the_line_and_what_to_do() {
+    for (text, expected) in [
+        ("bset_effort = true", "p.toml:1: bset_effort = true: unknown field `bset_effort`, expected one of"),
+        ("\n[server]\nmemory = 1", "p.toml:3: memory = 1: unknown field `memory`"),
+        ("[server]\nmemory_max = \"16Q\"", "p.toml:2: memory_max = \"16Q\": \"16Q\" is not a memory size; write"),
+        ("[server]\nmemory_max = 1000", "p.toml:2: memory_max = 1000: 1000B is less than a process can start with"),
+        ("[server]\nmemory_max = true", "p.toml:2: memory_max = true: \"true\" is not a memory size"),
+        ("[session]\nmemory_max = \"0%\"", "p.toml:2: memory_max = \"0%\": 0% is less"),
+        ("[session]\nmemory_high = \"1G\"", "p.toml:2: memory_high = \"1G\": memory_high is not held yet"),
+        ("[machine]\npids_max = 0", "p.toml:2: pids_max = 0: \"0\" is not a number of processes"),
+        ("[machine]\ngrace = \"1s\"", "p.toml:2: grace = \"1s\": unknown field"),
+        ("[server]\ncpu_weight = 0", "p.toml:2: cpu_weight = 0: \"0\" is not a weight"),
+        ("[server]\ncpu_max = \"2\"", "p.toml:2: cpu_max = \"2\": \"2\" is not a share of one CPU"),
+        ("[server]\ngrace = 5", "p.toml:2: grace = 5: \"5\" is not a time span"),
+        ("[server]\ngrace = \"1h\"", "p.toml:2: grace = \"1h\": 1h would hold up the end"),
+        ("[server]\non_pids = \"kill\"", "p.toml:2: on_pids = \"kill\": unknown variant `kill`"),
+        ("uncontained = true", "p.toml:1: uncontained = true: "),
+        ("[daemon]\nsessions_max = 0", "p.toml:2: sessions_max = 0: 0 is not a bound"),
+        ("[[rule]]\nwhen = {}\nserver = {}", "p.toml:1: [[rule]]: this rule speaks of every launch"),
+        ("\n[[rule]]\nwhen.host = \"x\"", "p.toml:2: [[rule]]: this rule says nothing"),
+        ("[[rule]]\nwhen.server = \"x\"\nsession.pids_max = 5", "p.toml:1: [[rule]]: the limits of a session cannot"),
+        ("[[rule]]\nserver.pids_max = 5", "p.toml:1: [[rule]]: missing field `when`"),
+        ("[[rule]]\nwhen.hots = \"x\"", "p.toml:2: when.hots = \"x\": unknown field `hots`"),
+        ("[[host]]\nname = \"x\"", "p.toml:1: [[host]]: the host x is not known without its commands"),
+        ("[[host]]\nname = \"zed\"\n[[host]]\nname = \"zed\"", "p.toml:3: [[host]]: the host zed is there twice"),
+        ("[[host]]\nname = \"a b\"", "p.toml:2: name = \"a b\": name \"a b\" may hold"),
+        ("[[host]]\nname = \"x\"\ncommands = []", "p.toml:3: commands = []: a host without commands"),
+        ("[[host]]\nname = \"x\"\ncommands = [\"/a\"]", "p.toml:3: commands = [\"/a\"]: \"/a\" is not the name"),
+        ("[[host]]\nname = \"zed\"\nsession_env = \"A-B\"", "p.toml:3: session_env = \"A-B\": \"A-B\" is not the name"),
+        ("a = = 1", "p.toml:1: a = = 1: "),
+        ("[server]\n[server]", "p.toml:2: [server]: duplicate key"),
+    ] {
+        wrong(text, expected);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pinfold.toml");
+    let error = Config::load(&path).unwrap_err();
+    assert!(matches!(&error, ConfigError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound));
+    assert_eq!(error.to_string(), format!("cannot read the configuration file {}", path.display()));
+    std::fs::write(&path, "best_effort = true").unwrap();
+    assert!(Config::load(&path).unwrap().settings.best_effort);
+    std::fs::write(&path, " ".repeat(Config::MAX_BYTES as usize + 1)).unwrap();
+    assert!(matches!(Config::load(&path), Err(ConfigError::Read { .. })));
+}
+
+proptest! {
+    #[test]
+    fn parsing_any_text_never_panics(text in "(\\[{0,2}(server|rule|host|when)\\]{0,2}|[a-z_]{1,5} = |\"|[0-9]|\n|.){0,30}") {
+        let _ = Config::parse(&text, Path::new("p.toml"));
+    }
+}
