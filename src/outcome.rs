@@ -54,6 +54,8 @@ pub enum Cause {
     },
     /// The operator stopped pinfold and asked that sessions end with it.
     Shutdown,
+    /// The launch failed after its leaf was made: there never was a server.
+    LaunchFailed,
 }
 
 impl Cause {
@@ -65,7 +67,7 @@ impl Cause {
             Self::OwnerGone => Some(3),
             Self::StdinClosed => Some(2),
             Self::LeaderExited => Some(1),
-            Self::Requested | Self::Pids { .. } | Self::Shutdown => None,
+            Self::Requested | Self::Pids { .. } | Self::Shutdown | Self::LaunchFailed => None,
         }
     }
 
@@ -79,6 +81,7 @@ impl Cause {
             Self::Memory { .. } => "memory",
             Self::Pids { .. } => "pids",
             Self::Shutdown => "shutdown",
+            Self::LaunchFailed => "launch_failed",
         }
     }
 }
@@ -94,6 +97,7 @@ impl fmt::Display for Cause {
             Self::Memory { level } => write!(f, "it reached the memory limit of its {level}"),
             Self::Pids { level } => write!(f, "it reached the process limit of its {level}"),
             Self::Shutdown => f.write_str("pinfold was told to end all sessions"),
+            Self::LaunchFailed => f.write_str("its launch failed"),
         }
     }
 }

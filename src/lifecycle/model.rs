@@ -1,0 +1,169 @@
+//! A server as the kernel would have it, driven by random facts: whatever their order, the end keeps its promises.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Action, Event, KILL_AGAIN, Moment, State, Terms, WEIGHING};
+use crate::outcome::{Cause, Level};
+
+const TERMS: Terms = Terms { grace: Duration::from_secs(3), stdin_grace: Duration::from_secs(5) };
+const START: Moment = Duration::from_secs(100);
+
+/// Feeds events one after the other, all at `START` unless a pause is given, and keeps what was to be done.
+struct Told {
+    state: State,
+    now: Moment,
+    actions: Vec<Action>,
+}
+
+impl Told {
+    fn running() -> Self {
+        Self { state: State::Running, now: START, actions: Vec::new() }
+    }
+
+    fn then(mut self, event: Event) -> Self {
+        let step = self.state.step(event, self.now, &TERMS);
+        self.state = step.state;
+        self.actions.extend(step.actions);
+        self
+    }
+
+    fn after(mut self, pause: Duration) -> Self {
+        self.now += pause;
+        self.then(Event::Tick)
+    }
+}
+
+#[test]
+fn a_killed_host_closes_stdin_first_and_is_still_the_cause() {
+    let told = Told::running().then(Event::StdinClosed).then(Event::OwnerGone).after(WEIGHING);
+    assert_eq!(told.state, State::Terminating { until: told.now + TERMS.grace, cause: Cause::OwnerGone });
+}
+
+#[test]
+fn a_server_may_leave_by_itself_when_its_stdin_is_closed() {
+    let told = Told::running().then(Event::StdinClosed).after(WEIGHING);
+    assert_eq!(told.state, State::Leaving { until: told.now + TERMS.stdin_grace });
+    let told = told.after(TERMS.stdin_grace);
+    assert!(matches!(told.state, State::Terminating { cause: Cause::StdinClosed, .. }));
+    assert_eq!(told.actions, [Action::ReadFacts, Action::TakeStock, Action::Terminate]);
+}
+
+#[test]
+fn what_a_dead_leader_left_behind_is_not_waited_for_as_if_it_were_the_server() {
+    let told = Told::running().then(Event::StdinClosed).then(Event::LeaderExited).after(WEIGHING);
+    assert!(matches!(told.state, State::Terminating { cause: Cause::StdinClosed, .. }), "{:?}", told.state);
+}
+
+#[test]
+fn a_memory_kill_is_stronger_than_the_exit_it_causes_and_waits_for_nothing() {
+    let level = Level::Session;
+    let told = Told::running().then(Event::LeaderExited).then(Event::MemoryKill { level });
+    assert!(matches!(told.state, State::Killing { cause: Cause::Memory { level: Level::Session }, .. }));
+    assert_eq!(told.actions.last(), Some(&Action::Kill));
+}
+
+#[test]
+fn an_end_that_is_under_way_keeps_its_cause() {
+    let requested = Event::EndRequested { cause: Cause::Requested, now: false };
+    let told = Told::running().then(requested).then(Event::OwnerGone).then(Event::LeaderExited).then(Event::Emptied);
+    assert_eq!(told.state, State::Removing { cause: Cause::Requested });
+}
+
+#[test]
+fn a_session_that_ignores_sigterm_is_killed_at_the_deadline_and_killed_again_until_empty() {
+    let told = Told::running()
+        .then(Event::EndRequested { cause: Cause::Requested, now: false })
+        .after(TERMS.grace)
+        .after(KILL_AGAIN)
+        .after(KILL_AGAIN * 2);
+    assert_eq!(told.actions.iter().filter(|action| **action == Action::Kill).count(), 3);
+    assert!(matches!(told.state, State::Killing { .. }), "only the kernel ends an end");
+}
+
+#[test]
+fn an_end_that_arrives_while_placing_withdraws_the_launch() {
+    let placing = Told { state: State::Placing { doomed: None }, ..Told::running() };
+    let told = placing.then(Event::EndRequested { cause: Cause::Requested, now: true }).then(Event::Placed);
+    assert!(matches!(told.state, State::Withdrawing { cause: Cause::Requested, .. }));
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let cause = prop_oneof![Just(Cause::Requested), Just(Cause::Shutdown)];
+    let level = || prop_oneof![Just(Level::Server), Just(Level::Session), Just(Level::Machine)];
+    prop_oneof![
+        Just(Event::Placed),
+        Just(Event::PlacementFailed),
+        (cause, any::<bool>()).prop_map(|(cause, now)| Event::EndRequested { cause, now }),
+        Just(Event::LeaderExited),
+        Just(Event::StdinClosed),
+        Just(Event::OwnerGone),
+        level().prop_map(|level| Event::MemoryKill { level }),
+        level().prop_map(|level| Event::PidsLimit { level }),
+        Just(Event::Emptied),
+        Just(Event::Tick),
+        Just(Event::Removed),
+        Just(Event::RemovalFailed),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_order_of_events_the_promises_hold(
+        events in proptest::collection::vec((any_event(), 0u64..4000), 0..60)
+    ) {
+        let mut state = State::Placing { doomed: None };
+        let mut now = START;
+        let (mut may_kill, mut emptied, mut settled) = (false, false, None);
+        for (event, pause) in events {
+            now += Duration::from_millis(pause);
+            let before = state;
+            let step = state.step(event, now, &TERMS);
+            state = step.state;
+            emptied |= event == Event::Emptied;
+            may_kill |= matches!(event, Event::EndRequested { now: true, .. } | Event::MemoryKill { .. })
+                || matches!(before, State::Withdrawing { .. } | State::Removing { .. });
+            for action in &step.actions {
+                match action {
+                    Action::Terminate => may_kill = true,
+                    Action::Kill => prop_assert!(may_kill, "killed before it was asked to terminate: {before:?} {event:?}"),
+                    Action::Remove => prop_assert!(emptied, "removed before the kernel said empty: {before:?} {event:?}"),
+                    Action::Tell => prop_assert_eq!(event, Event::Removed),
+                    Action::ReadFacts | Action::ReleaseStdin | Action::ReleaseStderr | Action::TakeStock => {}
+                }
+            }
+            if matches!(before, State::Ended { .. }) {
+                prop_assert!(step.actions.is_empty() && state == before, "an ended server did something");
+            }
+            if let Some(cause) = settled {
+                prop_assert_eq!(state.cause(), Some(cause), "an end under way changed its cause");
+            }
+            if !matches!(state, State::Placing { .. } | State::Running | State::Weighing(_)) {
+                settled = settled.or(state.cause());
+            }
+        }
+        // A kernel that does what it is told brings every end to its end.
+        if state != State::Running && !matches!(state, State::Placing { .. }) {
+            for _ in 0..8 {
+                now += Duration::from_secs(20);
+                let mut answers = vec![Event::Tick];
+                while let Some(event) = answers.pop() {
+                    let step = state.step(event, now, &TERMS);
+                    state = step.state;
+                    for action in step.actions {
+                        match action {
+                            Action::Kill => answers.push(Event::Emptied),
+                            Action::Remove => answers.push(Event::Removed),
+                            _ => {}
+                        }
+                    }
+                }
+                if matches!(state, State::Removing { .. }) {
+                    state = state.step(Event::Removed, now, &TERMS).state;
+                }
+            }
+            prop_assert!(matches!(state, State::Ended { .. }), "stuck in {state:?}");
+        }
+    }
+}
