@@ -1,10 +1,22 @@
 //! pinfold keeps every MCP server that an AI agent starts inside a cgroup that belongs to the agent's session.
 pub mod argv;
+pub mod backend;
+pub mod cgroup;
+pub mod chain;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod daemon;
+pub mod launch;
 pub mod lifecycle;
 pub mod limits;
 pub mod naming;
 pub mod outcome;
 pub mod policy;
+pub mod process;
+pub mod records;
 pub mod session;
+pub mod snapshot;
+pub mod sys;
 pub mod timespan;
+pub mod wire;

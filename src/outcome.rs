@@ -18,6 +18,8 @@ pub enum Level {
     Session,
     /// All of pinfold together.
     Machine,
+    /// A cgroup above pinfold's, or the machine's memory itself.
+    Outside,
 }
 
 impl fmt::Display for Level {
@@ -26,6 +28,7 @@ impl fmt::Display for Level {
             Self::Server => "server",
             Self::Session => "session",
             Self::Machine => "machine",
+            Self::Outside => "outside",
         })
     }
 }
@@ -52,8 +55,6 @@ pub enum Cause {
         /// Whose limit was reached.
         level: Level,
     },
-    /// The operator stopped pinfold and asked that sessions end with it.
-    Shutdown,
     /// The launch failed after its leaf was made: there never was a server.
     LaunchFailed,
 }
@@ -67,7 +68,7 @@ impl Cause {
             Self::OwnerGone => Some(3),
             Self::StdinClosed => Some(2),
             Self::LeaderExited => Some(1),
-            Self::Requested | Self::Pids { .. } | Self::Shutdown | Self::LaunchFailed => None,
+            Self::Requested | Self::Pids { .. } | Self::LaunchFailed => None,
         }
     }
 
@@ -80,7 +81,6 @@ impl Cause {
             Self::OwnerGone => "owner_gone",
             Self::Memory { .. } => "memory",
             Self::Pids { .. } => "pids",
-            Self::Shutdown => "shutdown",
             Self::LaunchFailed => "launch_failed",
         }
     }
@@ -94,11 +94,20 @@ impl fmt::Display for Cause {
             Self::LeaderExited => f.write_str("its first process exited"),
             Self::StdinClosed => f.write_str("the host closed its stdin"),
             Self::OwnerGone => f.write_str("the process that owned it is gone"),
-            Self::Memory { level } => write!(f, "it reached the memory limit of its {level}"),
-            Self::Pids { level } => write!(f, "it reached the process limit of its {level}"),
-            Self::Shutdown => f.write_str("pinfold was told to end all sessions"),
+            Self::Memory { level } => write!(f, "memory ran out: {} was reached", whose("memory", *level)),
+            Self::Pids { level } => write!(f, "no more processes: {} was reached", whose("process", *level)),
             Self::LaunchFailed => f.write_str("its launch failed"),
         }
+    }
+}
+
+/// Whose limit it was, for people.
+fn whose(kind: &str, level: Level) -> String {
+    match level {
+        Level::Server => format!("the server's own {kind} limit"),
+        Level::Session => format!("its session's {kind} limit"),
+        Level::Machine => format!("the {kind} limit of all sessions together"),
+        Level::Outside => format!("a {kind} limit above pinfold's, or the machine's,"),
     }
 }
 

@@ -166,10 +166,8 @@ pub enum Event {
     Placed,
     /// It could not be placed; what was made of the leaf is to go.
     PlacementFailed,
-    /// An order to end: `Requested` or `Shutdown`.
+    /// Somebody entitled ordered the end.
     EndRequested {
-        /// Who ordered it.
-        cause: Cause,
         /// Begin at `cgroup.kill`, with no SIGTERM and no grace.
         now: bool,
     },

@@ -66,7 +66,7 @@ fn a_memory_kill_is_stronger_than_the_exit_it_causes_and_waits_for_nothing() {
 
 #[test]
 fn an_end_that_is_under_way_keeps_its_cause() {
-    let requested = Event::EndRequested { cause: Cause::Requested, now: false };
+    let requested = Event::EndRequested { now: false };
     let told = Told::running().then(requested).then(Event::OwnerGone).then(Event::LeaderExited).then(Event::Emptied);
     assert_eq!(told.state, State::Removing { cause: Cause::Requested });
 }
@@ -74,7 +74,7 @@ fn an_end_that_is_under_way_keeps_its_cause() {
 #[test]
 fn a_session_that_ignores_sigterm_is_killed_at_the_deadline_and_killed_again_until_empty() {
     let told = Told::running()
-        .then(Event::EndRequested { cause: Cause::Requested, now: false })
+        .then(Event::EndRequested { now: false })
         .after(TERMS.grace)
         .after(KILL_AGAIN)
         .after(KILL_AGAIN * 2);
@@ -85,17 +85,16 @@ fn a_session_that_ignores_sigterm_is_killed_at_the_deadline_and_killed_again_unt
 #[test]
 fn an_end_that_arrives_while_placing_withdraws_the_launch() {
     let placing = Told { state: State::Placing { doomed: None }, ..Told::running() };
-    let told = placing.then(Event::EndRequested { cause: Cause::Requested, now: true }).then(Event::Placed);
+    let told = placing.then(Event::EndRequested { now: true }).then(Event::Placed);
     assert!(matches!(told.state, State::Withdrawing { cause: Cause::Requested, .. }));
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let cause = prop_oneof![Just(Cause::Requested), Just(Cause::Shutdown)];
     let level = || prop_oneof![Just(Level::Server), Just(Level::Session), Just(Level::Machine)];
     prop_oneof![
         Just(Event::Placed),
         Just(Event::PlacementFailed),
-        (cause, any::<bool>()).prop_map(|(cause, now)| Event::EndRequested { cause, now }),
+        any::<bool>().prop_map(|now| Event::EndRequested { now }),
         Just(Event::LeaderExited),
         Just(Event::StdinClosed),
         Just(Event::OwnerGone),
@@ -122,7 +121,7 @@ proptest! {
             let step = state.step(event, now, &TERMS);
             state = step.state;
             emptied |= event == Event::Emptied;
-            may_kill |= matches!(event, Event::EndRequested { now: true, .. } | Event::MemoryKill { .. })
+            may_kill |= matches!(event, Event::EndRequested { now: true } | Event::MemoryKill { .. })
                 || matches!(before, State::Withdrawing { .. } | State::Removing { .. });
             for action in &step.actions {
                 match action {

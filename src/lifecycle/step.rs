@@ -48,7 +48,7 @@ fn placing(doomed: Option<Cause>, event: Event, now: Moment) -> Step {
         (Event::Placed, None) => stay(State::Running),
         (Event::Placed, Some(cause)) => withdraw(cause),
         (Event::PlacementFailed, doomed) => withdraw(doomed.unwrap_or(Cause::LaunchFailed)),
-        (Event::EndRequested { cause, .. }, None) => stay(State::Placing { doomed: Some(cause) }),
+        (Event::EndRequested { .. }, None) => stay(State::Placing { doomed: Some(Cause::Requested) }),
         (Event::LeaderExited, None) => stay(State::Placing { doomed: Some(Cause::LeaderExited) }),
         (Event::OwnerGone, None) => stay(State::Placing { doomed: Some(Cause::OwnerGone) }),
         (Event::EndRequested { .. } | Event::LeaderExited | Event::OwnerGone, Some(cause)) => {
@@ -74,8 +74,8 @@ fn running(event: Event, now: Moment, terms: &Terms) -> Step {
         to(State::Weighing(Window { until: now + WEIGHING, strongest, leader_gone, empty: false }), actions)
     };
     match event {
-        Event::EndRequested { cause, now: false } => terminate(cause, now, terms),
-        Event::EndRequested { cause, now: true } => kill(cause, now),
+        Event::EndRequested { now: false } => terminate(Cause::Requested, now, terms),
+        Event::EndRequested { now: true } => kill(Cause::Requested, now),
         Event::LeaderExited => weigh(Cause::LeaderExited, &[ReleaseStdin, ReadFacts]),
         Event::StdinClosed => weigh(Cause::StdinClosed, &[ReadFacts]),
         Event::OwnerGone => weigh(Cause::OwnerGone, &[ReadFacts]),
@@ -108,8 +108,8 @@ impl Window {
 
 fn weighing(window: Window, event: Event, now: Moment, terms: &Terms) -> Step {
     match event {
-        Event::EndRequested { cause, now: false } => terminate(cause, now, terms),
-        Event::EndRequested { cause, now: true } => kill(cause, now),
+        Event::EndRequested { now: false } => terminate(Cause::Requested, now, terms),
+        Event::EndRequested { now: true } => kill(Cause::Requested, now),
         Event::LeaderExited => to(window.with(Cause::LeaderExited), &[ReleaseStdin]),
         Event::StdinClosed => stay(window.with(Cause::StdinClosed)),
         Event::OwnerGone => stay(window.with(Cause::OwnerGone)),
@@ -132,10 +132,8 @@ fn weighing(window: Window, event: Event, now: Moment, terms: &Terms) -> Step {
 fn leaving(until: Moment, event: Event, now: Moment, terms: &Terms) -> Step {
     const CAUSE: Cause = Cause::StdinClosed;
     match event {
-        Event::EndRequested { now: false, .. } | Event::OwnerGone | Event::PidsLimit { .. } => {
-            terminate(CAUSE, now, terms)
-        }
-        Event::EndRequested { now: true, .. } | Event::MemoryKill { .. } => kill(CAUSE, now),
+        Event::EndRequested { now: false } | Event::OwnerGone | Event::PidsLimit { .. } => terminate(CAUSE, now, terms),
+        Event::EndRequested { now: true } | Event::MemoryKill { .. } => kill(CAUSE, now),
         Event::LeaderExited => {
             let mut step = terminate(CAUSE, now, terms);
             step.actions.insert(0, ReleaseStdin);
@@ -156,11 +154,11 @@ fn terminating(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
     let here = State::Terminating { until, cause };
     match event {
         Event::Emptied => remove(cause),
-        Event::EndRequested { now: true, .. } | Event::MemoryKill { .. } => kill(cause, now),
+        Event::EndRequested { now: true } | Event::MemoryKill { .. } => kill(cause, now),
         Event::Tick if now >= until => kill(cause, now),
         Event::LeaderExited => to(here, &[ReleaseStdin]),
         Event::Tick
-        | Event::EndRequested { now: false, .. }
+        | Event::EndRequested { now: false }
         | Event::Placed
         | Event::PlacementFailed
         | Event::StdinClosed
@@ -197,10 +195,10 @@ fn withdrawing(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
     match event {
         Event::Emptied => remove(cause),
         Event::Tick if now >= until => kill(cause, now),
-        Event::EndRequested { now: true, .. } => kill(cause, now),
+        Event::EndRequested { now: true } => kill(cause, now),
         Event::LeaderExited => to(State::Withdrawing { until, cause }, &[ReleaseStdin]),
         Event::Tick
-        | Event::EndRequested { now: false, .. }
+        | Event::EndRequested { now: false }
         | Event::MemoryKill { .. }
         | Event::Placed
         | Event::PlacementFailed

@@ -1,0 +1,247 @@
+//! One cgroup directory, held by its descriptor: a stored path may since mean somebody else.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+
+use super::files;
+
+/// The most that is read of one file; the longest, `cgroup.procs`, then tells half a million processes.
+const FILE_BYTES_MAX: usize = 4 << 20;
+
+/// How deep below a leaf its own child cgroups are followed; the kernel's `cgroup.max.depth` may allow more.
+const DEPTH_MAX: usize = 64;
+
+/// What was tried on which cgroup file, and what the kernel said.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {}", path.display())]
+pub struct CgroupError {
+    doing: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl CgroupError {
+    pub(super) fn new(doing: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self { doing, path: path.into(), source: source.into() }
+    }
+
+    fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+
+    /// The cgroup or the process is gone: at teardown that is success.
+    pub fn is_gone(&self) -> bool {
+        use nix::libc::{ENODEV, ENOENT, ESRCH};
+        matches!(self.errno(), Some(ENOENT | ENODEV | ESRCH))
+    }
+
+    /// Something is in it, or the no-internal-process rule forbids it.
+    pub fn is_busy(&self) -> bool {
+        use nix::libc::{EBUSY, ENOTEMPTY};
+        matches!(self.errno(), Some(EBUSY | ENOTEMPTY))
+    }
+
+    /// The kernel said no for want of permission, or because the filesystem is mounted read-only.
+    pub fn is_denied(&self) -> bool {
+        use nix::libc::{EACCES, EPERM, EROFS};
+        matches!(self.errno(), Some(EACCES | EPERM | EROFS))
+    }
+
+    /// The filesystem is mounted read-only, as in a default container.
+    pub fn is_read_only(&self) -> bool {
+        self.errno() == Some(nix::libc::EROFS)
+    }
+
+    fn exists(&self) -> bool {
+        self.errno() == Some(nix::libc::EEXIST)
+    }
+}
+
+/// A cgroup directory of any hierarchy.
+#[derive(Debug)]
+pub struct Cgroup {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Opens an existing cgroup by path. `O_PATH`: the descriptor costs the kernel next to nothing while it is kept.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, CgroupError> {
+        let path = path.into();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path }),
+            Err(errno) => Err(CgroupError::new("open", path, errno)),
+        }
+    }
+
+    /// Opens a child of this cgroup.
+    pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
+        let path = self.path.join(name);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path }),
+            Err(errno) => Err(CgroupError::new("open", path, errno)),
+        }
+    }
+
+    /// Makes a child; it must not exist yet.
+    pub fn create_child(&self, name: &str) -> Result<Self, CgroupError> {
+        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755))
+            .map_err(|errno| CgroupError::new("create", self.path.join(name), errno))?;
+        self.child(name)
+    }
+
+    /// Makes a child, or opens the one that is there; tells whether it was made.
+    pub fn ensure_child(&self, name: &str) -> Result<(Self, bool), CgroupError> {
+        match self.create_child(name) {
+            Ok(made) => Ok((made, true)),
+            Err(error) if error.exists() => Ok((self.child(name)?, false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a child; that it is already gone is success.
+    pub fn remove_child(&self, name: &str) -> Result<(), CgroupError> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(()),
+            Err(errno) => {
+                let error = CgroupError::new("remove", self.path.join(name), errno);
+                if error.is_gone() { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+
+    /// Where it was when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path to this very directory, whatever its name means by now: for interfaces that take paths only.
+    pub fn fd_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_fd().as_raw_fd()))
+    }
+
+    /// Whether it has this file: a controller that is not enabled here has none.
+    pub fn has(&self, file: &str) -> bool {
+        rustix::fs::accessat(&self.fd, file, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    }
+
+    /// Reads one of its files.
+    pub fn read(&self, file: &str) -> Result<String, CgroupError> {
+        let fail = |source: io::Error| CgroupError::new("read", self.path.join(file), source);
+        let fd = rustix::fs::openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| fail(errno.into()))?;
+        let mut text = String::new();
+        io::Read::read_to_string(&mut io::Read::take(std::fs::File::from(fd), FILE_BYTES_MAX as u64), &mut text)
+            .map_err(fail)?;
+        Ok(text)
+    }
+
+    /// Writes one of its files, with one write(2) as the kernel wants it.
+    pub fn write(&self, file: &str, value: &str) -> Result<(), CgroupError> {
+        let fail = |errno: rustix::io::Errno| CgroupError::new("write", self.path.join(file), errno);
+        let fd = rustix::fs::openat(&self.fd, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+        rustix::io::write(&fd, value.as_bytes()).map_err(fail)?;
+        Ok(())
+    }
+
+    /// Whether any process is in it or below: `populated` of `cgroup.events`. A cgroup that is gone is empty. v2 only.
+    pub fn populated(&self) -> Result<bool, CgroupError> {
+        match self.read("cgroup.events") {
+            Ok(text) => Ok(files::keyed(&text, "populated") != Some(0)),
+            Err(error) if error.is_gone() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The processes of this cgroup itself. Those of other pid namespaces are told as 0 by the kernel and left out.
+    pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
+        match self.read("cgroup.procs") {
+            Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()),
+            // A threaded cgroup: its processes are told by the domain above it.
+            Err(error) if error.is_gone() || error.errno() == Some(nix::libc::EOPNOTSUPP) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The processes of this cgroup and of all below it.
+    pub fn all_processes(&self) -> Result<Vec<i32>, CgroupError> {
+        let mut found = self.processes()?;
+        self.visit(DEPTH_MAX, &mut |cgroup| {
+            found.extend(cgroup.processes()?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The cgroups directly below.
+    pub fn children(&self) -> Result<Vec<String>, CgroupError> {
+        let fail = |errno: rustix::io::Errno| CgroupError::new("list", &self.path, errno);
+        let fd = rustix::fs::openat(&self.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let dir = match fd.and_then(Dir::new) {
+            Ok(dir) => dir,
+            Err(errno) if CgroupError::new("list", &self.path, errno).is_gone() => return Ok(Vec::new()),
+            Err(errno) => return Err(fail(errno)),
+        };
+        let mut names = Vec::new();
+        for entry in dir {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(errno) if CgroupError::new("list", &self.path, errno).is_gone() => break,
+                Err(errno) => return Err(fail(errno)),
+            };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().is_dir() && name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Visits all below, children before their parents. What goes meanwhile is passed over.
+    fn visit(&self, depth: usize, each: &mut dyn FnMut(&Cgroup) -> Result<(), CgroupError>) -> Result<(), CgroupError> {
+        if depth == 0 {
+            return Ok(());
+        }
+        for name in self.children()? {
+            match self.child(&name) {
+                Ok(child) => {
+                    child.visit(depth - 1, each)?;
+                    each(&child)?;
+                }
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds up one number over this cgroup and all below it.
+    pub fn sum(&self, number: &dyn Fn(&Cgroup) -> u64) -> u64 {
+        let mut total = number(self);
+        // What cannot be visited is what is going away; its share is lost with it.
+        let _ = self.visit(DEPTH_MAX, &mut |cgroup| {
+            total += number(cgroup);
+            Ok(())
+        });
+        total
+    }
+
+    /// Removes the child `name` with all cgroups below it; that it is gone is success.
+    pub fn remove_tree(&self, name: &str) -> Result<(), CgroupError> {
+        let child = match self.child(name) {
+            Ok(child) => child,
+            Err(error) if error.is_gone() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for below in child.children()? {
+            child.remove_tree(&below)?;
+        }
+        self.remove_child(name)
+    }
+}

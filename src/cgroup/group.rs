@@ -1,0 +1,205 @@
+//! One of our cgroups, of any level: a v2 directory and, on a hybrid machine, its companions in v1 `memory` and `pids`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::dir::{Cgroup, CgroupError};
+use super::files;
+use super::knobs::{self, KnobError, Version};
+use super::oom::OomCounters;
+use crate::limits::{Bytes, Limits};
+use crate::snapshot::MemoryView;
+
+/// Which controllers hold limits on this machine, as found when the tree was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Controllers {
+    /// `memory`, v2 or v1.
+    pub memory: bool,
+    /// `pids`, v2 or v1.
+    pub pids: bool,
+    /// `cpu`, v2 only.
+    pub cpu: bool,
+    /// `io`, v2 only.
+    pub io: bool,
+}
+
+/// The directories of one level: machine, session or server.
+#[derive(Debug)]
+pub struct Group {
+    /// Tracks and kills.
+    pub(super) v2: Cgroup,
+    /// v1 companion, on a hybrid machine.
+    pub(super) memory: Option<Cgroup>,
+    /// v1 companion, on a hybrid machine.
+    pub(super) pids: Option<Cgroup>,
+    /// What is known of memory kills by this level's limit.
+    pub(super) oom: OomCounters,
+}
+
+/// Where the directories of a group are, for the record that lets a later daemon find them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupPaths {
+    /// The v2 directory.
+    pub v2: PathBuf,
+    /// The v1 `memory` companion.
+    pub memory: Option<PathBuf>,
+    /// The v1 `pids` companion.
+    pub pids: Option<PathBuf>,
+}
+
+impl GroupPaths {
+    /// The directories of a child group.
+    pub fn child(&self, name: &str) -> Self {
+        let below = |path: &PathBuf| path.join(name);
+        Self { v2: below(&self.v2), memory: self.memory.as_ref().map(below), pids: self.pids.as_ref().map(below) }
+    }
+}
+
+/// How a child group is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Make {
+    /// It may be there already.
+    Ensure,
+    /// It must be new: a leaf is single-use.
+    New,
+}
+
+impl Group {
+    /// Opens the directories of a group that exists.
+    pub fn open(paths: &GroupPaths) -> Result<Self, CgroupError> {
+        let memory = paths.memory.as_ref().map(Cgroup::open).transpose()?;
+        let pids = paths.pids.as_ref().map(Cgroup::open).transpose()?;
+        Self::of(Cgroup::open(&paths.v2)?, memory, pids)
+    }
+
+    fn of(v2: Cgroup, memory: Option<Cgroup>, pids: Option<Cgroup>) -> Result<Self, CgroupError> {
+        let oom = OomCounters::watch(&v2, memory.as_ref())?;
+        Ok(Self { v2, memory, pids, oom })
+    }
+
+    /// Makes a child group in each hierarchy.
+    pub(super) fn make_child(&self, name: &str, make: Make) -> Result<Self, CgroupError> {
+        let child = |parent: &Cgroup| match make {
+            Make::Ensure => parent.ensure_child(name).map(|(child, _)| child),
+            Make::New => parent.create_child(name),
+        };
+        let v2 = child(&self.v2)?;
+        let companions = || -> Result<_, CgroupError> {
+            Ok((self.memory.as_ref().map(child).transpose()?, self.pids.as_ref().map(child).transpose()?))
+        };
+        match companions() {
+            Ok((memory, pids)) => Self::of(v2, memory, pids),
+            Err(error) => {
+                if make == Make::New {
+                    // Best effort: the caller removes the child by name as well.
+                    let _ = self.remove_child(name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a child group from each hierarchy, with whatever its processes made below it.
+    pub fn remove_child(&self, name: &str) -> Result<(), CgroupError> {
+        for companion in [&self.memory, &self.pids].into_iter().flatten() {
+            companion.remove_tree(name)?;
+        }
+        self.v2.remove_tree(name)
+    }
+
+    /// Lets children use the controllers: `cgroup.subtree_control` (v2 only; v1 children always have theirs).
+    pub(super) fn delegate_controllers(&self, controllers: Controllers) -> Result<(), CgroupError> {
+        if self.memory.is_some() || self.pids.is_some() {
+            return Ok(());
+        }
+        let wanted: Vec<&str> = [
+            (controllers.memory, "+memory"),
+            (controllers.pids, "+pids"),
+            (controllers.cpu, "+cpu"),
+            (controllers.io, "+io"),
+        ]
+        .into_iter()
+        .filter_map(|(holds, name)| holds.then_some(name))
+        .collect();
+        if wanted.is_empty() { Ok(()) } else { self.v2.write("cgroup.subtree_control", &wanted.join(" ")) }
+    }
+
+    /// Sets the limits where each is held, and reads them back.
+    pub(super) fn set_limits(&self, limits: &Limits) -> Result<(), KnobError> {
+        match &self.memory {
+            Some(companion) => knobs::set_memory(companion, Version::V1, limits)?,
+            None => knobs::set_memory(&self.v2, Version::V2, limits)?,
+        }
+        knobs::set_pids(self.pids.as_ref().unwrap_or(&self.v2), limits)?;
+        knobs::set_cpu(&self.v2, limits)?;
+        knobs::set_io(&self.v2, limits)
+    }
+
+    /// What is charged to it now. `None` where no memory controller holds it, or it is gone.
+    ///
+    /// RSS is `anon + file_mapped` of `memory.stat` on v2, `total_rss + total_mapped_file` on v1.
+    pub fn memory(&self) -> MemoryView {
+        let read = |cgroup: &Cgroup, file| cgroup.read(file).ok().and_then(|text| files::number(&text)).map(Bytes);
+        let stat = |cgroup: &Cgroup, keys: [&str; 2]| {
+            let text = cgroup.read("memory.stat").ok()?;
+            Some(Bytes(keys.iter().filter_map(|key| files::keyed(&text, key)).sum()))
+        };
+        match &self.memory {
+            Some(v1) => MemoryView {
+                rss_bytes: stat(v1, ["total_rss", "total_mapped_file"]),
+                current_bytes: read(v1, "memory.usage_in_bytes"),
+                peak_bytes: read(v1, "memory.max_usage_in_bytes"),
+                max_bytes: v1.read("memory.limit_in_bytes").ok().and_then(|text| knobs::memory_limit(&text).at()),
+            },
+            None => MemoryView {
+                rss_bytes: stat(&self.v2, ["anon", "file_mapped"]),
+                current_bytes: read(&self.v2, "memory.current"),
+                peak_bytes: read(&self.v2, "memory.peak"),
+                max_bytes: self.v2.read("memory.max").ok().and_then(|text| knobs::memory_limit(&text).at()),
+            },
+        }
+    }
+
+    /// How often a fork was refused in it or below it: `max` of `pids.events`, where the limit stands
+    /// (`pids.events.local` on kernels whose `pids.events` counts the children's too).
+    pub fn pids_refusals(&self) -> u64 {
+        let cgroup = self.pids_events();
+        let text = cgroup.read("pids.events.local").or_else(|_| cgroup.read("pids.events")).unwrap_or_default();
+        files::keyed(&text, "max").unwrap_or(0)
+    }
+
+    /// Whether its process limit is used up now.
+    pub(super) fn pids_full(&self) -> bool {
+        let cgroup = self.pids_events();
+        let number = |file| cgroup.read(file).ok().and_then(|text| files::number(&text));
+        number("pids.max").zip(number("pids.current")).is_some_and(|(max, current)| current >= max)
+    }
+
+    /// v1: whether this level's own memory limit was ever in the way (`memory.failcnt`).
+    pub(super) fn reached_v1_limit(&self) -> bool {
+        let count = self.memory.as_ref().and_then(|companion| companion.read("memory.failcnt").ok());
+        count.and_then(|text| files::number(&text)).unwrap_or(0) > 0
+    }
+
+    /// Where its directories are.
+    pub fn paths(&self) -> GroupPaths {
+        let path = |cgroup: &Cgroup| cgroup.path().to_owned();
+        GroupPaths { v2: path(&self.v2), memory: self.memory.as_ref().map(path), pids: self.pids.as_ref().map(path) }
+    }
+
+    /// The v2 directory: what views call the cgroup.
+    pub fn v2(&self) -> &Cgroup {
+        &self.v2
+    }
+
+    /// The directory whose `pids.events` moves when this level's process limit is reached.
+    pub fn pids_events(&self) -> &Cgroup {
+        self.pids.as_ref().unwrap_or(&self.v2)
+    }
+
+    /// What wakes when the kernel runs out of memory in it: an eventfd on v1; on v2 `memory.events` is watched.
+    pub fn oom_eventfd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.oom.eventfd()
+    }
+}

@@ -1,0 +1,24 @@
+//! Hands on the cgroup filesystem: directories held by descriptor, files parsed, limits set and read back.
+//!
+//! It owns what stands in `/sys/fs/cgroup` and how it is spoken to: cgroup v2 is the model (the kernel's
+//! admin-guide/cgroup-v2); on a *hybrid* machine v1 `memory` and `pids` companions carry limit and accounting while the
+//! v2 tree tracks and kills. It never decides who is to end: [`crate::lifecycle`] does.
+
+mod dir;
+mod files;
+mod group;
+mod knobs;
+mod layout;
+mod leaf;
+mod oom;
+mod root;
+mod tree;
+
+pub use dir::{Cgroup, CgroupError};
+pub use files::Membership;
+pub use group::{Controllers, Group, GroupPaths};
+pub use knobs::KnobError;
+pub use layout::{Layout, LayoutError, Mount};
+pub use leaf::{Leaf, MemoryKill, has_exited};
+pub use root::{TreeError, TreeOptions};
+pub use tree::{Admission, AdmitError, Caller, Tree, Unplaced};

@@ -1,0 +1,95 @@
+//! Memory kills as facts: how often, and by whose limit.
+//!
+//! On v2 the counters tell both: `oom_kill` moves in the victim's cgroup and all above it, `oom` in the one whose limit
+//! was reached (`memory.events.local`). On v1 `oom_kill` of `memory.oom_control` moves in the victim's own cgroup, and the
+//! one whose limit was reached wakes its own eventfd and all below it (admin-guide/cgroup-v1/memory).
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::event::EventfdFlags;
+use rustix::fs::{Mode, OFlags};
+
+use super::dir::{Cgroup, CgroupError};
+use super::files;
+
+/// How far one level's own limit has been the reason for a memory kill.
+#[derive(Debug)]
+pub(super) struct OomCounters {
+    /// v1: counts the times the kernel ran out of memory at this level or above.
+    eventfd: Option<OwnedFd>,
+    /// v1: what was read from the eventfd so far. v2: unused.
+    woken: AtomicU64,
+    /// How many of these events a told kill was already explained by.
+    explained: AtomicU64,
+}
+
+impl OomCounters {
+    pub(super) fn watch(v2: &Cgroup, v1_memory: Option<&Cgroup>) -> Result<Self, CgroupError> {
+        let counters = Self {
+            eventfd: v1_memory.map(register).transpose()?,
+            woken: AtomicU64::new(0),
+            explained: AtomicU64::new(0),
+        };
+        // What happened before this watch began explains nothing that happens from now on.
+        counters.explain(counters.reached(v2));
+        Ok(counters)
+    }
+
+    pub(super) fn eventfd(&self) -> Option<BorrowedFd<'_>> {
+        self.eventfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// How often the limit of this level was reached with nothing left to reclaim, in all.
+    pub(super) fn reached(&self, v2: &Cgroup) -> u64 {
+        match &self.eventfd {
+            Some(fd) => {
+                let mut count = [0u8; 8];
+                if rustix::io::read(fd, &mut count).is_ok_and(|read| read == 8) {
+                    self.woken.fetch_add(u64::from_ne_bytes(count), Ordering::Relaxed);
+                }
+                self.woken.load(Ordering::Relaxed)
+            }
+            None => {
+                let text = v2.read("memory.events.local").unwrap_or_default();
+                files::keyed(&text, "oom").unwrap_or(0)
+            }
+        }
+    }
+
+    /// Whether the limit was reached since the last kill that was explained by it.
+    pub(super) fn is_news(&self, v2: &Cgroup) -> bool {
+        self.reached(v2) > self.explained.load(Ordering::Relaxed)
+    }
+
+    /// What was counted so far explains the kill that is told now.
+    pub(super) fn explain(&self, reached: u64) {
+        self.explained.fetch_max(reached, Ordering::Relaxed);
+    }
+}
+
+/// How many processes the kernel killed for memory in this cgroup and below, in all.
+pub(super) fn kills(v2: &Cgroup, v1_memory: Option<&Cgroup>) -> u64 {
+    match v1_memory {
+        // v1 counts where the victim was, so what the server made below its companion is added.
+        Some(companion) => companion.sum(&|cgroup| read_key(cgroup, "memory.oom_control", "oom_kill")),
+        None => read_key(v2, "memory.events", "oom_kill"),
+    }
+}
+
+fn read_key(cgroup: &Cgroup, file: &str, key: &str) -> u64 {
+    cgroup.read(file).ok().and_then(|text| files::keyed(&text, key)).unwrap_or(0)
+}
+
+/// `cgroup.event_control`: "<eventfd> <memory.oom_control>"; the second descriptor need not be kept.
+fn register(memory: &Cgroup) -> Result<OwnedFd, CgroupError> {
+    let fail =
+        |doing, errno: rustix::io::Errno| CgroupError::new(doing, memory.path().join("memory.oom_control"), errno);
+    let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|errno| fail("make an eventfd for", errno))?;
+    let control =
+        rustix::fs::open(memory.fd_path().join("memory.oom_control"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| fail("open", errno))?;
+    memory.write("cgroup.event_control", &format!("{} {}", eventfd.as_raw_fd(), control.as_raw_fd()))?;
+    Ok(eventfd)
+}

@@ -1,0 +1,178 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::limits::{CpuMax, MemorySize, PidsMax, Weight};
+use crate::session::{Name, SessionId};
+use crate::timespan::TimeSpan;
+
+/// Keeps what AI agents start in a cgroup of the agent's session, bounds it, and ends all of it at once.
+#[derive(Debug, Parser)]
+#[command(name = "pinfold", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Launch a server in a cgroup of its session: put this in front of the server's command.
+    Run(Run),
+    /// Run the daemon.
+    Serve(Serve),
+    /// List the sessions and their servers.
+    Ls(Ls),
+    /// Show one session, or find the session of a process.
+    Status(Status),
+    /// End sessions or servers, with everything that they started.
+    End(End),
+    /// Tell what holds on this machine, and what to do about what does not.
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// The session that the server belongs to, any text up to 200 bytes [default: PINFOLD_SESSION, what a known host says, or a session of its own].
+    #[arg(long, value_name = "ID", value_parser = SessionId::parse)]
+    pub(super) session: Option<SessionId>,
+    /// What the server is called [default: what the command really launches].
+    #[arg(long, value_name = "NAME", value_parser = Name::parse)]
+    pub(super) server: Option<Name>,
+    /// The host that launches it [default: recognised among the ancestors].
+    #[arg(long, value_name = "NAME", value_parser = Name::parse)]
+    pub(super) host: Option<Name>,
+    /// Memory beyond which the kernel kills the server: 512M, 1.5G, 60% of RAM, infinity.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory_max: Option<MemorySize>,
+    /// Memory beyond which the kernel slows the server down (refused until its watchdog is there).
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory_high: Option<MemorySize>,
+    /// Memory that may be swapped out.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory_swap_max: Option<MemorySize>,
+    /// Processes and threads.
+    #[arg(long, value_name = "N")]
+    pub(super) pids_max: Option<PidsMax>,
+    /// CPU time, in percent of one CPU: 50%, 200%.
+    #[arg(long, value_name = "PERCENT")]
+    pub(super) cpu_max: Option<CpuMax>,
+    /// CPU weight against other servers, 1 to 10000.
+    #[arg(long, value_name = "N")]
+    pub(super) cpu_weight: Option<Weight>,
+    /// I/O weight against other servers, 1 to 10000.
+    #[arg(long, value_name = "N")]
+    pub(super) io_weight: Option<Weight>,
+    /// Time between SIGTERM and the kill, when the server is ended: 500ms, 5s, 2min.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) grace: Option<TimeSpan>,
+    /// Run without containment rather than not at all; PINFOLD_UNCONTAINED=allow says the same.
+    #[arg(long)]
+    pub(super) uncontained: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Socket {
+    /// The daemon's socket [default: the system daemon's where you may, else your own].
+    #[arg(long, value_name = "PATH", env = "PINFOLD_SOCKET")]
+    pub(super) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum BackendChoice {
+    /// What fits this machine.
+    Auto,
+    /// Transient units of a systemd manager.
+    Systemd,
+    /// Directories in a delegated subtree.
+    Cgroupfs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// The configuration file [default: /etc/pinfold/pinfold.toml for root, else ~/.config/pinfold/pinfold.toml, where it is there].
+    #[arg(long, value_name = "FILE", env = "PINFOLD_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+    /// Who makes the cgroups.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) backend: BackendChoice,
+    /// The cgroup subtree to use: a directory of the cgroup v2 filesystem that this user may write.
+    #[arg(long, value_name = "PATH", env = "PINFOLD_ROOT")]
+    pub(super) root: Option<PathBuf>,
+    /// Started by a launcher: go to the background, and leave when unused.
+    #[arg(long, hide = true)]
+    pub(super) on_demand: bool,
+    /// The background half of `--on-demand`.
+    #[arg(long, hide = true)]
+    pub(super) detached: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// The session.
+    #[arg(value_parser = SessionId::parse, required_unless_present = "pid")]
+    pub(super) session: Option<SessionId>,
+    /// Find the session and the server that this process belongs to.
+    #[arg(long, value_name = "PID", conflicts_with = "session")]
+    pub(super) pid: Option<i32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub(super) struct End {
+    /// Sessions to end.
+    #[arg(value_name = "SESSION", value_parser = SessionId::parse, group = "what")]
+    pub(super) sessions: Vec<SessionId>,
+    /// End one server only: the session's id, a slash, and the server's name or leaf.
+    #[arg(long, value_name = "SESSION/NAME", group = "what")]
+    pub(super) server: Vec<String>,
+    /// End all that this process owns.
+    #[arg(long, value_name = "PID", group = "what")]
+    pub(super) owner: Option<i32>,
+    /// End all of your sessions.
+    #[arg(long, group = "what")]
+    pub(super) all: bool,
+    /// Kill at once, with no SIGTERM and no grace.
+    #[arg(long)]
+    pub(super) now: bool,
+    /// Do not wait until they are gone.
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}

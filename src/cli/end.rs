@@ -1,0 +1,146 @@
+//! `pinfold end`.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use super::{DONE, NO, args, failed, text};
+use crate::client::{self, Client, ClientError};
+use crate::limits::Bytes;
+use crate::session::SessionId;
+use crate::wire::{Call, End, EndReply};
+
+/// The longest that we wait for the daemon, which has deadlines of its own.
+const WAIT_MAX: Duration = Duration::from_secs(690);
+
+pub(super) fn end(end: &args::End) -> u8 {
+    let wishes = match wishes(end) {
+        Ok(wishes) => wishes,
+        Err(usage) => {
+            eprintln!("pinfold: {usage}");
+            return 2;
+        }
+    };
+    let mut client = match client::find(end.socket.socket.as_deref()) {
+        Ok(client) => client,
+        // No daemon, no sessions: that nothing is left to end is what was asked for.
+        Err(ClientError::NoDaemon(_)) if end.socket.socket.is_none() => {
+            return report(end, &EndReply::default());
+        }
+        Err(error) => return failed(&error),
+    };
+    let progress = Progress::start();
+    let mut all = EndReply::default();
+    for wish in wishes {
+        match ask(&mut client, wish) {
+            Ok(reply) => {
+                all.ended.extend(reply.ended);
+                all.pending.extend(reply.pending);
+            }
+            Err(error) => {
+                drop(progress);
+                report(end, &all);
+                return failed(&error);
+            }
+        }
+    }
+    drop(progress);
+    report(end, &all)
+}
+
+fn ask(client: &mut Client, wish: End) -> Result<EndReply, ClientError> {
+    client.call(&Call::End(wish), &[], WAIT_MAX)
+}
+
+fn wishes(end: &args::End) -> Result<Vec<End>, String> {
+    let base = End { now: end.now, wait: !end.no_wait, ..End::default() };
+    let mut wishes: Vec<End> =
+        end.sessions.iter().map(|id| End { session: Some(id.clone()), ..base.clone() }).collect();
+    for server in &end.server {
+        // A session's id may hold slashes; a server's name does not.
+        let Some((session, name)) = server.rsplit_once('/') else {
+            return Err(format!("--server {server:?}: write SESSION/NAME, as `pinfold ls` shows them"));
+        };
+        let session = SessionId::parse(session).map_err(|error| error.to_string())?;
+        wishes.push(End { session: Some(session), server: Some(name.to_owned()), ..base.clone() });
+    }
+    if let Some(pid) = end.owner {
+        wishes.push(End { owner_pid: Some(pid), ..base.clone() });
+    }
+    if end.all {
+        wishes.push(End { all: true, ..base });
+    }
+    Ok(wishes)
+}
+
+fn report(end: &args::End, reply: &EndReply) -> u8 {
+    if end.json {
+        text::print_json(reply);
+    } else {
+        text::print(&lines(end, reply));
+    }
+    if reply.pending.is_empty() || end.no_wait { DONE } else { NO }
+}
+
+fn lines(end: &args::End, reply: &EndReply) -> String {
+    let mut lines = String::new();
+    for ended in &reply.ended {
+        let outcome = &ended.outcome;
+        let processes = outcome.processes.map_or_else(|| "?".to_owned(), |count| count.to_string());
+        let memory = outcome.memory_bytes.map_or_else(String::new, |bytes| format!(", {bytes} given back"));
+        let how = if outcome.killed { ", killed" } else { "" };
+        let why = if outcome.cause.word() == "requested" { String::new() } else { format!(" ({})", outcome.cause) };
+        let noun = if outcome.processes == Some(1) { "process" } else { "processes" };
+        let line = format!("{} / {}: {processes} {noun}{memory}{how}{why}\n", ended.session, ended.server);
+        lines.push_str(&line);
+    }
+    let total: u64 = reply.ended.iter().filter_map(|ended| ended.outcome.memory_bytes).map(|Bytes(bytes)| bytes).sum();
+    if reply.ended.len() > 1 {
+        let processes: u32 = reply.ended.iter().filter_map(|ended| ended.outcome.processes).sum();
+        lines.push_str(&format!("{} servers: {processes} processes, {} given back\n", reply.ended.len(), Bytes(total)));
+    }
+    for leaf in &reply.pending {
+        lines.push_str(&format!(
+            "{leaf}: {}\n",
+            if end.no_wait { "its end has begun" } else { "not gone yet; it is tried again" }
+        ));
+    }
+    if lines.is_empty() {
+        lines.push_str("nothing to end\n");
+    }
+    lines
+}
+
+/// Says on a terminal that we wait, once it takes longer than a second.
+struct Progress {
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Progress {
+    fn start() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self { stop: None, thread: None };
+        }
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut seconds = 0;
+            while stopped.recv_timeout(Duration::from_secs(1)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                seconds += 1;
+                eprint!("\rwaiting for the servers to leave, {seconds} s");
+            }
+            if seconds > 0 {
+                eprint!("\r\x1b[K");
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

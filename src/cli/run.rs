@@ -1,0 +1,27 @@
+//! `pinfold run`.
+
+use super::args;
+use crate::launch::{LaunchOptions, launch};
+use crate::limits::LimitWishes;
+
+pub(super) fn run(run: args::Run) -> u8 {
+    let allowed = std::env::var_os("PINFOLD_UNCONTAINED").is_some_and(|value| value == "allow");
+    launch(&LaunchOptions {
+        session: run.session,
+        server: run.server,
+        host: run.host,
+        limits: LimitWishes {
+            memory_max: run.memory_max,
+            memory_high: run.memory_high,
+            memory_swap_max: run.memory_swap_max,
+            pids_max: run.pids_max,
+            cpu_max: run.cpu_max,
+            cpu_weight: run.cpu_weight,
+            io_weight: run.io_weight,
+        },
+        grace: run.grace,
+        uncontained: run.uncontained || allowed,
+        socket: run.socket.socket,
+        command: run.command,
+    })
+}

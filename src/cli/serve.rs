@@ -1,0 +1,107 @@
+//! `pinfold serve`, and its two halves when a launcher starts it on demand.
+
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::args::{self, BackendChoice};
+use super::{DONE, NO, failed};
+use crate::chain::chain;
+use crate::client;
+use crate::daemon::{self, Options};
+
+/// Where a configuration is looked for when none is named.
+const SYSTEM_CONFIG: &str = "/etc/pinfold/pinfold.toml";
+
+pub(super) fn serve(serve: args::Serve) -> u8 {
+    if serve.on_demand && !serve.detached {
+        return go_to_background();
+    }
+    let socket = match serve.socket.socket.map_or_else(client::user_socket, Ok) {
+        Ok(socket) => socket,
+        Err(error) => return failed(&error),
+    };
+    if serve.backend == BackendChoice::Systemd {
+        eprintln!("pinfold: this version has the cgroupfs backend only: leave out --backend systemd");
+        return NO;
+    }
+    let log = serve.detached.then(|| client::beside(&socket, "log"));
+    if let Err(error) = client::prepare_directory(&socket) {
+        return refuse(serve.detached, &error);
+    }
+    if let Err(error) = daemon::start_log(log.as_deref()) {
+        return refuse(serve.detached, &error);
+    }
+    let options =
+        Options { config: serve.config.or_else(default_config), socket, root: serve.root, on_demand: serve.detached };
+    let ready = || {
+        if options.on_demand {
+            answer("ready");
+        }
+    };
+    match daemon::serve(&options, ready) {
+        Ok(()) => DONE,
+        Err(error) => refuse(options.on_demand, &error),
+    }
+}
+
+fn default_config() -> Option<PathBuf> {
+    let path = if nix::unistd::geteuid().is_root() {
+        PathBuf::from(SYSTEM_CONFIG)
+    } else {
+        let own = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        own.or_else(|| Some(std::env::home_dir()?.join(".config")))?.join("pinfold/pinfold.toml")
+    };
+    path.exists().then_some(path)
+}
+
+/// The front half: starts the back half with nothing of the host's but its environment, passes its one line on, and
+/// returns, so that the launcher keeps no child.
+fn go_to_background() -> u8 {
+    let started = || -> io::Result<String> {
+        crate::sys::close_on_exec_from(3).map_err(io::Error::from)?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(std::env::args_os().skip(1))
+            .arg("--detached")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            io::BufReader::new(stdout).read_line(&mut line)?;
+        }
+        Ok(line)
+    };
+    match started() {
+        Ok(line) => {
+            print!("{line}");
+            if line.trim_end() == "ready" { DONE } else { NO }
+        }
+        Err(error) => {
+            println!("cannot start it in the background: {error}");
+            NO
+        }
+    }
+}
+
+fn refuse(detached: bool, error: &dyn std::error::Error) -> u8 {
+    if detached {
+        answer(&chain(error));
+        return NO;
+    }
+    failed(error)
+}
+
+/// The back half's one line, after which its stdout is nobody's. It leaves the host's session, and does not want to be
+/// the first to be killed for memory because its host marks what it starts so.
+fn answer(line: &str) {
+    let _ = nix::unistd::setsid();
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    let mut stdout = io::stdout();
+    let _ = writeln!(stdout, "{}", line.replace('\n', " ")).and_then(|()| stdout.flush());
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdout(&null);
+    }
+}

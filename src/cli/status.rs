@@ -1,0 +1,93 @@
+//! `pinfold status`.
+
+use super::{DONE, NO, args, failed, ls, text};
+use crate::client::{self, ClientError};
+use crate::snapshot::SessionView;
+use crate::wire::{Call, Fault, Located};
+
+pub(super) fn status(status: &args::Status) -> u8 {
+    match status.pid {
+        Some(pid) => of_process(status, pid),
+        None => of_session(status),
+    }
+}
+
+fn of_process(status: &args::Status, pid: i32) -> u8 {
+    let located = client::find(status.socket.socket.as_deref())
+        .and_then(|mut client| client.call::<Located>(&Call::Locate(pid), &[], client::VIEW_MAX));
+    match located {
+        Ok(located) if status.json => text::print_json(&located),
+        Ok(located) => {
+            let server = located.session.servers.iter().find(|server| server.leaf == located.leaf);
+            let name = server.map_or(located.leaf.as_str(), |server| server.name.as_str());
+            text::print(&format!("process {pid} belongs to server {name} of session {}\n\n", located.session.id));
+            text::print(&page(&located.session));
+        }
+        Err(ClientError::Fault(Fault::NotContained(_)) | ClientError::NoDaemon(_)) => {
+            eprintln!("pinfold: no session of yours holds process {pid}");
+            return NO;
+        }
+        Err(error) => return failed(&error),
+    }
+    DONE
+}
+
+fn of_session(status: &args::Status) -> u8 {
+    let sessions = match ls::list(&status.socket) {
+        Ok(sessions) => sessions,
+        Err(error) => return failed(&error),
+    };
+    let found: Vec<_> = sessions.into_iter().filter(|session| Some(&session.id) == status.session.as_ref()).collect();
+    if found.is_empty() {
+        eprintln!("pinfold: no such session is alive; `pinfold ls` lists those that are");
+        return NO;
+    }
+    if status.json {
+        text::print_json(&found);
+    } else {
+        text::print(&found.iter().map(page).collect::<Vec<_>>().join("\n"));
+    }
+    DONE
+}
+
+fn page(session: &SessionView) -> String {
+    let host = session.host.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let owner = session.owner_pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    let memory = &session.memory;
+    let mut page = format!(
+        "{} ({})\n    Host: {host}, owned by process {owner}, uid {}\n  CGroup: {} ({})\n  Memory: {} RSS, {} now, {} at most, limit {}\n   Procs: {}\n",
+        session.id,
+        session.state,
+        session.uid,
+        session.cgroup,
+        session.backend,
+        ls::amount(memory.rss_bytes),
+        ls::amount(memory.current_bytes),
+        ls::amount(memory.peak_bytes),
+        ls::amount(memory.max_bytes),
+        session.processes,
+    );
+    for server in &session.servers {
+        page.push_str(&format!(
+            "\n  {} ({}), process {}, since {}\n    {}\n    {} processes, {} RSS, {} at most, limit {}; stdin {}{}\n",
+            server.name,
+            server.state,
+            server.leader_pid,
+            server.started_at,
+            server.argv,
+            server.processes,
+            ls::amount(server.memory.rss_bytes),
+            ls::amount(server.memory.peak_bytes),
+            ls::amount(server.memory.max_bytes),
+            if server.stdin == crate::snapshot::StdinWatch::Watched { "watched" } else { "unwatched" },
+            if server.escaped { "; ESCAPED: its first process has left the leaf" } else { "" },
+        ));
+        if server.pids_refusals > 0 {
+            page.push_str(&format!("    its process limit refused {} forks\n", server.pids_refusals));
+        }
+        for warning in &server.warnings {
+            page.push_str(&format!("    warning: {warning}\n"));
+        }
+    }
+    page
+}

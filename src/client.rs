@@ -1,0 +1,310 @@
+//! The blocking client of the local socket: finds the daemon, speaks to it, and starts one where none is.
+//!
+//! No async runtime: the launcher uses it, and is gone a moment later.
+
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use serde::de::DeserializeOwned;
+
+use crate::wire::{self, Call, Fault, Inbox, WireError};
+
+/// Where the system daemon listens.
+pub const SYSTEM_SOCKET: &str = "/run/pinfold/pinfold.sock";
+
+/// How long a daemon may take to start.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// How long a launch may take.
+pub const LAUNCH_MAX: Duration = Duration::from_secs(20);
+
+/// How long a view may take.
+pub const VIEW_MAX: Duration = Duration::from_secs(10);
+
+/// What went wrong between us and the daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("no pinfold daemon listens at {}", .0.display())]
+    NoDaemon(PathBuf),
+    /// The socket is not for us.
+    #[error("may not speak to the daemon at {}: join the group `pinfold`, or use a daemon of your own", .0.display())]
+    NotPermitted(PathBuf),
+    /// The connection failed.
+    #[error("cannot {doing} the daemon at {}", socket.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// With which daemon.
+        socket: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It hung up in the middle: it was stopping.
+    #[error("the daemon at {} hung up", .0.display())]
+    HungUp(PathBuf),
+    /// It took too long.
+    #[error("the daemon at {} did not answer within {} s", socket.display(), after.as_secs())]
+    TooSlow {
+        /// Which daemon.
+        socket: PathBuf,
+        /// How long we waited.
+        after: Duration,
+    },
+    /// It does not speak our language.
+    #[error("the daemon's answer was not understood: is it of another version?")]
+    Wire(#[from] WireError),
+    /// It said no.
+    #[error("{}", fault_text(.0))]
+    Fault(Fault),
+    /// None could be started.
+    #[error("no daemon could be started: {0}")]
+    NotStarted(String),
+    /// There is no directory for the socket.
+    #[error("{} cannot be used for the socket: {why}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+}
+
+fn fault_text(fault: &Fault) -> String {
+    match fault {
+        Fault::Refused { reason, remedy, .. } => format!("{reason}; {remedy}"),
+        Fault::NotPermitted(reason) => reason.clone(),
+        Fault::NotContained(pid) => format!("no session of yours holds process {pid}"),
+        Fault::MethodNotFound(name) => format!("the daemon knows no method {name}: is it of another version?"),
+        Fault::InterfaceNotFound(name) => format!("the daemon knows no interface {name}"),
+        Fault::InvalidParameter(what) => format!("the daemon refused a parameter: {what}"),
+    }
+}
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Connects to the daemon at a socket.
+    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        match UnixStream::connect(socket) {
+            Ok(stream) => Ok(Self { stream, socket: socket.to_owned() }),
+            Err(error) => Err(match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon(socket.to_owned()),
+                io::ErrorKind::PermissionDenied => ClientError::NotPermitted(socket.to_owned()),
+                _ => ClientError::Io { doing: "connect to", socket: socket.to_owned(), source: error },
+            }),
+        }
+    }
+
+    /// Which daemon it is.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks and waits for the answer, at most `deadline`.
+    pub fn call<T: DeserializeOwned>(
+        &mut self,
+        call: &Call,
+        descriptors: &[BorrowedFd<'_>],
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
+        self.send(call, descriptors)?;
+        let reply = self.receive(deadline)?;
+        wire::decode_reply(&reply)?.map_err(ClientError::Fault)
+    }
+
+    fn failed(&self, doing: &'static str) -> impl Fn(io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        move |source| match source.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::HungUp(socket.clone()),
+            _ => ClientError::Io { doing, socket: socket.clone(), source },
+        }
+    }
+
+    fn send(&self, call: &Call, descriptors: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
+        let bytes = call.encode();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::DESCRIPTORS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let sent = rustix::net::sendmsg(&self.stream, &[io::IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)
+            .map_err(|errno| self.failed("send to")(errno.into()))?;
+        // The rest of a long message follows without descriptors.
+        io::Write::write_all(&mut &self.stream, &bytes[sent..]).map_err(self.failed("send to"))
+    }
+
+    fn receive(&mut self, deadline: Duration) -> Result<Vec<u8>, ClientError> {
+        let start = Instant::now();
+        let mut inbox = Inbox::default();
+        let mut bytes = [0u8; 16 << 10];
+        let late = || ClientError::TooSlow { socket: self.socket.clone(), after: deadline };
+        loop {
+            if let Some(reply) = inbox.take() {
+                return Ok(reply);
+            }
+            let left = deadline.checked_sub(start.elapsed()).filter(|left| !left.is_zero()).ok_or_else(late)?;
+            self.stream.set_read_timeout(Some(left)).map_err(self.failed("set a deadline for"))?;
+            match (&self.stream).read(&mut bytes) {
+                Ok(0) => return Err(ClientError::HungUp(self.socket.clone())),
+                Ok(read) if inbox.pending() + read <= wire::REPLY_BYTES_MAX => inbox.push(&bytes[..read]),
+                Ok(_) => return Err(WireError::Malformed("it is too long".into()).into()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(late());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed("hear from")(error)),
+            }
+        }
+    }
+}
+
+/// Connects to the daemon of the caller's choice, else to the system's where it may, else to the user's own.
+pub fn find(chosen: Option<&Path>) -> Result<Client, ClientError> {
+    if let Some(socket) = chosen {
+        return Client::connect(socket);
+    }
+    match Client::connect(Path::new(SYSTEM_SOCKET)) {
+        Err(ClientError::NoDaemon(_)) => Client::connect(&user_socket()?),
+        // There is one, and it is not for us: that is told if there is no other either.
+        Err(denied @ ClientError::NotPermitted(_)) => Client::connect(&user_socket()?).map_err(|error| match error {
+            ClientError::NoDaemon(_) => denied,
+            other => other,
+        }),
+        other => other,
+    }
+}
+
+/// Connects as [`find`] does, and starts a daemon for this user where none is.
+pub fn find_or_start(chosen: Option<&Path>) -> Result<Client, ClientError> {
+    match find(chosen) {
+        Err(ClientError::NoDaemon(_) | ClientError::NotPermitted(_)) if chosen.is_none() => start(&user_socket()?),
+        Err(ClientError::NoDaemon(socket)) => start(&socket),
+        other => other,
+    }
+}
+
+/// Where this user's own daemon listens. Root's own daemon is the system's.
+///
+/// A host gives its servers neither `XDG_RUNTIME_DIR` nor a bus address, so the directory is derived from the uid.
+pub fn user_socket() -> Result<PathBuf, ClientError> {
+    let uid = nix::unistd::geteuid();
+    if uid.is_root() {
+        return Ok(PathBuf::from(SYSTEM_SOCKET));
+    }
+    let owned = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid.as_raw());
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let runtime = runtime.into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]).find(owned);
+    let directory = match runtime {
+        Some(runtime) => runtime.join("pinfold"),
+        None => PathBuf::from(format!("/tmp/pinfold-{uid}")),
+    };
+    Ok(directory.join("pinfold.sock"))
+}
+
+/// Makes the directory of a socket where it is missing. A foreign one is not used: whoever owns it could answer for us.
+pub fn prepare_directory(socket: &Path) -> Result<(), ClientError> {
+    let directory = socket.parent().unwrap_or(Path::new("/"));
+    let failed = |why: String| ClientError::Directory { path: directory.to_owned(), why };
+    let root = nix::unistd::geteuid().is_root();
+    match std::fs::DirBuilder::new().mode(if root { 0o755 } else { 0o700 }).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error.to_string())),
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(directory).map_err(|error| failed(error.to_string()))?;
+    if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(failed("it is not a directory of this user".into()));
+    }
+    Ok(())
+}
+
+/// Starts a daemon for `socket`, unless somebody else does so at this moment.
+fn start(socket: &Path) -> Result<Client, ClientError> {
+    prepare_directory(socket)?;
+    let deadline = Instant::now() + START_MAX;
+    let lock = beside(socket, "start");
+    let failed = |doing| move |source| ClientError::Io { doing, socket: socket.to_owned(), source };
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&lock);
+    let file = file.map_err(failed("lock the start of"))?;
+    loop {
+        // Whoever has the lock starts it; the others find it started.
+        match Client::connect(socket) {
+            Err(ClientError::NoDaemon(_)) => {}
+            other => return other,
+        }
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(errno) => return Err(failed("lock the start of")(errno.into())),
+        }
+    }
+    match Client::connect(socket) {
+        Err(ClientError::NoDaemon(_)) => {}
+        other => return other,
+    }
+    spawn(socket, deadline)?;
+    Client::connect(socket)
+}
+
+/// Runs `pinfold serve --on-demand`, which returns when the daemon is ready or has said why not.
+fn spawn(socket: &Path, deadline: Instant) -> Result<(), ClientError> {
+    let failed = |why: String| ClientError::NotStarted(why);
+    let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+    let mut command = std::process::Command::new(program);
+    command.args(["serve", "--on-demand", "--socket"]).arg(socket);
+    if let Some(root) = std::env::var_os("PINFOLD_ROOT") {
+        command.arg("--root").arg(root);
+    }
+    command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let mut answer = String::new();
+    let said = child.stdout.take().map(|stdout| read_line(stdout, deadline, &mut answer));
+    let _ = child.wait();
+    match said {
+        Some(Ok(())) if answer == "ready" => Ok(()),
+        Some(Ok(())) if !answer.is_empty() => Err(failed(answer)),
+        _ => Err(failed(format!("it did not say that it is ready; see {}", beside(socket, "log").display()))),
+    }
+}
+
+/// Reads one line, at most until the deadline.
+fn read_line(from: impl AsFd, deadline: Instant, line: &mut String) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut polled = [rustix::event::PollFd::new(&from, rustix::event::PollFlags::IN)];
+        if rustix::event::poll(&mut polled, Some(&timeout))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut chunk = [0u8; 1024];
+        let read = rustix::io::read(&from, &mut chunk)?;
+        bytes.extend_from_slice(&chunk[..read]);
+        if read == 0 || bytes.contains(&b'\n') || bytes.len() > 16 << 10 {
+            line.push_str(String::from_utf8_lossy(&bytes).trim_end());
+            return Ok(());
+        }
+    }
+}
+
+/// A file of the daemon beside its socket: `pinfold.sock.lock`, `.start`, `.log`, `.d`.
+pub fn beside(socket: &Path, suffix: &str) -> PathBuf {
+    let mut name = socket.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(suffix);
+    socket.with_file_name(name)
+}

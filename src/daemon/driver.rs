@@ -1,0 +1,352 @@
+//! The one task that owns the table of sessions: it feeds facts to [`crate::lifecycle`] and carries out the actions.
+//!
+//! Others send it messages and get copies. It never blocks: what takes the kernel long is done by [`super::jobs`].
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::jobs::{self, Done, Work};
+use super::launching::{Admitted, LaunchRequest};
+use super::publish::{self, Entry};
+use super::table::{Job, Table};
+use super::watch::{Source, Watcher};
+use crate::backend::Backend;
+use crate::cgroup::{Caller, Membership, has_exited};
+use crate::chain::chain;
+use crate::lifecycle::{Action, Event, Moment, State};
+use crate::policy::{Offers, OnPids, Settings};
+use crate::records::Records;
+use crate::wire::{End, EndReply, Fault, Launched};
+
+/// Messages that may wait for the driver.
+pub(super) const INBOX: usize = 256;
+
+/// When a v1 memory event is looked at again: it is told before the kernel has chosen what to kill.
+const OOM_RECHECKS: [Duration; 5] = [
+    Duration::from_millis(2),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+];
+
+/// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who calls, as the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) uid: u32,
+    pub(super) pid: i32,
+}
+
+/// What others ask of the driver, and what its own work reports.
+#[derive(Debug)]
+pub(super) enum Message {
+    Launch(Box<LaunchRequest>, oneshot::Sender<Result<Launched, Fault>>),
+    Admitted(u64, Box<Admitted>),
+    JobDone(u64, Job, Done),
+    /// A fact may have come to be: look again.
+    LookAgain(u64),
+    RemovalFailed(u64),
+    /// Nothing of this server, and of its session if it was the last, is left.
+    Gone(u64),
+    End {
+        peer: Peer,
+        inside: Option<Caller>,
+        wish: End,
+        reply: oneshot::Sender<Result<EndReply, Fault>>,
+    },
+    List {
+        uid: u32,
+        reply: oneshot::Sender<Vec<Entry>>,
+    },
+    Counts(oneshot::Sender<Counts>),
+    Stop,
+}
+
+/// Counted since the daemon started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) launches: u64,
+    pub(super) refusals: u64,
+    pub(super) uncontained: u64,
+}
+
+/// The owner of all state.
+pub(super) struct Driver {
+    pub(super) settings: Settings,
+    pub(super) offers: Offers,
+    pub(super) backend: Arc<Backend>,
+    pub(super) records: Arc<Records>,
+    pub(super) boot_id: String,
+    pub(super) watcher: Watcher,
+    pub(super) table: Table,
+    pub(super) counts: Counts,
+    pub(super) start: Instant,
+    /// For the work it starts.
+    pub(super) outbox: mpsc::Sender<Message>,
+    /// Leave when nothing was contained for so long.
+    pub(super) idle_exit: Option<Duration>,
+    /// Since when nothing is contained.
+    pub(super) idle_since: Moment,
+}
+
+impl Driver {
+    /// Runs until it is told to stop, or has been idle for long enough.
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Self {
+        loop {
+            let wake = self.next_deadline();
+            let timer = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until((self.start + at).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = inbox.recv() => match message {
+                    None | Some(Message::Stop) => return self,
+                    Some(message) => self.receive(message),
+                },
+                spoke = self.watcher.next() => match spoke {
+                    Ok(sources) => sources.into_iter().for_each(|source| self.notice(source)),
+                    Err(error) => {
+                        tracing::error!(%error, "cannot wait for the kernel; stopping, sessions live on");
+                        return self;
+                    }
+                },
+                () = timer => self.tick(),
+            }
+            if self.is_idle_for_long() {
+                tracing::info!("nothing is contained any more; leaving until somebody needs it");
+                return self;
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.start.elapsed()
+    }
+
+    fn is_idle_for_long(&mut self) -> bool {
+        if !self.table.servers.is_empty() {
+            self.idle_since = self.now();
+        }
+        self.idle_exit.is_some_and(|limit| self.now().saturating_sub(self.idle_since) >= limit)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        let states = self.table.servers.values().filter_map(|server| server.state.deadline());
+        let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
+        let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
+        states.chain(waiters).chain(idle).min()
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        let due = |state: State| state.deadline().is_some_and(|deadline| deadline <= now);
+        let late: Vec<u64> =
+            self.table.servers.iter().filter(|(_, server)| due(server.state)).map(|(number, _)| *number).collect();
+        for number in late {
+            self.feed(number, Event::Tick);
+            self.probe(number);
+        }
+        let waiters = std::mem::take(&mut self.table.waiters);
+        for waiter in waiters {
+            if waiter.deadline > now { self.table.waiters.push(waiter) } else { self.answer(waiter) }
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        match message {
+            Message::Launch(request, reply) => self.launch(*request, reply),
+            Message::Admitted(number, outcome) => self.admitted(number, *outcome),
+            Message::JobDone(number, job, done) => self.job_done(number, job, done),
+            Message::LookAgain(number) => self.look(number),
+            Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
+            Message::Gone(number) => self.gone(number),
+            Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
+            Message::List { uid, reply } => {
+                let _ = reply.send(publish::entries(&self.table, uid, self.backend.word()));
+            }
+            Message::Counts(reply) => {
+                let _ = reply.send(self.counts);
+            }
+            Message::Stop => {}
+        }
+    }
+
+    /// The kernel spoke.
+    fn notice(&mut self, source: Source) {
+        match source {
+            Source::Leader(number) => self.feed(number, Event::LeaderExited),
+            Source::Stdin(number) => self.feed(number, Event::StdinClosed),
+            Source::Owner(watch) => {
+                let servers = self.table.owners.get(&watch).map(|owner| owner.servers.clone()).unwrap_or_default();
+                for number in servers {
+                    self.feed(number, Event::OwnerGone);
+                }
+            }
+            Source::Events(number) => self.look(number),
+            Source::Oom(number) => {
+                self.look(number);
+                for pause in OOM_RECHECKS {
+                    self.later(pause, Message::LookAgain(number));
+                }
+            }
+        }
+    }
+
+    /// Reads the counters of a leaf, and feeds what they say.
+    fn look(&mut self, number: u64) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(leaf) = server.leaf.clone() else { return };
+        if let Some(kill) = leaf.memory_kill() {
+            tracing::debug!(leaf = leaf.name().as_str(), level = %kill.level, kills = kill.kills, "the kernel killed");
+            self.feed(number, Event::MemoryKill { level: kill.level });
+        }
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let refusals = leaf.group().pids_refusals();
+        if refusals > server.pids_told {
+            let (first, ends) = (server.pids_told == 0, server.on_pids == OnPids::End);
+            server.pids_told = refusals;
+            let level = leaf.full_level();
+            if first {
+                tracing::warn!(server = %server.name, leaf = leaf.name().as_str(), %level, "a process limit is reached");
+            }
+            if ends {
+                self.feed(number, Event::PidsLimit { level });
+            }
+        }
+        self.probe(number);
+    }
+
+    /// Feeds one event, and all that follow from it at once.
+    pub(super) fn feed(&mut self, number: u64, event: Event) {
+        let mut queue = VecDeque::from([event]);
+        while let Some(event) = queue.pop_front() {
+            let now = self.now();
+            let Some(server) = self.table.servers.get_mut(&number) else { return };
+            let before = server.state;
+            let step = before.step(event, now, &server.terms);
+            server.state = step.state;
+            if step.state != before {
+                tracing::debug!(leaf = server.leaf_name.as_str(), ?event, from = ?before, to = ?step.state, "step");
+            }
+            for action in step.actions {
+                self.perform(number, action, &mut queue);
+            }
+            if std::mem::discriminant(&step.state) != std::mem::discriminant(&before) && self.is_empty(number) {
+                queue.push_back(Event::Emptied);
+            }
+        }
+    }
+
+    /// Feeds `Emptied` where the kernel says so and it matters.
+    pub(super) fn probe(&mut self, number: u64) {
+        if self.is_empty(number) {
+            self.feed(number, Event::Emptied);
+        }
+    }
+
+    fn is_empty(&self, number: u64) -> bool {
+        let Some(server) = self.table.servers.get(&number) else { return false };
+        match (&server.leaf, server.state) {
+            (_, State::Placing { .. } | State::Removing { .. } | State::Ended { .. }) | (None, _) => false,
+            // What cannot be read is not called empty.
+            (Some(leaf), _) => leaf.populated().is_ok_and(|populated| !populated),
+        }
+    }
+
+    fn perform(&mut self, number: u64, action: Action, queue: &mut VecDeque<Event>) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        match action {
+            Action::ReadFacts => self.read_facts(number, queue),
+            Action::ReleaseStdin => {
+                if let Some(stdin) = server.stdin.take() {
+                    self.watcher.forget(&stdin);
+                }
+            }
+            Action::ReleaseStderr => server.stderr = None,
+            Action::TakeStock => self.push_job(number, Job::TakeStock),
+            Action::Terminate => self.push_job(number, Job::Terminate),
+            Action::Kill => self.push_job(number, Job::Kill),
+            Action::Remove => self.push_job(number, Job::Remove),
+            Action::Tell => self.tell(number),
+        }
+    }
+
+    fn read_facts(&mut self, number: u64, queue: &mut VecDeque<Event>) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let leader_gone = server.leader_is_gone();
+        if leader_gone {
+            queue.push_back(Event::LeaderExited);
+        }
+        let owners = self.table.owners.values();
+        if owners.filter(|owner| owner.servers.contains(&number)).any(|owner| has_exited(owner.pidfd.as_fd())) {
+            queue.push_back(Event::OwnerGone);
+        }
+        if server.stdin.as_ref().is_some_and(|stdin| super::stdin::has_hung_up(stdin.as_fd())) {
+            queue.push_back(Event::StdinClosed);
+        }
+        let Some(leaf) = &server.leaf else { return };
+        if let Some(kill) = leaf.memory_kill() {
+            queue.push_back(Event::MemoryKill { level: kill.level });
+        }
+        let outside = !leader_gone && Membership::of(server.leader.pid).is_ok_and(|place| !leaf.holds(&place));
+        if outside && !server.escaped {
+            server.escaped = true;
+            tracing::warn!(server = %server.name, pid = server.leader.pid, "the server's first process left its leaf");
+        }
+    }
+
+    fn push_job(&mut self, number: u64, job: Job) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        server.jobs.push_back(job);
+        self.next_job(number);
+    }
+
+    fn next_job(&mut self, number: u64) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(leaf) = server.leaf.clone().filter(|_| !server.busy) else { return };
+        let Some(job) = server.jobs.pop_front() else { return };
+        server.busy = true;
+        let work =
+            Work { job, leaf, leader: server.leader, leader_pidfd: server.leader_pidfd.clone(), stock: server.stock };
+        let outbox = self.outbox.clone();
+        tokio::spawn(async move {
+            if let Ok(done) = tokio::task::spawn_blocking(move || jobs::run(&work)).await {
+                let _ = outbox.send(Message::JobDone(number, job, done)).await;
+            }
+        });
+    }
+
+    fn job_done(&mut self, number: u64, job: Job, (stock, outcome): Done) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        server.busy = false;
+        server.stock = stock;
+        match (job, outcome) {
+            (Job::Remove, Ok(())) => return self.feed(number, Event::Removed),
+            (Job::Remove, Err(error)) => {
+                tracing::debug!(error = %chain(&error), "the leaf is not removed yet");
+                self.later(REMOVAL_PAUSE, Message::RemovalFailed(number));
+            }
+            (job, Err(error)) => tracing::warn!(?job, error = %chain(&error), "trying again at the next deadline"),
+            (Job::TakeStock | Job::Terminate | Job::Kill, Ok(())) => {}
+        }
+        self.next_job(number);
+        self.probe(number);
+    }
+
+    pub(super) fn later(&self, pause: Duration, message: Message) {
+        let outbox = self.outbox.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = outbox.send(message).await;
+        });
+    }
+}

@@ -1,0 +1,160 @@
+//! The driver's side of an end: who may order it, and who is told when it is over.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::driver::{Driver, Message, Peer};
+use super::table::Waiter;
+use super::tell;
+use crate::cgroup::Caller;
+use crate::chain::chain;
+use crate::lifecycle::Event;
+use crate::outcome::{Cause, Outcome};
+use crate::wire::{End, EndReply, Ended, Fault};
+
+/// Beyond the longest grace: how long a waiting `end` waits for the kernel.
+const END_WAIT: Duration = Duration::from_secs(10);
+
+impl Driver {
+    /// The end of a server is over: the kernel said empty, and its directories are gone.
+    pub(super) fn tell(&mut self, number: u64) {
+        let Some((server, gone)) = self.table.remove(number) else { return };
+        let cause = server.state.cause().unwrap_or(Cause::LeaderExited);
+        let session = self.table.sessions.get(&server.key).or(gone.session.as_ref());
+        let Some(id) = session.map(|session| session.id.clone()) else { return };
+        let outcome = Outcome {
+            cause,
+            processes: server.stock.processes,
+            killed: server.stock.killed,
+            memory_bytes: server.stock.memory,
+            peak_bytes: server.stock.peak,
+        };
+        if let Some(line) = tell::line(&id, &server.name, &outcome) {
+            if let Some(stderr) = server.stderr.as_ref().filter(|_| cause != Cause::LaunchFailed) {
+                tell::write(stderr, &line);
+            }
+            tracing::info!(session = %id, server = %server.name, cause = cause.word(), "{line}");
+        }
+        let leaf = server.leaf_name.as_str().to_owned();
+        for waiter in &mut self.table.waiters {
+            if waiter.remaining.contains(&number) {
+                waiter.ended.push(Ended {
+                    session: id.clone(),
+                    server: server.name.clone(),
+                    leaf: leaf.clone(),
+                    outcome,
+                });
+            }
+        }
+        if let Some(stdin) = &server.stdin {
+            self.watcher.forget(stdin);
+        }
+        self.clean_up(server.key, leaf, gone.session.map(|session| session.machines).unwrap_or_default(), number);
+    }
+
+    /// Removes the record, and the session's directories with its last server; then answers who waited for it.
+    fn clean_up(
+        &mut self,
+        key: crate::naming::SessionKey,
+        leaf: String,
+        machines: Vec<crate::cgroup::GroupPaths>,
+        number: u64,
+    ) {
+        let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
+        let work = move || {
+            if let Err(error) = backend.remove_session(&key, &machines) {
+                tracing::warn!(error = %chain(&error), "the session's directory stays until the next start");
+            }
+            if let Err(error) = records.remove(&leaf) {
+                tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+            }
+        };
+        tokio::spawn(async move {
+            let _ = tokio::task::spawn_blocking(work).await;
+            let _ = outbox.send(Message::Gone(number)).await;
+        });
+    }
+
+    /// Answers who waited for this server and for nothing else any more.
+    pub(super) fn gone(&mut self, number: u64) {
+        for waiter in &mut self.table.waiters {
+            waiter.remaining.retain(|other| *other != number);
+        }
+        let finished: Vec<Waiter> = self.table.waiters.extract_if(.., |waiter| waiter.remaining.is_empty()).collect();
+        for waiter in finished {
+            self.answer(waiter);
+        }
+    }
+
+    pub(super) fn answer(&self, waiter: Waiter) {
+        let leaf = |number: &u64| Some(self.table.servers.get(number)?.leaf_name.as_str().to_owned());
+        let pending = waiter.remaining.iter().filter_map(leaf).collect();
+        let _ = waiter.reply.send(EndReply { ended: waiter.ended, pending });
+    }
+
+    /// Ends what was named, as far as the caller may.
+    pub(super) fn end(
+        &mut self,
+        peer: Peer,
+        inside: Option<&Caller>,
+        wish: &End,
+        reply: oneshot::Sender<Result<EndReply, Fault>>,
+    ) {
+        let targets = match self.targets(peer, inside, wish) {
+            Ok(targets) => targets,
+            Err(fault) => {
+                let _ = reply.send(Err(fault));
+                return;
+            }
+        };
+        let graces =
+            targets.iter().filter_map(|number| self.table.servers.get(number)).map(|server| server.terms.grace);
+        let deadline = self.now() + graces.max().unwrap_or_default() + END_WAIT;
+        let (sender, answer) = oneshot::channel();
+        let waiter = Waiter { remaining: targets.clone(), ended: Vec::new(), deadline, reply: sender };
+        for number in targets {
+            self.feed(number, Event::EndRequested { now: wish.now });
+        }
+        if wish.wait && !waiter.remaining.is_empty() {
+            self.table.waiters.push(waiter);
+        } else {
+            self.answer(waiter);
+        }
+        tokio::spawn(async move {
+            if let Ok(done) = answer.await {
+                let _ = reply.send(Ok(done));
+            }
+        });
+    }
+
+    fn targets(&self, peer: Peer, inside: Option<&Caller>, wish: &End) -> Result<Vec<u64>, Fault> {
+        if wish.session.is_none() && wish.owner_pid.is_none() && !wish.all {
+            return Err(Fault::InvalidParameter("name a session, an owner_pid, or all".into()));
+        }
+        let mut targets = Vec::new();
+        for (key, session) in &self.table.sessions {
+            let named = wish.session.as_ref().is_none_or(|id| *id == session.id);
+            let may = peer.uid == 0 || peer.uid == session.uid;
+            if !named || !may {
+                continue;
+            }
+            if inside.is_some_and(|caller| caller.key != *key) {
+                if wish.session.is_some() {
+                    let own = "from inside a session only that session can be ended";
+                    return Err(Fault::NotPermitted(own.into()));
+                }
+                continue;
+            }
+            let servers = session.servers.iter().filter_map(|number| Some((*number, self.table.servers.get(number)?)));
+            targets.extend(servers.filter_map(|(number, server)| {
+                let by_name = wish.server.as_ref();
+                let named =
+                    by_name.is_none_or(|name| server.name.as_str() == name || server.leaf_name.as_str() == name);
+                let owned = wish.owner_pid.is_none_or(|pid| server.owner.pid == pid);
+                (named && owned).then_some(number)
+            }));
+        }
+        Ok(targets)
+    }
+}

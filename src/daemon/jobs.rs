@@ -1,0 +1,71 @@
+//! Blocking work on a leaf, off the driver: a write to `cgroup.kill` signals thousands of processes before it returns.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::table::{Job, Stock};
+use crate::cgroup::{CgroupError, Leaf, Membership, has_exited};
+use crate::session::ProcessId;
+
+/// How long a kill waits for the kernel to say empty, before it is left to the event files and to the next write.
+const KILL_WAIT: Duration = Duration::from_millis(100);
+
+/// What a job needs.
+#[derive(Debug, Clone)]
+pub(super) struct Work {
+    pub(super) job: Job,
+    pub(super) leaf: Arc<Leaf>,
+    pub(super) leader: ProcessId,
+    pub(super) leader_pidfd: Option<Arc<OwnedFd>>,
+    pub(super) stock: Stock,
+}
+
+/// What came of it: what is known now, or what the kernel refused.
+pub(super) type Done = (Stock, Result<(), CgroupError>);
+
+/// Does it. Blocks.
+pub(super) fn run(work: &Work) -> Done {
+    let mut stock = work.stock;
+    let outcome = match work.job {
+        Job::TakeStock => {
+            if !stock.taken {
+                take_stock(&work.leaf, &mut stock);
+            }
+            Ok(())
+        }
+        Job::Terminate => {
+            signal_escaped_leader(work, &[Signal::TERM, Signal::CONT]);
+            work.leaf.terminate().map(drop)
+        }
+        Job::Kill => {
+            // An empty leaf needs no kill: what it held has left by itself.
+            stock.killed |= work.leaf.populated().unwrap_or(true);
+            signal_escaped_leader(work, &[Signal::KILL]);
+            work.leaf.kill().and_then(|()| work.leaf.wait_empty(KILL_WAIT).map(drop))
+        }
+        Job::Remove => {
+            stock.peak = work.leaf.group().memory().peak_bytes;
+            work.leaf.remove()
+        }
+    };
+    (stock, outcome)
+}
+
+fn take_stock(leaf: &Leaf, stock: &mut Stock) {
+    stock.taken = true;
+    stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
+    stock.memory = leaf.group().memory().current_bytes;
+}
+
+/// A leader that left its leaf is still the server's first process, and we hold it.
+fn signal_escaped_leader(work: &Work, signals: &[Signal]) {
+    let Some(pidfd) = work.leader_pidfd.as_ref().filter(|pidfd| !has_exited(pidfd.as_fd())) else { return };
+    if Membership::of(work.leader.pid).is_ok_and(|place| !work.leaf.holds(&place)) {
+        for signal in signals {
+            let _ = rustix::process::pidfd_send_signal(pidfd, *signal);
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The driver's side of a launch: policy, placement, proof, and the reply that lets the launcher exec.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::oneshot;
+
+use super::driver::{Driver, Message, Peer};
+use super::stdin;
+use super::table::{Owner, Pending, Server, Session, Stock};
+use super::watch::Source;
+use crate::backend;
+use crate::cgroup::{Admission, AdmitError, Caller, GroupPaths, Leaf, Membership, Unplaced};
+use crate::chain::chain;
+use crate::lifecycle::{Event, State, Terms};
+use crate::naming::{LeafName, SessionKey};
+use crate::policy::{self, Decision, Grant, Refusal, Request, SessionName, SessionNaming, Table as Fullness};
+use crate::process::{self, Ancestor};
+use crate::records::Record;
+use crate::session::{Name, ProcessId};
+use crate::wire::{Fault, Launch, Launched};
+
+/// A launch, and what the kernel told about who asks for it.
+#[derive(Debug)]
+pub(super) struct LaunchRequest {
+    pub(super) peer: Peer,
+    pub(super) wish: Launch,
+    pub(super) launcher: ProcessId,
+    pub(super) pidfd: OwnedFd,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    /// The processes above the launcher, nearest first.
+    pub(super) ancestors: Vec<Ancestor>,
+    pub(super) environment: Vec<(String, String)>,
+    /// The leaf that the launcher already is in.
+    pub(super) inside: Option<Caller>,
+}
+
+/// What came of placing.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    Placed(Leaf),
+    Failed(Unplaced),
+    /// The record of the launch could not be written, so nothing was made.
+    Unrecorded(String),
+}
+
+/// Who is to be placed where.
+struct Placement {
+    number: u64,
+    pid: i32,
+    pidfd: Arc<OwnedFd>,
+    leaf: LeafName,
+}
+
+/// What was decided about a launch, before anything was made for it.
+struct Plan {
+    key: SessionKey,
+    name: SessionName,
+    uid: u32,
+    host: Option<Name>,
+    owner: ProcessId,
+    grant: Box<Grant>,
+}
+
+impl Driver {
+    pub(super) fn launch(&mut self, request: LaunchRequest, reply: oneshot::Sender<Result<Launched, Fault>>) {
+        let planned = self.plan(&request).and_then(|plan| Ok((self.hold_owner(plan.owner)?, plan)));
+        match planned {
+            Ok((owner, plan)) => self.place(request, plan, owner, reply),
+            Err(refusal) => {
+                let fault = self.refuse(request.wish.uncontained, &request.wish.server, refusal);
+                let _ = reply.send(Err(fault));
+            }
+        }
+    }
+
+    /// Counts and tells a refusal.
+    fn refuse(&mut self, would_run_uncontained: bool, server: &Name, refusal: Refusal) -> Fault {
+        let uncontained = would_run_uncontained && self.settings.uncontained == policy::Uncontained::Allow;
+        self.counts.refusals += 1;
+        self.counts.uncontained += u64::from(uncontained);
+        tracing::warn!(%server, uncontained, "launch refused: {refusal}");
+        Fault::Refused { reason: refusal.reason, remedy: refusal.remedy, uncontained }
+    }
+
+    fn plan(&self, request: &LaunchRequest) -> Result<Plan, Refusal> {
+        let inside = request.inside.as_ref().and_then(|caller| self.table.sessions.get(&caller.key));
+        let facts: Vec<_> = request.ancestors.iter().map(|ancestor| ancestor.facts.clone()).collect();
+        let recognised = policy::recognise_host(&self.settings, &facts);
+        let owner = match (&recognised, request.inside.is_some()) {
+            // From inside a leaf the host is outside it, and owns the whole session already.
+            (Some((_, index)), false) => request.ancestors.get(*index),
+            _ => request.ancestors.first(),
+        };
+        let gone = || Refusal {
+            reason: "the process that launched this is gone already".into(),
+            remedy: "launch it from a process that stays: its end is the server's end".into(),
+        };
+        let owner = owner.ok_or_else(gone)?.id;
+        let host = request.wish.host.clone().or(recognised.map(|(name, _)| name));
+        let caller = policy::Caller {
+            explicit: request.wish.session.as_ref(),
+            environment: &request.environment,
+            host: host.as_ref(),
+            owner,
+            launcher: request.launcher,
+            inside: inside.map(|session| &session.id),
+        };
+        let name = match policy::name_session(&self.settings, &caller) {
+            SessionNaming::Named(name) => name,
+            SessionNaming::Refused(refusal) => return Err(refusal),
+        };
+        let uid = inside.map_or(request.peer.uid, |session| session.uid);
+        let key = SessionKey::new(uid, &name.id);
+        let known = self.table.sessions.get(&key);
+        if known.is_some_and(|session| session.id != name.id || session.uid != uid) {
+            return Err(Refusal {
+                reason: format!("the key {} of this session belongs to another one", key.as_str()),
+                remedy: "choose another session id".into(),
+            });
+        }
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let fullness = Fullness {
+            sessions: count(self.table.sessions.len()),
+            servers: count(self.table.servers.len()),
+            session_is_known: known.is_some(),
+        };
+        let asked = Request {
+            host: host.as_ref(),
+            session: &name.id,
+            server: &request.wish.server,
+            wishes: &request.wish.limits,
+            grace: request.wish.grace.map(|grace| grace.duration()),
+            offered: &self.offers,
+        };
+        match policy::decide(&self.settings, &asked, &fullness) {
+            Decision::Granted(grant) => Ok(Plan { key, name, uid, host, owner, grant }),
+            Decision::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    /// The number of the owner's watch: one pidfd for all servers of one owner.
+    fn hold_owner(&mut self, id: ProcessId) -> Result<u64, Refusal> {
+        let lost = |what: String| Refusal { reason: what, remedy: "launch it again".into() };
+        if let Some((watch, owner)) = self.table.owners.iter().find(|(_, owner)| owner.id == id) {
+            let gone = crate::cgroup::has_exited(std::os::fd::AsFd::as_fd(&owner.pidfd));
+            return if gone { Err(lost(format!("its owner, process {}, is gone", id.pid))) } else { Ok(*watch) };
+        }
+        let pidfd = process::hold(id).ok_or_else(|| lost(format!("its owner, process {}, is gone", id.pid)))?;
+        let watch = self.table.number();
+        self.watcher
+            .watch(&pidfd, Source::Owner(watch))
+            .map_err(|error| lost(format!("its owner, process {}, cannot be watched: {error}", id.pid)))?;
+        self.table.owners.insert(watch, Owner { id, pidfd, servers: Vec::new() });
+        Ok(watch)
+    }
+
+    fn place(
+        &mut self,
+        request: LaunchRequest,
+        plan: Plan,
+        owner: u64,
+        reply: oneshot::Sender<Result<Launched, Fault>>,
+    ) {
+        let number = self.table.number();
+        let leaf_name = LeafName::new(&request.wish.server, number);
+        let (pidfd, stdin) = (Arc::new(request.pidfd), request.stdin.filter(|fd| stdin::can_be_watched(fd)));
+        let server = Server {
+            key: plan.key.clone(),
+            leaf_name: leaf_name.clone(),
+            name: request.wish.server.clone(),
+            argv: request.wish.argv.clone(),
+            state: State::Placing { doomed: None },
+            terms: Terms { grace: plan.grant.grace, stdin_grace: plan.grant.stdin_grace },
+            on_pids: plan.grant.on_pids,
+            leader: request.launcher,
+            leader_pidfd: Some(pidfd.clone()),
+            owner: plan.owner,
+            stdin,
+            stderr: request.stderr,
+            leaf: None,
+            started_at: SystemTime::now(),
+            warnings: plan.grant.warnings.clone(),
+            escaped: false,
+            pids_told: 0,
+            launch: Some(Pending { reply, uncontained: request.wish.uncontained }),
+            jobs: Default::default(),
+            busy: false,
+            stock: Stock::default(),
+        };
+        let session = self.table.sessions.entry(plan.key.clone()).or_insert_with(|| Session {
+            id: plan.name.id.clone(),
+            uid: plan.uid,
+            named_by: plan.name.named_by,
+            host: plan.host.clone(),
+            servers: Vec::new(),
+            machines: Vec::new(),
+        });
+        session.servers.push(number);
+        if let Some(owner) = self.table.owners.get_mut(&owner) {
+            owner.servers.push(number);
+        }
+        let machine = Membership::of(request.launcher.pid)
+            .map_err(|_| AdmitError::LauncherGone)
+            .and_then(|from| self.backend.tree().machine_paths(&from));
+        let record = machine.as_ref().ok().map(|machine| self.record(&server, machine.clone()));
+        self.table.servers.insert(number, server);
+        if let Err(error) = self.watcher.watch(&*pidfd, Source::Leader(number)) {
+            tracing::warn!(%error, "the launcher cannot be watched");
+        }
+        let placement = Placement { number, pid: request.launcher.pid, pidfd, leaf: leaf_name };
+        self.admit(placement, &plan, record.flatten());
+    }
+
+    /// What a later daemon must know of the server.
+    fn record(&self, server: &Server, machine: GroupPaths) -> Option<Record> {
+        let session = self.table.sessions.get(&server.key)?;
+        Some(Record {
+            boot_id: self.boot_id.clone(),
+            uid: session.uid,
+            session: session.id.clone(),
+            named_by: session.named_by,
+            key: server.key.as_str().to_owned(),
+            leaf: server.leaf_name.as_str().to_owned(),
+            host: session.host.clone(),
+            server: server.name.clone(),
+            argv: server.argv.clone(),
+            leader: server.leader,
+            owner: server.owner,
+            machine,
+            grace: server.terms.grace,
+            stdin_grace: server.terms.stdin_grace,
+            on_pids: server.on_pids,
+            started_at: server.started_at,
+            warnings: server.warnings.clone(),
+        })
+    }
+
+    /// Starts the blocking part: the record first, so that whatever dies from here on is found again.
+    fn admit(&self, placement: Placement, plan: &Plan, record: Option<Record>) {
+        let Placement { number, pid, pidfd, leaf } = placement;
+        let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
+        let (key, grant) = (plan.key.clone(), plan.grant.clone());
+        let work = move || {
+            let Some(record) = record else {
+                return Admitted::Failed(AdmitError::LauncherGone.into());
+            };
+            if let Err(error) = records.write(&record) {
+                return Admitted::Unrecorded(chain(&error));
+            }
+            let wanted = Admission {
+                pid,
+                pidfd: std::os::fd::AsFd::as_fd(&*pidfd),
+                key: &key,
+                leaf: &leaf,
+                machine: grant.machine,
+                session: grant.session,
+                server: grant.server,
+            };
+            backend.admit(&wanted).map_or_else(
+                |unplaced| {
+                    // The session may have been made for this launch alone; one that is in use stays.
+                    let _ = backend.remove_session(&key, std::slice::from_ref(&record.machine));
+                    Admitted::Failed(unplaced)
+                },
+                Admitted::Placed,
+            )
+        };
+        tokio::spawn(async move {
+            if let Ok(outcome) = tokio::task::spawn_blocking(work).await {
+                let _ = outbox.send(Message::Admitted(number, Box::new(outcome))).await;
+            }
+        });
+    }
+
+    /// The launcher is in its leaf, or is not.
+    pub(super) fn admitted(&mut self, number: u64, outcome: Admitted) {
+        match outcome {
+            Admitted::Placed(leaf) => self.placed(number, leaf),
+            Admitted::Failed(Unplaced { error, left }) => {
+                self.not_placed(number, backend::refusal(&error), left);
+            }
+            Admitted::Unrecorded(reason) => {
+                let remedy = "make the daemon's runtime directory writable".to_owned();
+                self.not_placed(number, Refusal { reason, remedy }, None);
+            }
+        }
+    }
+
+    fn placed(&mut self, number: u64, leaf: Leaf) {
+        let leaf = Arc::new(leaf);
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        server.leaf = Some(leaf.clone());
+        if let Some(session) = self.table.sessions.get_mut(&server.key) {
+            let machine = leaf.machine().paths();
+            if !session.machines.contains(&machine) {
+                session.machines.push(machine);
+            }
+        }
+        self.watch_leaf(number, &leaf);
+        self.feed(number, Event::Placed);
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(Pending { reply, .. }) = server.launch.take() else { return };
+        if server.state != State::Running {
+            let cause = server.state.cause().map_or_else(String::new, |cause| format!(": {cause}"));
+            let fault = Fault::Refused {
+                reason: format!("the server was ended before it started{cause}"),
+                remedy: "launch it again".into(),
+                uncontained: false,
+            };
+            let _ = reply.send(Err(fault));
+            return;
+        }
+        let Some(session) = self.table.sessions.get(&server.key) else { return };
+        let group = leaf.group().paths();
+        let companions = [("memory", group.memory.is_some()), ("pids", group.pids.is_some())];
+        let launched = Launched {
+            session: session.id.clone(),
+            server: server.name.clone(),
+            key: server.key.as_str().to_owned(),
+            leaf: server.leaf_name.as_str().to_owned(),
+            cgroup: group.v2.display().to_string(),
+            companions: companions.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()).collect(),
+            warnings: server.warnings.clone(),
+        };
+        self.counts.launches += 1;
+        tracing::debug!(session = %launched.session, server = %launched.server, leaf = launched.leaf, "launched");
+        // That the launcher is gone meanwhile is told by its pidfd.
+        let _ = reply.send(Ok(launched));
+    }
+
+    /// Watches what a leaf can tell: an unwatched fact is noticed at the next one, so a failure here ends nothing.
+    pub(super) fn watch_leaf(&mut self, number: u64, leaf: &Leaf) {
+        let group = leaf.group();
+        let mut failures = Vec::new();
+        let mut watch = |directory: &crate::cgroup::Cgroup, file: &str| {
+            if directory.has(file) {
+                failures.extend(self.watcher.watch_file(directory, file, number).err());
+            }
+        };
+        watch(group.v2(), "cgroup.events");
+        watch(group.v2(), "memory.events");
+        watch(group.pids_events(), "pids.events");
+        if let Some(eventfd) = group.oom_eventfd() {
+            failures.extend(self.watcher.watch(eventfd, Source::Oom(number)).err());
+        }
+        if let Some(stdin) = self.table.servers.get(&number).and_then(|server| server.stdin.as_ref()) {
+            failures.extend(self.watcher.watch(stdin, Source::Stdin(number)).err());
+        }
+        for error in failures {
+            tracing::warn!(leaf = leaf.name().as_str(), %error, "a fact of this leaf cannot be watched");
+        }
+    }
+
+    /// What was made was taken back, and the server is forgotten; or its launcher is still in the leaf, which goes when
+    /// that has printed its reason and is gone.
+    fn not_placed(&mut self, number: u64, refusal: Refusal, left: Option<Box<Leaf>>) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let pending = server.launch.take();
+        let (name, leaf_name) = (server.name.clone(), server.leaf_name.as_str().to_owned());
+        if let Some(leaf) = left {
+            let leaf = Arc::new(*leaf);
+            server.leaf = Some(leaf.clone());
+            self.watch_leaf(number, &leaf);
+            self.feed(number, Event::PlacementFailed);
+        } else {
+            self.table.remove(number);
+            if let Err(error) = self.records.remove(&leaf_name) {
+                tracing::warn!(error = %chain(&error), "a record of what never was stays");
+            }
+            self.gone(number);
+        }
+        let Some(pending) = pending else { return };
+        let fault = self.refuse(pending.uncontained, &name, refusal);
+        let _ = pending.reply.send(Err(fault));
+    }
+}

@@ -1,0 +1,234 @@
+//! The daemon: long-lived tasks around one table. Read [`serve`] as its start list and stop list.
+//!
+//! It may die at any moment: servers live on, untouched, and the next one adopts them.
+
+mod driver;
+mod ending;
+mod jobs;
+mod launching;
+mod log;
+mod publish;
+mod recover;
+mod socket;
+mod stdin;
+mod table;
+mod tell;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::backend::Backend;
+use crate::cgroup::{TreeError, TreeOptions};
+use crate::client::beside;
+use crate::config::{Config, ConfigError};
+use crate::policy::{Offer, Offers};
+use crate::process;
+use crate::records::{RecordError, Records};
+use crate::wire::Description;
+use driver::{Driver, INBOX, Message};
+pub use log::{LogError, start_log};
+
+/// How the daemon is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The configuration file, if there is one.
+    pub config: Option<PathBuf>,
+    /// The socket to listen on.
+    pub socket: PathBuf,
+    /// The cgroup subtree to use, else one is found.
+    pub root: Option<PathBuf>,
+    /// Started by a launcher: lives in a cgroup of its own, and leaves when it has been unused for a while.
+    pub on_demand: bool,
+}
+
+/// Why the daemon did not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no cgroup tree to work in.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The runtime directory cannot be used.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// Another daemon has this socket.
+    #[error("another pinfold serves {}: stop it first, or give this one another --socket", .0.display())]
+    Taken(PathBuf),
+    /// Something of the operating system failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeError {
+    let path = path.to_owned();
+    move |source| ServeError::Io { doing, path, source }
+}
+
+/// Runs the daemon until it is told to stop; `ready` is called once it can be spoken to.
+pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> {
+    let config = options.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+    raise_descriptor_limit();
+    let _lock = lock(&options.socket)?;
+    let backend =
+        Arc::new(Backend::cgroupfs(&TreeOptions { root: options.root.clone(), leave_host: options.on_demand })?);
+    let records = Arc::new(Records::open(&beside(&options.socket, "d"))?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("start the event loop for", &options.socket))?;
+    let outcome = runtime.block_on(run(options, config, backend.clone(), records.clone(), ready));
+    // A write that the kernel holds up does not hold up the end of the daemon.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let _ = std::fs::remove_file(&options.socket);
+    records.close();
+    backend.close();
+    outcome
+}
+
+async fn run(
+    options: &Options,
+    config: Config,
+    backend: Arc<Backend>,
+    records: Arc<Records>,
+    ready: impl FnOnce(),
+) -> Result<(), ServeError> {
+    let io = |doing| failed(doing, &options.socket);
+    let (outbox, inbox) = mpsc::channel(INBOX);
+    let offers = backend.offers();
+    let description = describe(options, &backend, &offers);
+    let mut driver = Driver {
+        settings: config.settings,
+        offers,
+        backend: backend.clone(),
+        records,
+        boot_id: process::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?,
+        watcher: watch::Watcher::new().map_err(io("watch the kernel for"))?,
+        table: Default::default(),
+        counts: Default::default(),
+        start: Instant::now(),
+        outbox: outbox.clone(),
+        idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
+        idle_since: Duration::ZERO,
+    };
+    driver.recover();
+    let listener = listen(&options.socket)?;
+    let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
+    let service = socket::Service { driver: outbox, backend, description };
+    let connections = tokio::spawn(socket::serve(listener, Arc::new(service)));
+    tracing::info!(socket = %options.socket.display(), "ready");
+    ready();
+    let driver = driver.run(inbox).await;
+    // New callers find no socket from here on and start another daemon, once this one has let go of its lock.
+    let _ = std::fs::remove_file(&options.socket);
+    connections.abort();
+    stops.abort();
+    tracing::info!(living = driver.servers(), "stopped; what lives is adopted by the next start");
+    Ok(())
+}
+
+impl Driver {
+    fn servers(&self) -> usize {
+        self.table.servers.len()
+    }
+}
+
+fn stop_on_signals(driver: mpsc::Sender<Message>) -> io::Result<tokio::task::JoinHandle<()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = driver.send(Message::Stop).await;
+    }))
+}
+
+/// One daemon for one socket, for as long as it lives.
+fn lock(socket: &Path) -> Result<std::fs::File, ServeError> {
+    let path = beside(socket, "lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Taken(socket.to_owned())),
+        Err(errno) => Err(failed("lock", &path)(errno.into())),
+    }
+}
+
+/// Who may connect: the user, or for the system daemon whoever is in the group `pinfold`.
+fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
+    // The lock is ours, so what stands here was left by a daemon that died.
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove the old", socket)(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(failed("listen on", socket))?;
+    let group = nix::unistd::Group::from_name("pinfold").ok().flatten().filter(|_| nix::unistd::geteuid().is_root());
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    if let Some(group) = group {
+        std::os::unix::fs::chown(socket, None, Some(group.gid.as_raw()))
+            .map_err(failed("give to group pinfold", socket))?;
+    }
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(socket, permissions).map_err(failed("set the mode of", socket))?;
+    Ok(listener)
+}
+
+/// Each server costs a handful of descriptors, and the soft limit is made for select(2).
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn describe(options: &Options, backend: &Backend, offers: &Offers) -> Description {
+    let told = |offer: &Offer| match offer {
+        Offer::Holds => "holds".to_owned(),
+        Offer::NothingToLimit => "holds: there is nothing of it".to_owned(),
+        Offer::Missing { why, remedy } => format!("does not hold: {why}; {remedy}"),
+    };
+    let limits = [
+        ("memory", &offers.memory),
+        ("swap", &offers.swap),
+        ("pids", &offers.pids),
+        ("cpu", &offers.cpu),
+        ("io", &offers.io),
+    ];
+    Description {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id() as i32,
+        uid: nix::unistd::geteuid().as_raw(),
+        backend: backend.word().to_owned(),
+        layout: backend.tree().layout().word().to_owned(),
+        root: backend.tree().root().display().to_string(),
+        config: options.config.as_ref().map(|path| path.display().to_string()),
+        limits: limits.into_iter().map(|(name, offer)| (name.to_owned(), told(offer))).collect::<BTreeMap<_, _>>(),
+        launches: 0,
+        refusals: 0,
+        uncontained: 0,
+    }
+}

@@ -1,0 +1,107 @@
+//! What the driver lets out: copies of its facts, and from them the snapshot, read from the kernel off the driver.
+
+use std::sync::Arc;
+
+use super::table::{Server, Session, Table};
+use crate::cgroup::Leaf;
+use crate::limits::Bytes;
+use crate::naming::SessionKey;
+use crate::session::{Name, SessionId};
+use crate::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
+
+/// The facts of one session.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: SessionKey,
+    id: SessionId,
+    uid: u32,
+    host: Option<Name>,
+    backend: &'static str,
+    servers: Vec<(ServerView, Option<Arc<Leaf>>)>,
+}
+
+/// Copies what `uid` may see; root sees all.
+pub(super) fn entries(table: &Table, uid: u32, backend: &'static str) -> Vec<Entry> {
+    let visible = table.sessions.iter().filter(|(_, session)| uid == 0 || session.uid == uid);
+    visible.map(|(key, session)| entry(table, key, session, backend)).collect()
+}
+
+fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &'static str) -> Entry {
+    let servers = session.servers.iter().filter_map(|number| table.servers.get(number));
+    Entry {
+        key: key.clone(),
+        id: session.id.clone(),
+        uid: session.uid,
+        host: session.host.clone(),
+        backend,
+        servers: servers.map(|server| (facts(server), server.leaf.clone())).collect(),
+    }
+}
+
+/// All but what only the kernel can tell.
+fn facts(server: &Server) -> ServerView {
+    ServerView {
+        name: server.name.clone(),
+        leaf: server.leaf_name.as_str().to_owned(),
+        state: server.state.word().to_owned(),
+        leader_pid: server.leader.pid,
+        owner_pid: server.owner.pid,
+        processes: 0,
+        cgroup: String::new(),
+        argv: server.argv.clone(),
+        started_at: humantime::format_rfc3339_seconds(server.started_at).to_string(),
+        memory: MemoryView::default(),
+        pids_refusals: 0,
+        stdin: if server.stdin.is_some() { StdinWatch::Watched } else { StdinWatch::Unwatched },
+        escaped: server.escaped,
+        warnings: server.warnings.clone(),
+    }
+}
+
+/// Reads what the kernel tells of a session. Blocks.
+pub(super) fn view(entry: Entry) -> SessionView {
+    let mut memory = MemoryView::default();
+    let mut cgroup = String::new();
+    let mut servers = Vec::with_capacity(entry.servers.len());
+    for (mut server, leaf) in entry.servers {
+        if let Some(leaf) = leaf {
+            server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
+            server.cgroup = leaf.group().v2().path().display().to_string();
+            server.memory = leaf.group().memory();
+            server.pids_refusals = leaf.group().pids_refusals();
+            if cgroup.is_empty() {
+                cgroup = leaf.session().v2().path().display().to_string();
+                memory = leaf.session().memory();
+            } else if leaf.session().paths().memory.is_some() {
+                memory = wider(memory, leaf.session().memory());
+            }
+        }
+        servers.push(server);
+    }
+    let ending =
+        !servers.is_empty() && servers.iter().all(|server| !matches!(server.state.as_str(), "placing" | "running"));
+    SessionView {
+        id: entry.id,
+        key: entry.key.as_str().to_owned(),
+        host: entry.host,
+        uid: entry.uid,
+        owner_pid: servers.first().map(|server| server.owner_pid),
+        state: if ending { "ending" } else { "running" }.to_owned(),
+        backend: entry.backend.to_owned(),
+        cgroup,
+        processes: servers.iter().map(|server| server.processes).sum(),
+        memory,
+        servers,
+    }
+}
+
+/// On a hybrid machine the callers of one session may stand in several v1 cgroups: what counts is the fullest.
+fn wider(one: MemoryView, other: MemoryView) -> MemoryView {
+    let most = |one: Option<Bytes>, other: Option<Bytes>| one.max(other);
+    MemoryView {
+        rss_bytes: most(one.rss_bytes, other.rss_bytes),
+        current_bytes: most(one.current_bytes, other.current_bytes),
+        peak_bytes: most(one.peak_bytes, other.peak_bytes),
+        max_bytes: most(one.max_bytes, other.max_bytes),
+    }
+}

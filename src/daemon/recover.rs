@@ -1,0 +1,151 @@
+//! What a daemon does first: adopts the servers that live, and sweeps what is empty.
+//!
+//! The cgroup tree is the truth. A leaf with processes and a record goes on as if nothing had happened; what is empty is
+//! removed; a leaf with processes and no record is told and left alone: nobody knows any more what it is.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::process::PidfdGetfdFlags;
+
+use super::driver::Driver;
+use super::stdin;
+use super::table::{Owner, Server, Session, Stock};
+use super::watch::Source;
+use crate::cgroup::{Caller, Leaf};
+use crate::chain::chain;
+use crate::lifecycle::{Event, State, Terms};
+use crate::process;
+use crate::records::Record;
+
+impl Driver {
+    /// Takes over what an earlier daemon left.
+    pub(super) fn recover(&mut self) {
+        let records = match self.records.load(&self.boot_id) {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "what earlier launches left cannot be adopted");
+                Vec::new()
+            }
+        };
+        let mut known: Vec<Caller> = Vec::new();
+        let (mut adopted, mut swept) = (0, 0);
+        for record in records {
+            let Some(place) = record.place() else { continue };
+            self.table.next = self.table.next.max(place.leaf.launch());
+            known.push(place.clone());
+            match self.backend.adopt(&place, &record.machine) {
+                Ok(leaf) if leaf.populated().unwrap_or(true) => {
+                    self.adopt(&place, &record, leaf);
+                    adopted += 1;
+                }
+                _ => {
+                    self.sweep(&place, &record);
+                    swept += 1;
+                }
+            }
+        }
+        for place in self.backend.tree().leaves().unwrap_or_default() {
+            if !known.contains(&place) {
+                self.table.next = self.table.next.max(place.leaf.launch());
+                match self.backend.tree().sweep_unknown(&place) {
+                    Ok(()) => swept += 1,
+                    Err(error) => {
+                        tracing::warn!(error = %chain(&error), "a leaf that no record tells of is left alone");
+                    }
+                }
+            }
+        }
+        if adopted + swept > 0 {
+            tracing::info!(adopted, swept, "took over from an earlier daemon");
+        }
+    }
+
+    /// Puts a living leaf back into the table.
+    fn adopt(&mut self, place: &Caller, record: &Record, leaf: Leaf) {
+        let number = place.leaf.launch();
+        // The leader may be gone while what it left behind lives.
+        let pidfd = process::hold(record.leader).map(Arc::new);
+        let held_stdin = pidfd.as_deref().and_then(take_stdin);
+        let owner_gone = !self.adopt_owner(number, record);
+        let leaf = Arc::new(leaf);
+        let server = Server {
+            key: place.key.clone(),
+            leaf_name: place.leaf.clone(),
+            name: record.server.clone(),
+            argv: record.argv.clone(),
+            state: State::Running,
+            terms: Terms { grace: record.grace, stdin_grace: record.stdin_grace },
+            on_pids: record.on_pids,
+            leader: record.leader,
+            leader_pidfd: pidfd.clone(),
+            owner: record.owner,
+            stdin: held_stdin,
+            stderr: None,
+            leaf: Some(leaf.clone()),
+            started_at: record.started_at,
+            warnings: record.warnings.clone(),
+            escaped: false,
+            pids_told: leaf.group().pids_refusals(),
+            launch: None,
+            jobs: Default::default(),
+            busy: false,
+            stock: Stock::default(),
+        };
+        let session = self.table.sessions.entry(place.key.clone()).or_insert_with(|| Session {
+            id: record.session.clone(),
+            uid: record.uid,
+            named_by: record.named_by,
+            host: record.host.clone(),
+            servers: Vec::new(),
+            machines: Vec::new(),
+        });
+        session.servers.push(number);
+        if !session.machines.contains(&record.machine) {
+            session.machines.push(record.machine.clone());
+        }
+        self.table.servers.insert(number, server);
+        match pidfd.as_deref().map(|pidfd| self.watcher.watch(pidfd, Source::Leader(number))) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::warn!(%error, "an adopted server's first process cannot be watched"),
+            None => self.feed(number, Event::LeaderExited),
+        }
+        self.watch_leaf(number, &leaf);
+        if owner_gone {
+            self.feed(number, Event::OwnerGone);
+        }
+    }
+
+    /// Holds the owner of an adopted server; `false` where it is gone.
+    fn adopt_owner(&mut self, number: u64, record: &Record) -> bool {
+        if let Some(owner) = self.table.owners.values_mut().find(|owner| owner.id == record.owner) {
+            owner.servers.push(number);
+            return true;
+        }
+        let Some(pidfd) = process::hold(record.owner) else { return false };
+        let watch = self.table.number();
+        if let Err(error) = self.watcher.watch(&pidfd, Source::Owner(watch)) {
+            tracing::warn!(%error, "an adopted server's owner cannot be watched");
+        }
+        self.table.owners.insert(watch, Owner { id: record.owner, pidfd, servers: vec![number] });
+        true
+    }
+
+    /// Removes what is empty, with its record.
+    fn sweep(&self, place: &Caller, record: &Record) {
+        if let Err(error) = self.backend.tree().sweep(place, &record.machine) {
+            tracing::warn!(error = %chain(&error), "an empty leaf stays until the next start");
+            return;
+        }
+        if let Err(error) = self.records.remove(&record.leaf) {
+            tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+        }
+    }
+}
+
+/// The leader's stdin again (pidfd_getfd(2)), where we may take it and its hang-up can be seen. Descriptor 0 of a server
+/// is what its host gave it, unless it opened another file there.
+fn take_stdin(leader: &OwnedFd) -> Option<OwnedFd> {
+    let taken = rustix::process::pidfd_getfd(leader.as_fd(), std::io::stdin().as_raw_fd(), PidfdGetfdFlags::empty());
+    taken.ok().filter(|fd| stdin::can_be_watched(fd))
+}

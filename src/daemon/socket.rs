@@ -1,0 +1,255 @@
+//! Bytes on the unix socket to driver messages and back: varlink, one task for each connection.
+//!
+//! The peer is who the kernel says it is; nothing a client sends names a path, a unit or a pid that is acted upon. Every
+//! message has a bound, every connection a deadline, and the descriptors that come along are close-on-exec.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::driver::{Message, Peer};
+use super::launching::LaunchRequest;
+use super::publish;
+use crate::backend::Backend;
+use crate::cgroup::Membership;
+use crate::process;
+use crate::session::ProcessId;
+use crate::snapshot::SessionView;
+use crate::wire::{self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located};
+
+/// Connections at a time; the others wait in the listen queue.
+const CONNECTIONS_MAX: usize = 512;
+
+/// How long a connection may be silent between messages, and how long it may take to read its reply.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How long the driver may take to answer: beyond the longest end.
+const ANSWER_MAX: Duration = Duration::from_secs(700);
+
+/// What every connection needs.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) driver: mpsc::Sender<Message>,
+    pub(super) backend: Arc<Backend>,
+    pub(super) description: Description,
+}
+
+/// Why a connection ended before the client closed it.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error("the socket failed: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Wire(#[from] wire::WireError),
+    #[error("a message is longer than {} bytes", wire::REQUEST_BYTES_MAX)]
+    TooLong,
+    #[error("the client was silent for too long")]
+    Silent,
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// Accepts connections until the listener fails.
+pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // Out of descriptors, or the client is gone already: neither is the end of the service.
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let service = service.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection(stream, &service).await {
+                tracing::debug!(%error, "connection closed");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: UnixStream, service: &Service) -> Result<(), ConnectionError> {
+    let (peer, pidfd) = identify(&stream)?;
+    let mut stream = stream;
+    let mut inbox = Inbox::default();
+    let mut descriptors = Vec::new();
+    let mut pidfd = pidfd;
+    loop {
+        while inbox.whole().is_none() {
+            let read = tokio::time::timeout(SILENCE_MAX, receive(&stream, &mut inbox, &mut descriptors));
+            match read.await {
+                Err(_) => return Err(ConnectionError::Silent),
+                Ok(Ok(0)) => return Ok(()),
+                Ok(other) => other?,
+            };
+            if inbox.whole().is_none() && inbox.pending() > wire::REQUEST_BYTES_MAX {
+                return Err(ConnectionError::TooLong);
+            }
+        }
+        let Some(message) = inbox.take() else { continue };
+        let sent = std::mem::take(&mut descriptors);
+        let reply = match Call::decode(&message)? {
+            Ok(call) => answer(service, peer, &mut pidfd, call, sent).await?,
+            Err(fault) => fault.encode(),
+        };
+        let written = tokio::time::timeout(SILENCE_MAX, stream.write_all(&reply));
+        written.await.map_err(|_| ConnectionError::Silent)??;
+    }
+}
+
+/// Who is at the other end: SO_PEERCRED, and a pidfd of the same process where the kernel gives one (SO_PEERPIDFD, 6.5).
+fn identify(stream: &UnixStream) -> io::Result<(Peer, Option<OwnedFd>)> {
+    let credentials = rustix::net::sockopt::socket_peercred(stream)?;
+    let pidfd = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd).ok();
+    Ok((Peer { uid: credentials.uid.as_raw(), pid: credentials.pid.as_raw_nonzero().get() }, pidfd))
+}
+
+/// Reads once, with the descriptors that come along.
+async fn receive(stream: &UnixStream, inbox: &mut Inbox, descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    stream
+        .async_io(Interest::READABLE, || {
+            let mut bytes = [0u8; 8192];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::DESCRIPTORS_MAX))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let received = rustix::net::recvmsg(
+                stream,
+                &mut [io::IoSliceMut::new(&mut bytes)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+            )?;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(sent) = message {
+                    descriptors.extend(sent);
+                }
+            }
+            descriptors.truncate(wire::DESCRIPTORS_MAX);
+            inbox.push(&bytes[..received.bytes]);
+            Ok(received.bytes)
+        })
+        .await
+}
+
+async fn answer(
+    service: &Service,
+    peer: Peer,
+    pidfd: &mut Option<OwnedFd>,
+    call: Call,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Vec<u8>, ConnectionError> {
+    Ok(match call {
+        Call::Launch(wish) => reply(launch(service, peer, pidfd, *wish, descriptors).await?),
+        Call::End(wish) => reply(end(service, peer, wish).await?),
+        Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
+        Call::Locate(pid) => reply(locate(service, peer, pid).await?),
+        Call::Describe => wire::encode_reply(&describe(service).await?),
+        Call::GetInfo => wire::encode_reply(&serde_json::json!({
+            "vendor": "pinfold",
+            "product": "pinfold",
+            "version": service.description.version,
+            "url": "",
+            "interfaces": ["org.varlink.service", wire::INTERFACE],
+        })),
+        Call::GetInterfaceDescription(name) if name == wire::INTERFACE => {
+            wire::encode_reply(&serde_json::json!({ "description": wire::DESCRIPTION }))
+        }
+        Call::GetInterfaceDescription(name) => Fault::InterfaceNotFound(name).encode(),
+    })
+}
+
+fn reply<T: serde::Serialize>(outcome: Result<T, Fault>) -> Vec<u8> {
+    match outcome {
+        Ok(done) => wire::encode_reply(&done),
+        Err(fault) => fault.encode(),
+    }
+}
+
+/// Sends a message to the driver and waits for its answer.
+async fn ask<T>(service: &Service, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, ConnectionError> {
+    let (sender, answer) = oneshot::channel();
+    service.driver.send(message(sender)).await.map_err(|_| ConnectionError::Stopping)?;
+    let answered = tokio::time::timeout(ANSWER_MAX, answer).await;
+    answered.map_err(|_| ConnectionError::Silent)?.map_err(|_| ConnectionError::Stopping)
+}
+
+async fn launch(
+    service: &Service,
+    peer: Peer,
+    pidfd: &mut Option<OwnedFd>,
+    wish: Launch,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Result<Launched, Fault>, ConnectionError> {
+    let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
+    let mut take = |index: Option<usize>| index.and_then(|index| descriptors.get_mut(index)?.take());
+    let (stdin, stderr, own) = (take(wish.stdin), take(wish.stderr), take(wish.pidfd));
+    let refused = |reason: &str| {
+        Ok(Err(Fault::Refused {
+            reason: reason.to_owned(),
+            remedy: "launch it with `pinfold run`".to_owned(),
+            uncontained: false,
+        }))
+    };
+    // Of the two, the kernel's own answer counts; the launcher's pidfd must be of the process that the kernel names.
+    let held = pidfd.take().or(own);
+    let Some(held) = held.filter(|held| process::pid_of(held.as_fd()).is_ok_and(|pid| pid == peer.pid)) else {
+        return refused("the launcher cannot be held by a pidfd");
+    };
+    let Ok(launcher) = process::identify(peer.pid) else { return refused("the launcher is gone") };
+    let (ancestors, environment) = (process::ancestors(peer.pid), process::environment(peer.pid));
+    let inside = Membership::of(peer.pid).ok().and_then(|place| service.backend.locate(&place));
+    let request = LaunchRequest {
+        peer,
+        wish,
+        launcher: ProcessId { ..launcher },
+        pidfd: held,
+        stdin,
+        stderr,
+        ancestors,
+        environment,
+        inside,
+    };
+    ask(service, |reply| Message::Launch(Box::new(request), reply)).await
+}
+
+async fn end(service: &Service, peer: Peer, wish: wire::End) -> Result<Result<EndReply, Fault>, ConnectionError> {
+    let inside = Membership::of(peer.pid).ok().and_then(|place| service.backend.locate(&place));
+    ask(service, |reply| Message::End { peer, inside, wish, reply }).await
+}
+
+async fn list(service: &Service, peer: Peer) -> Result<Vec<SessionView>, ConnectionError> {
+    let entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
+    let views = tokio::task::spawn_blocking(move || entries.into_iter().map(publish::view).collect());
+    views.await.map_err(|_| ConnectionError::Stopping)
+}
+
+async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Located, Fault>, ConnectionError> {
+    let caller = Membership::of(pid).ok().and_then(|place| service.backend.locate(&place));
+    let Some(caller) = caller else { return Ok(Err(Fault::NotContained(pid))) };
+    let mut entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
+    entries.retain(|entry| entry.key == caller.key);
+    let Some(entry) = entries.pop() else { return Ok(Err(Fault::NotContained(pid))) };
+    let view = tokio::task::spawn_blocking(move || publish::view(entry));
+    let session = view.await.map_err(|_| ConnectionError::Stopping)?;
+    Ok(Ok(Located { session, leaf: caller.leaf.as_str().to_owned() }))
+}
+
+async fn describe(service: &Service) -> Result<Description, ConnectionError> {
+    let counts = ask(service, Message::Counts).await?;
+    Ok(Description {
+        launches: counts.launches,
+        refusals: counts.refusals,
+        uncontained: counts.uncontained,
+        ..service.description.clone()
+    })
+}

@@ -1,0 +1,167 @@
+//! What the driver knows of each server and each session. Only the driver touches it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::oneshot;
+
+use crate::argv::MaskedArgv;
+use crate::cgroup::{GroupPaths, Leaf, has_exited};
+use crate::lifecycle::{State, Terms};
+use crate::limits::Bytes;
+use crate::naming::{LeafName, SessionKey};
+use crate::policy::OnPids;
+use crate::session::{Name, NamedBy, ProcessId, SessionId};
+use crate::wire::{EndReply, Ended, Fault, Launched};
+
+/// One launched server.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) key: SessionKey,
+    pub(super) leaf_name: LeafName,
+    pub(super) name: Name,
+    pub(super) argv: MaskedArgv,
+    pub(super) state: State,
+    pub(super) terms: Terms,
+    pub(super) on_pids: OnPids,
+    pub(super) leader: ProcessId,
+    /// `None` where it was gone when the server was adopted.
+    pub(super) leader_pidfd: Option<Arc<OwnedFd>>,
+    pub(super) owner: ProcessId,
+    /// The dup of its stdin, while its hang-up can still be of interest.
+    pub(super) stdin: Option<OwnedFd>,
+    /// The dup of its stderr, while there may be something to tell.
+    pub(super) stderr: Option<OwnedFd>,
+    /// `None` while it is being placed.
+    pub(super) leaf: Option<Arc<Leaf>>,
+    pub(super) started_at: SystemTime,
+    pub(super) warnings: Vec<String>,
+    /// Its leader was seen outside its leaf.
+    pub(super) escaped: bool,
+    /// Refused forks that were reported already.
+    pub(super) pids_told: u64,
+    /// Who waits for the launch.
+    pub(super) launch: Option<Pending>,
+    /// Blocking work for it, one at a time and in order.
+    pub(super) jobs: VecDeque<Job>,
+    /// Whether one of them is under way.
+    pub(super) busy: bool,
+    /// What the end found and did.
+    pub(super) stock: Stock,
+}
+
+/// Somebody who waits for a launch.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) reply: oneshot::Sender<Result<Launched, Fault>>,
+    /// It would run without containment rather than not at all.
+    pub(super) uncontained: bool,
+}
+
+/// What an end found in the leaf when it began, and what was done.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Stock {
+    pub(super) taken: bool,
+    pub(super) processes: Option<u32>,
+    pub(super) memory: Option<Bytes>,
+    pub(super) peak: Option<Bytes>,
+    pub(super) killed: bool,
+}
+
+/// Blocking work on a leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Job {
+    TakeStock,
+    Terminate,
+    Kill,
+    Remove,
+}
+
+impl Server {
+    /// Whether its first process has exited.
+    pub(super) fn leader_is_gone(&self) -> bool {
+        self.leader_pidfd.as_ref().is_none_or(|pidfd| has_exited(pidfd.as_fd()))
+    }
+}
+
+/// One session: it is there while it has servers.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) uid: u32,
+    pub(super) named_by: NamedBy,
+    pub(super) host: Option<Name>,
+    /// Its servers' numbers.
+    pub(super) servers: Vec<u64>,
+    /// The machine levels that its leaves were made below; more than one where callers stand in different v1 cgroups.
+    pub(super) machines: Vec<GroupPaths>,
+}
+
+/// A process that owns servers.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) id: ProcessId,
+    pub(super) pidfd: OwnedFd,
+    /// Its servers' numbers.
+    pub(super) servers: Vec<u64>,
+}
+
+/// Somebody who waits for ends.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    /// The servers that are not gone yet.
+    pub(super) remaining: Vec<u64>,
+    pub(super) ended: Vec<Ended>,
+    pub(super) deadline: crate::lifecycle::Moment,
+    pub(super) reply: oneshot::Sender<EndReply>,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) servers: BTreeMap<u64, Server>,
+    pub(super) sessions: BTreeMap<SessionKey, Session>,
+    /// By the number of their watch.
+    pub(super) owners: HashMap<u64, Owner>,
+    pub(super) waiters: Vec<Waiter>,
+    /// The number of the next launch, and of the next owner.
+    pub(super) next: u64,
+}
+
+impl Table {
+    /// A number that no living server, leaf or owner has.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Takes a server out, and its session and owner with it if it was their last. Tells what went with it.
+    pub(super) fn remove(&mut self, number: u64) -> Option<(Server, Gone)> {
+        let server = self.servers.remove(&number)?;
+        let mut gone = Gone::default();
+        if let Some(session) = self.sessions.get_mut(&server.key) {
+            session.servers.retain(|other| *other != number);
+            if session.servers.is_empty() {
+                gone.session = self.sessions.remove(&server.key);
+            }
+        }
+        let owner = self.owners.iter_mut().find(|(_, owner)| owner.servers.contains(&number));
+        if let Some((watch, owner)) = owner {
+            owner.servers.retain(|other| *other != number);
+            if owner.servers.is_empty() {
+                let watch = *watch;
+                gone.owner = self.owners.remove(&watch);
+            }
+        }
+        Some((server, gone))
+    }
+}
+
+/// What went with a server.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    pub(super) session: Option<Session>,
+    pub(super) owner: Option<Owner>,
+}

@@ -1,0 +1,49 @@
+//! Tells why a server ended where people look: on its stderr, which hosts log. Never blocks and never changes the
+//! descriptor's flags: the dup shares its file description with the server and its host.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::net::SendFlags;
+
+use crate::outcome::{Cause, Outcome};
+use crate::session::{Name, SessionId};
+
+/// The line for the server's stderr and for the log. `None` where a server left by itself and nothing was left of it.
+pub(super) fn line(session: &SessionId, server: &Name, outcome: &Outcome) -> Option<String> {
+    let by_itself = matches!(outcome.cause, Cause::LeaderExited | Cause::StdinClosed);
+    if by_itself && !outcome.killed && outcome.processes.unwrap_or(0) == 0 {
+        return None;
+    }
+    let count = match outcome.processes {
+        Some(1) => ", 1 process".to_owned(),
+        Some(count) => format!(", {count} processes"),
+        None => String::new(),
+    };
+    let memory = outcome.memory_bytes.map_or_else(String::new, |bytes| format!(", {bytes} given back"));
+    let killed = if outcome.killed { ", killed" } else { "" };
+    Some(format!("ended server {server} of session {session}: {}{count}{memory}{killed}", outcome.cause))
+}
+
+/// Writes one line to a held stderr. Whatever cannot take it at once does not get it.
+pub(super) fn write(stderr: &OwnedFd, line: &str) {
+    let text = format!("pinfold: {line}\n");
+    let Ok(stat) = rustix::fs::fstat(stderr) else { return };
+    let written = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Socket => {
+            rustix::net::send(stderr, text.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map(drop)
+        }
+        FileType::RegularFile => rustix::io::write(stderr, text.as_bytes()).map(drop),
+        // Opened anew it is a file description of our own, which may be non-blocking.
+        FileType::Fifo | FileType::CharacterDevice => {
+            let path = format!("/proc/self/fd/{}", stderr.as_fd().as_raw_fd());
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty())
+                .and_then(|own| rustix::io::write(own, text.as_bytes()).map(drop))
+        }
+        _ => Ok(()),
+    };
+    if let Err(errno) = written {
+        tracing::debug!(%errno, "the reason could not be written to the server's stderr");
+    }
+}

@@ -1,0 +1,182 @@
+//! The launcher: asks, is placed, proves it, and execs. Same pid, same stdio; nothing of ours stays between a host and
+//! its server.
+//!
+//! It is blocking and small. What fails before the exec is one line on stderr and exit status 125, 126 or 127.
+
+use std::ffi::{CString, OsString};
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use rustix::process::PidfdFlags;
+
+use crate::argv::{self, MaskedArgv};
+use crate::cgroup::Membership;
+use crate::chain::chain;
+use crate::client::{self, ClientError};
+use crate::limits::LimitWishes;
+use crate::session::{Name, SessionId};
+use crate::timespan::TimeSpan;
+use crate::wire::{Call, Fault, Launch, Launched};
+
+/// How often a launch is asked for again because the daemon stopped between two steps.
+const TRIES: usize = 3;
+
+/// pinfold could not, or would not.
+pub const EXIT_PINFOLD: u8 = 125;
+/// The command was found and cannot be executed.
+pub const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// The command was not found.
+pub const EXIT_NOT_FOUND: u8 = 127;
+
+/// What is to be launched, and how.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// `--session`.
+    pub session: Option<SessionId>,
+    /// `--server`.
+    pub server: Option<Name>,
+    /// `--host`.
+    pub host: Option<Name>,
+    /// Limits of the server.
+    pub limits: LimitWishes,
+    /// `--grace`.
+    pub grace: Option<TimeSpan>,
+    /// Run without containment rather than not at all.
+    pub uncontained: bool,
+    /// `--socket`.
+    pub socket: Option<PathBuf>,
+    /// The command and its arguments; never empty.
+    pub command: Vec<OsString>,
+}
+
+/// Why nothing was launched.
+#[derive(Debug, thiserror::Error)]
+enum LaunchError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("this process was to be in {wanted}, and the kernel tells {found}")]
+    NotPlaced { wanted: String, found: String },
+}
+
+/// Launches. Returns only with the exit status of a failure.
+pub fn launch(options: &LaunchOptions) -> u8 {
+    let placed = match placed(options) {
+        Ok(launched) => Some(launched),
+        Err(error) if may_run_uncontained(options, &error) => {
+            say(&format!("RUNNING UNCONTAINED, without limits and without an end: {}", chain(&error)));
+            None
+        }
+        Err(error) => {
+            say(&format!("not launched: {}", chain(&error)));
+            return EXIT_PINFOLD;
+        }
+    };
+    for warning in placed.iter().flat_map(|launched| &launched.warnings) {
+        say(&format!("warning: {warning}"));
+    }
+    exec(options, placed.as_ref())
+}
+
+fn placed(options: &LaunchOptions) -> Result<Launched, LaunchError> {
+    let mut tries = 0;
+    let launched = loop {
+        tries += 1;
+        match ask(options) {
+            // It was just leaving, unused: the next one is started.
+            Err(ClientError::HungUp(_)) if tries < TRIES => {}
+            other => break other?,
+        }
+    };
+    prove(&launched)?;
+    Ok(launched)
+}
+
+fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
+    let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut client = client::find_or_start(options.socket.as_deref())?;
+    let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok();
+    let (stdin, stderr) = (std::io::stdin(), std::io::stderr());
+    let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
+    let mut send = |fd| {
+        descriptors.push(fd);
+        Some(descriptors.len() - 1)
+    };
+    let wish = Launch {
+        session: options.session.clone(),
+        server: options.server.clone().unwrap_or_else(|| argv::server_name(&words)),
+        host: options.host.clone(),
+        argv: MaskedArgv::mask(&words),
+        limits: options.limits,
+        grace: options.grace,
+        uncontained: options.uncontained,
+        stdin: send(stdin.as_fd()),
+        stderr: send(stderr.as_fd()),
+        pidfd: pidfd.as_ref().and_then(|pidfd| send(pidfd.as_fd())),
+    };
+    client.call(&Call::Launch(Box::new(wish)), &descriptors, client::LAUNCH_MAX)
+}
+
+/// Reads this process's place back from the kernel: a reply is not a result. The daemon may be in another cgroup
+/// namespace, so what is compared is the end of the path.
+fn prove(launched: &Launched) -> Result<(), LaunchError> {
+    let wanted = format!("/{}/{}", launched.key, launched.leaf);
+    let found = Membership::of("self").unwrap_or_default();
+    let is_there = |path: &Option<String>| path.as_ref().is_some_and(|path| path.ends_with(&wanted));
+    let companion = |name: &str| launched.companions.iter().any(|companion| companion == name);
+    let proved = is_there(&found.v2)
+        && (!companion("memory") || is_there(&found.memory))
+        && (!companion("pids") || is_there(&found.pids));
+    if proved { Ok(()) } else { Err(LaunchError::NotPlaced { wanted, found: format!("{found:?}") }) }
+}
+
+/// Where a daemon answered, it decides; where none can be had, the user who asked for it does.
+fn may_run_uncontained(options: &LaunchOptions, error: &LaunchError) -> bool {
+    match error {
+        LaunchError::Client(ClientError::Fault(Fault::Refused { uncontained, .. })) => *uncontained,
+        LaunchError::Client(ClientError::Fault(_)) | LaunchError::NotPlaced { .. } => false,
+        LaunchError::Client(_) => options.uncontained,
+    }
+}
+
+fn exec(options: &LaunchOptions, launched: Option<&Launched>) -> u8 {
+    let command = &options.command[0];
+    let text = |word: OsString| CString::new(word.into_vec());
+    let words: Result<Vec<CString>, _> = options.command.iter().cloned().map(text).collect();
+    let environment: Result<Vec<CString>, _> = environment(launched).into_iter().map(text).collect();
+    let (Ok(words), Ok(environment)) = (words, environment) else {
+        say("not launched: a word of the command holds a NUL byte");
+        return EXIT_PINFOLD;
+    };
+    let Err(errno) = crate::sys::exec(&words, &environment);
+    say(&format!("cannot execute {:?}: {}", command, errno.desc()));
+    if errno == Errno::ENOENT { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE }
+}
+
+/// What the server finds in its environment: all that the host gave, and our two variables.
+fn environment(launched: Option<&Launched>) -> Vec<OsString> {
+    let ours = launched.map_or_else(Vec::new, |launched| {
+        vec![("PINFOLD_SESSION", launched.session.as_str()), ("PINFOLD_SERVER", launched.leaf.as_str())]
+    });
+    let kept = std::env::vars_os().filter(|(name, _)| !ours.iter().any(|(own, _)| name.as_bytes() == own.as_bytes()));
+    let join = |name: OsString, value: OsString| {
+        let mut pair = name;
+        pair.push("=");
+        pair.push(value);
+        pair
+    };
+    let added = ours.iter().map(|(name, value)| join((*name).into(), (*value).into()));
+    kept.map(|(name, value)| join(name, value)).chain(added).collect()
+}
+
+/// One line on stderr. stdout belongs to the host and its server.
+fn say(line: &str) {
+    let line = line.replace('\n', " ");
+    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        eprintln!("\x1b[1mpinfold:\x1b[0m {line}");
+    } else {
+        eprintln!("pinfold: {line}");
+    }
+}

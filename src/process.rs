@@ -1,0 +1,126 @@
+//! Hands on `/proc`: what the kernel tells of one process. Every answer may be out of date when it is read, so whoever
+//! acts on it holds a pidfd and compares the start time.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::policy::ProcessFacts;
+use crate::session::ProcessId;
+
+/// How many ancestors are looked at.
+const ANCESTORS_MAX: usize = 32;
+
+/// The most that is read of a command line or an environment, in bytes.
+const TEXT_BYTES_MAX: u64 = 1 << 20;
+
+/// A process of the chain above a launcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Who it is.
+    pub id: ProcessId,
+    /// What it shows.
+    pub facts: ProcessFacts,
+}
+
+/// Two fields of `/proc/PID/stat` (proc_pid_stat(5)).
+struct Stat {
+    parent: i32,
+    start_time: u64,
+}
+
+fn stat(pid: i32) -> io::Result<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::Error::other("/proc/PID/stat is not as proc_pid_stat(5) has it"))
+}
+
+/// The name in parentheses may hold anything, parentheses included: fields are counted from its last one.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let start_time = fields.nth(17)?.parse().ok()?;
+    Some(Stat { parent, start_time })
+}
+
+/// The process with this number now.
+pub fn identify(pid: i32) -> io::Result<ProcessId> {
+    Ok(ProcessId { pid, start_time: stat(pid)?.start_time })
+}
+
+/// The processes above `pid`, nearest first.
+pub fn ancestors(pid: i32) -> Vec<Ancestor> {
+    let mut found = Vec::new();
+    let mut next = stat(pid).map(|stat| stat.parent).unwrap_or(0);
+    while next > 0 && found.len() < ANCESTORS_MAX {
+        let Ok(stat) = stat(next) else { break };
+        found.push(Ancestor { id: ProcessId { pid: next, start_time: stat.start_time }, facts: facts(next) });
+        next = stat.parent;
+    }
+    found
+}
+
+fn facts(pid: i32) -> ProcessFacts {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    ProcessFacts { pid, comm: comm.trim_end_matches('\n').to_owned(), argv: list(pid, "cmdline").unwrap_or_default() }
+}
+
+/// The environment that a process was executed with, as far as it is text. Empty where it may not be read.
+pub fn environment(pid: i32) -> Vec<(String, String)> {
+    let pairs = list(pid, "environ").unwrap_or_default();
+    pairs.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// A NUL-separated list of `/proc/PID`.
+fn list(pid: i32, file: &str) -> io::Result<Vec<String>> {
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(format!("/proc/{pid}/{file}"))?;
+    io::Read::read_to_end(&mut io::Read::take(opened, TEXT_BYTES_MAX), &mut bytes)?;
+    let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(text.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect())
+}
+
+/// Holds the process `id`, if it still is the one that has its number.
+pub fn hold(id: ProcessId) -> Option<OwnedFd> {
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(id.pid)?, PidfdFlags::empty()).ok()?;
+    // Once held, the number cannot pass on: what is read now is about this process.
+    (identify(id.pid).ok()? == id).then_some(pidfd)
+}
+
+/// The number of the process that a pidfd holds: `Pid` of its fdinfo (pidfd_open(2)), -1 once it was reaped.
+pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.ok_or_else(|| io::Error::other("the descriptor is no pidfd"))
+}
+
+/// The id of this boot: what was written down before it is about other processes.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
+        let text = "42 (a) S 1 (b) R 7 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 98765 0 0";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!((stat.parent, stat.start_time), (7, 98765));
+    }
+
+    #[test]
+    fn a_process_finds_itself_and_its_parent() {
+        let own = std::process::id() as i32;
+        let id = identify(own).unwrap();
+        let pidfd = hold(id).unwrap();
+        assert_eq!(pid_of(pidfd.as_fd()).unwrap(), own);
+        assert!(hold(ProcessId { start_time: id.start_time + 1, ..id }).is_none());
+        let parent = std::os::unix::process::parent_id() as i32;
+        assert_eq!(ancestors(own)[0].id.pid, parent);
+    }
+}

@@ -1,0 +1,153 @@
+//! Hands on the daemon's runtime directory: one small file per leaf, written before the leaf is made and removed after it
+//! is gone, so that a daemon that dies at any moment leaves nothing that the next one cannot find.
+//!
+//! The cgroup tree is the truth about what lives; a record holds what the tree cannot say.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::argv::MaskedArgv;
+use crate::cgroup::GroupPaths;
+use crate::naming::{LeafName, SessionKey};
+use crate::policy::OnPids;
+use crate::session::{Name, NamedBy, ProcessId, SessionId};
+
+/// A record is far smaller; what is larger is none of ours.
+const RECORD_BYTES_MAX: u64 = 64 << 10;
+
+/// What was tried on which file.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {}", path.display())]
+pub struct RecordError {
+    doing: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// What the tree cannot say about a leaf.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The boot that it is about.
+    pub boot_id: String,
+    /// Whose it is.
+    pub uid: u32,
+    /// Its session.
+    pub session: SessionId,
+    /// How the session got its id.
+    pub named_by: NamedBy,
+    /// Its session's directory.
+    pub key: String,
+    /// Its own directory.
+    pub leaf: String,
+    /// The host, where it is known.
+    pub host: Option<Name>,
+    /// The server's name.
+    pub server: Name,
+    /// Its command line.
+    pub argv: MaskedArgv,
+    /// Its first process.
+    pub leader: ProcessId,
+    /// The process that owns it.
+    pub owner: ProcessId,
+    /// Where the machine level is: all its directories follow from that.
+    pub machine: GroupPaths,
+    /// Between SIGTERM and the kill.
+    pub grace: Duration,
+    /// Between the hang-up of stdin and SIGTERM.
+    pub stdin_grace: Duration,
+    /// What becomes of it at its process limit.
+    pub on_pids: OnPids,
+    /// When it was launched.
+    pub started_at: SystemTime,
+    /// Limits that do not hold.
+    pub warnings: Vec<String>,
+}
+
+impl Record {
+    /// The names of its directories, if they are ones that we make.
+    pub fn place(&self) -> Option<crate::cgroup::Caller> {
+        let key = SessionKey::parse(&self.key).ok()?;
+        let leaf = LeafName::parse(&self.leaf).ok()?;
+        Some(crate::cgroup::Caller { key, leaf })
+    }
+}
+
+/// The directory of the records.
+#[derive(Debug)]
+pub struct Records {
+    directory: PathBuf,
+}
+
+impl Records {
+    /// Opens the directory, and makes it if need be: nobody else may look in.
+    pub fn open(directory: &Path) -> Result<Self, RecordError> {
+        let mut builder = std::fs::DirBuilder::new();
+        match builder.mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(RecordError { doing: "create", path: directory.to_owned(), source: error })
+            }
+            _ => Ok(Self { directory: directory.to_owned() }),
+        }
+    }
+
+    /// Writes a record, whole or not at all.
+    pub fn write(&self, record: &Record) -> Result<(), RecordError> {
+        let path = self.path(&record.leaf);
+        let fail = |source| RecordError { doing: "write", path: path.clone(), source };
+        let draft = path.with_extension("new");
+        let text = serde_json::to_vec(record).map_err(|error| fail(error.into()))?;
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(fail)?;
+        io::Write::write_all(&mut file, &text).map_err(fail)?;
+        std::fs::rename(&draft, &path).map_err(fail)
+    }
+
+    /// Removes the record of a leaf; that there is none is success.
+    pub fn remove(&self, leaf: &str) -> Result<(), RecordError> {
+        let path = self.path(leaf);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RecordError { doing: "remove", path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads all records of this boot. What is of another boot, or cannot be read as a record, is removed.
+    pub fn load(&self, boot_id: &str) -> Result<Vec<Record>, RecordError> {
+        let fail = |source| RecordError { doing: "list", path: self.directory.clone(), source };
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.directory).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            match read(&path) {
+                Some(record) if record.boot_id == boot_id => found.push(record),
+                _ => {
+                    // A draft that was never renamed, or a record of processes that no longer exist.
+                    let _ = std::fs::remove_file(&path);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes the directory, if no record is in it.
+    pub fn close(&self) {
+        let _ = std::fs::remove_dir(&self.directory);
+    }
+
+    fn path(&self, leaf: &str) -> PathBuf {
+        self.directory.join(format!("{leaf}.json"))
+    }
+}
+
+fn read(path: &Path) -> Option<Record> {
+    if path.extension()? != "json" || std::fs::metadata(path).ok()?.len() > RECORD_BYTES_MAX {
+        return None;
+    }
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}

@@ -1,0 +1,94 @@
+//! All that may be seen of a session from outside: what metrics, views and clients get, and nothing else.
+//!
+//! The JSON of `pinfold ls --json` and of the socket is exactly this.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use serde::{Deserialize, Serialize};
+
+use crate::argv::MaskedArgv;
+use crate::limits::Bytes;
+use crate::session::{Name, SessionId};
+
+/// Memory charged to a cgroup, in bytes. `null` where the kernel does not tell, or where there is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryView {
+    /// Resident: `anon + file_mapped` of `memory.stat` on v2, `total_rss + total_mapped_file` on v1.
+    pub rss_bytes: Option<Bytes>,
+    /// All that is charged, page cache included: never a reason to end anything.
+    pub current_bytes: Option<Bytes>,
+    /// The most that was ever charged.
+    pub peak_bytes: Option<Bytes>,
+    /// The limit.
+    pub max_bytes: Option<Bytes>,
+}
+
+/// One launched MCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// What it is called: `--server`, or what its command really launches.
+    pub name: Name,
+    /// Its leaf: the name and the number of the launch, unique among all that live.
+    pub leaf: String,
+    /// `placing`, `running`, `ending`, `killing` or `removing`.
+    pub state: String,
+    /// Its first process.
+    pub leader_pid: i32,
+    /// The process that launched it, whose end ends it.
+    pub owner_pid: i32,
+    /// Processes in its leaf and below.
+    pub processes: u32,
+    /// The leaf's directory, an absolute path.
+    pub cgroup: String,
+    /// Its command line, secrets masked.
+    pub argv: MaskedArgv,
+    /// When it was launched, RFC 3339 in UTC.
+    pub started_at: String,
+    /// What it uses.
+    pub memory: MemoryView,
+    /// How often a fork was refused by its process limit.
+    pub pids_refusals: u64,
+    /// `watched`, or `unwatched` where a hang-up of its stdin cannot be seen.
+    pub stdin: StdinWatch,
+    /// Its first process has left the leaf.
+    pub escaped: bool,
+    /// Limits that were asked for and do not hold here.
+    pub warnings: Vec<String>,
+}
+
+/// Whether a hang-up of a server's stdin would be noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StdinWatch {
+    /// A pipe or socket that is held and watched.
+    Watched,
+    /// Another kind of file, or one that could not be had.
+    Unwatched,
+}
+
+/// One agent run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionView {
+    /// What its host calls it.
+    pub id: SessionId,
+    /// What directories and labels call it.
+    pub key: String,
+    /// The host's name, where it is known.
+    pub host: Option<Name>,
+    /// The user whose session it is.
+    pub uid: u32,
+    /// The process that owns the first of its living servers.
+    pub owner_pid: Option<i32>,
+    /// `running`, or `ending` when all its servers are.
+    pub state: String,
+    /// `systemd` or `cgroupfs`.
+    pub backend: String,
+    /// The session's directory, an absolute path.
+    pub cgroup: String,
+    /// Processes of all its servers.
+    pub processes: u32,
+    /// What it uses, all servers together.
+    pub memory: MemoryView,
+    /// Its servers, in the order of their launches.
+    pub servers: Vec<ServerView>,
+}

@@ -1,0 +1,62 @@
+//! Raw system calls: the only `unsafe` of the crate. Each block states the fact that makes it sound.
+#![expect(unsafe_code, reason = "this is the room for it")]
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal};
+use tokio::io::unix::AsyncFd;
+
+/// Whether SIGPIPE was ignored when this process was executed.
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Runs before `main`, and before the standard library sets SIGPIPE to ignored: it remembers what the host passed on.
+extern "C" fn remember_sigpipe() {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: with a null new action sigaction(2) only writes the old one, to memory that is ours and large enough.
+    let asked = unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr()) };
+    if asked == 0 {
+        // SAFETY: sigaction(2) succeeded, so it has written the structure.
+        let handler = unsafe { action.assume_init() }.sa_sigaction;
+        SIGPIPE_WAS_IGNORED.store(handler == libc::SIG_IGN, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: the loader calls each entry of .init_array as a C function without arguments that are needed; this one touches
+// an atomic and one async-signal-safe call only, so it does not matter that the standard library is not set up yet.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static REMEMBER_SIGPIPE: extern "C" fn() = remember_sigpipe;
+
+/// Replaces this process: `command` is looked up in `PATH` as execvp(3) does, and gets `environment` and the signal
+/// dispositions that this process was given. Returns only to say why it failed.
+pub fn exec(command: &[CString], environment: &[CString]) -> Result<Infallible, Errno> {
+    let handler = if SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed) { SigHandler::SigIgn } else { SigHandler::SigDfl };
+    // SAFETY: neither disposition runs code of ours.
+    unsafe { nix::sys::signal::signal(Signal::SIGPIPE, handler) }?;
+    let failed = nix::unistd::execvpe(&command[0], command, environment);
+    // What is printed after a failed exec must not end us.
+    // SAFETY: as above.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+    failed
+}
+
+/// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
+pub fn close_on_exec_from(first: RawFd) -> Result<(), Errno> {
+    // SAFETY: marking changes no descriptor that is in use; it only says what becomes of it at the next exec.
+    let done = unsafe {
+        libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Lets the event loop wait on a descriptor that it owns from now on.
+pub fn wait_on(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, is one and the same descriptor, and stays so until the AsyncFd that owns it is dropped.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}

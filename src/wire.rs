@@ -1,0 +1,388 @@
+//! Requests and replies of the local socket, and their framing: varlink, one JSON object and a NUL byte per message.
+//!
+//! Pure: bytes in, values out. The interface itself is written down in `io.pinfold.varlink`, beside this file.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::argv::MaskedArgv;
+use crate::limits::LimitWishes;
+use crate::outcome::Outcome;
+use crate::session::{Name, SessionId};
+use crate::snapshot::SessionView;
+use crate::timespan::TimeSpan;
+
+/// The interface's description, as `varlinkctl introspect` shows it.
+pub const DESCRIPTION: &str = include_str!("io.pinfold.varlink");
+
+/// The name of our interface.
+pub const INTERFACE: &str = "io.pinfold";
+
+/// The longest message to the daemon, in bytes: a launch with the longest command line that is sent is far below.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// The longest message from the daemon, in bytes: a list of the most servers that the table holds.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
+
+/// The most descriptors that come with a message.
+pub const DESCRIPTORS_MAX: usize = 3;
+
+/// A launch as the launcher asks for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// `--session`.
+    #[serde(default)]
+    pub session: Option<SessionId>,
+    /// `--server`, or what the command line launches.
+    pub server: Name,
+    /// `--host`.
+    #[serde(default)]
+    pub host: Option<Name>,
+    /// The command line, for views.
+    pub argv: MaskedArgv,
+    /// Limits that the launch asks for.
+    #[serde(default)]
+    pub limits: LimitWishes,
+    /// `--grace`.
+    #[serde(default)]
+    pub grace: Option<TimeSpan>,
+    /// It would run without containment rather than not at all.
+    #[serde(default)]
+    pub uncontained: bool,
+    /// Index of its stdin among the descriptors.
+    #[serde(default)]
+    pub stdin: Option<usize>,
+    /// Index of its stderr.
+    #[serde(default)]
+    pub stderr: Option<usize>,
+    /// Index of its own pidfd, for kernels without SO_PEERPIDFD (before 6.5).
+    #[serde(default)]
+    pub pidfd: Option<usize>,
+}
+
+/// The launcher is placed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launched {
+    /// Its session.
+    pub session: SessionId,
+    /// Its server's name.
+    pub server: Name,
+    /// What the session's directory is called.
+    pub key: String,
+    /// What its leaf is called.
+    pub leaf: String,
+    /// The leaf's directory.
+    pub cgroup: String,
+    /// The v1 hierarchies that hold a companion of the leaf: `memory`, `pids`.
+    pub companions: Vec<String>,
+    /// Limits that were asked for and do not hold here.
+    pub warnings: Vec<String>,
+}
+
+/// What is to end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct End {
+    /// This session.
+    pub session: Option<SessionId>,
+    /// Only this server of it: a name, or a leaf.
+    pub server: Option<String>,
+    /// All that this process owns.
+    pub owner_pid: Option<i32>,
+    /// All that the caller may end.
+    pub all: bool,
+    /// With no SIGTERM and no grace.
+    pub now: bool,
+    /// Reply when it is done.
+    pub wait: bool,
+}
+
+/// A server that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Its session.
+    pub session: SessionId,
+    /// Its name.
+    pub server: Name,
+    /// Its leaf.
+    pub leaf: String,
+    /// Why, and what the end did.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What was ended, and what is not gone yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndReply {
+    /// Gone: the kernel said so.
+    pub ended: Vec<Ended>,
+    /// Leaves whose end is under way.
+    pub pending: Vec<String>,
+}
+
+/// The answer to `List`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListReply {
+    /// The sessions that the caller may see.
+    pub sessions: Vec<SessionView>,
+}
+
+/// The answer to `Locate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Located {
+    /// The session, with all its servers.
+    pub session: SessionView,
+    /// The leaf that holds the process.
+    pub leaf: String,
+}
+
+/// The answer to `Describe`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Of the daemon.
+    pub version: String,
+    /// The daemon.
+    pub pid: i32,
+    /// Whom it runs as.
+    pub uid: u32,
+    /// `systemd` or `cgroupfs`.
+    pub backend: String,
+    /// `v2` or `hybrid`.
+    pub layout: String,
+    /// The subtree that it writes.
+    pub root: String,
+    /// Its configuration file.
+    pub config: Option<String>,
+    /// For each kind of limit: `holds`, or why it does not and what would change that.
+    pub limits: BTreeMap<String, String>,
+    /// Launches that were granted since it started.
+    pub launches: u64,
+    /// Launches that were refused.
+    pub refusals: u64,
+    /// Launches that were refused and run without containment.
+    pub uncontained: u64,
+}
+
+/// What a client can ask.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Call {
+    /// Place the caller.
+    Launch(Box<Launch>),
+    /// End something.
+    End(End),
+    /// List the sessions.
+    List,
+    /// Find a process.
+    Locate(i32),
+    /// Tell about the daemon.
+    Describe,
+    /// `org.varlink.service.GetInfo`.
+    GetInfo,
+    /// `org.varlink.service.GetInterfaceDescription`.
+    GetInterfaceDescription(String),
+}
+
+/// What can go wrong, as the client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The launch is not done.
+    Refused {
+        /// Why.
+        reason: String,
+        /// What would change that.
+        remedy: String,
+        /// Whether the caller may run without containment instead.
+        uncontained: bool,
+    },
+    /// The caller may not do this.
+    NotPermitted(String),
+    /// No session of the caller's holds this process.
+    NotContained(i32),
+    /// `org.varlink.service`: there is no such method.
+    MethodNotFound(String),
+    /// `org.varlink.service`: there is no such interface.
+    InterfaceNotFound(String),
+    /// `org.varlink.service`: a parameter is not what the interface says.
+    InvalidParameter(String),
+}
+
+/// A message as it stands on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+struct Message {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    parameters: Value,
+}
+
+/// One message is not one of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// It is not JSON, or not of varlink's form.
+    #[error("the message is not varlink: {0}")]
+    Malformed(String),
+}
+
+impl Call {
+    /// The call as bytes, with the NUL at its end.
+    pub fn encode(&self) -> Vec<u8> {
+        let ours = |method: &str| format!("{INTERFACE}.{method}");
+        let (method, parameters) = match self {
+            Self::Launch(launch) => (ours("Launch"), to_value(launch)),
+            Self::End(end) => (ours("End"), to_value(end)),
+            Self::List => (ours("List"), Value::Null),
+            Self::Locate(pid) => (ours("Locate"), serde_json::json!({ "pid": pid })),
+            Self::Describe => (ours("Describe"), Value::Null),
+            Self::GetInfo => ("org.varlink.service.GetInfo".to_owned(), Value::Null),
+            Self::GetInterfaceDescription(name) => {
+                ("org.varlink.service.GetInterfaceDescription".to_owned(), serde_json::json!({ "interface": name }))
+            }
+        };
+        frame(&Message { method: Some(method), error: None, parameters })
+    }
+
+    /// Reads a call from one message without its NUL: the call, or the fault to answer with.
+    pub fn decode(message: &[u8]) -> Result<Result<Self, Fault>, WireError> {
+        let message = parse(message)?;
+        let method = message.method.ok_or_else(|| WireError::Malformed("it has no method".into()))?;
+        Ok(Self::of(&method, message.parameters))
+    }
+
+    fn of(method: &str, parameters: Value) -> Result<Self, Fault> {
+        fn read<T: DeserializeOwned>(parameters: Value) -> Result<T, Fault> {
+            let parameters = if parameters.is_null() { Value::Object(serde_json::Map::new()) } else { parameters };
+            serde_json::from_value(parameters).map_err(|error| Fault::InvalidParameter(error.to_string()))
+        }
+        #[derive(Deserialize)]
+        struct Pid {
+            pid: i32,
+        }
+        #[derive(Deserialize)]
+        struct Interface {
+            interface: String,
+        }
+        match method {
+            "io.pinfold.Launch" => Ok(Self::Launch(Box::new(read(parameters)?))),
+            "io.pinfold.End" => Ok(Self::End(read(parameters)?)),
+            "io.pinfold.List" => Ok(Self::List),
+            "io.pinfold.Locate" => Ok(Self::Locate(read::<Pid>(parameters)?.pid)),
+            "io.pinfold.Describe" => Ok(Self::Describe),
+            "org.varlink.service.GetInfo" => Ok(Self::GetInfo),
+            "org.varlink.service.GetInterfaceDescription" => {
+                Ok(Self::GetInterfaceDescription(read::<Interface>(parameters)?.interface))
+            }
+            other => Err(Fault::MethodNotFound(other.to_owned())),
+        }
+    }
+}
+
+/// A reply as bytes: what was asked for.
+pub fn encode_reply<T: Serialize>(reply: &T) -> Vec<u8> {
+    frame(&Message { method: None, error: None, parameters: to_value(reply) })
+}
+
+impl Fault {
+    /// The fault as a reply.
+    pub fn encode(&self) -> Vec<u8> {
+        let (error, parameters) = match self {
+            Self::Refused { reason, remedy, uncontained } => (
+                "io.pinfold.Refused",
+                serde_json::json!({ "reason": reason, "remedy": remedy, "uncontained": uncontained }),
+            ),
+            Self::NotPermitted(reason) => ("io.pinfold.NotPermitted", serde_json::json!({ "reason": reason })),
+            Self::NotContained(pid) => ("io.pinfold.NotContained", serde_json::json!({ "pid": pid })),
+            Self::MethodNotFound(name) => ("org.varlink.service.MethodNotFound", serde_json::json!({ "method": name })),
+            Self::InterfaceNotFound(name) => {
+                ("org.varlink.service.InterfaceNotFound", serde_json::json!({ "interface": name }))
+            }
+            Self::InvalidParameter(what) => {
+                ("org.varlink.service.InvalidParameter", serde_json::json!({ "parameter": what }))
+            }
+        };
+        frame(&Message { method: None, error: Some(error.to_owned()), parameters })
+    }
+
+    fn of(error: &str, parameters: &Value) -> Result<Self, WireError> {
+        let text = |key: &str| parameters.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(match error {
+            "io.pinfold.Refused" => Self::Refused {
+                reason: text("reason"),
+                remedy: text("remedy"),
+                uncontained: parameters.get("uncontained").and_then(Value::as_bool).unwrap_or(false),
+            },
+            "io.pinfold.NotPermitted" => Self::NotPermitted(text("reason")),
+            "io.pinfold.NotContained" => {
+                Self::NotContained(parameters.get("pid").and_then(Value::as_i64).unwrap_or_default() as i32)
+            }
+            "org.varlink.service.MethodNotFound" => Self::MethodNotFound(text("method")),
+            "org.varlink.service.InterfaceNotFound" => Self::InterfaceNotFound(text("interface")),
+            "org.varlink.service.InvalidParameter" => Self::InvalidParameter(text("parameter")),
+            other => return Err(WireError::Malformed(format!("it tells an unknown error, {other}"))),
+        })
+    }
+}
+
+/// Reads a reply from one message without its NUL.
+pub fn decode_reply<T: DeserializeOwned>(message: &[u8]) -> Result<Result<T, Fault>, WireError> {
+    let message = parse(message)?;
+    match message.error {
+        Some(error) => Fault::of(&error, &message.parameters).map(Err),
+        None => {
+            serde_json::from_value(message.parameters).map(Ok).map_err(|error| WireError::Malformed(error.to_string()))
+        }
+    }
+}
+
+fn parse(message: &[u8]) -> Result<Message, WireError> {
+    serde_json::from_slice(message).map_err(|error| WireError::Malformed(error.to_string()))
+}
+
+fn to_value<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("our own messages are JSON: their keys are strings")
+}
+
+fn frame(message: &Message) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(message).expect("a message is JSON");
+    bytes.push(0);
+    bytes
+}
+
+/// Collects bytes until a message is whole.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    bytes: Vec<u8>,
+}
+
+impl Inbox {
+    /// Adds what was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Takes the first whole message out, without its NUL.
+    pub fn take(&mut self) -> Option<Vec<u8>> {
+        let end = self.whole()?;
+        let rest = self.bytes.split_off(end + 1);
+        let mut message = std::mem::replace(&mut self.bytes, rest);
+        message.pop();
+        Some(message)
+    }
+
+    /// The length of the first whole message, if there is one.
+    pub fn whole(&self) -> Option<usize> {
+        self.bytes.iter().position(|byte| *byte == 0)
+    }
+
+    /// How much waits for its NUL.
+    pub fn pending(&self) -> usize {
+        self.bytes.len()
+    }
+}
