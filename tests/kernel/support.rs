@@ -1,0 +1,389 @@
+//! A machine for one test: a daemon on a socket of its own, in a cgroup subtree of its own, and hosts that launch there.
+//!
+//! Whatever a test leaves is found when its [`Machine`] is dropped: the test fails if a process or a cgroup is left.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Beyond what anything here takes on a loaded machine.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The binary under test.
+pub const PINFOLD: &str = env!("CARGO_BIN_EXE_pinfold");
+
+/// Waits for a level, not for a change: until `condition` gives a value, or the deadline; then it tells the last state.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(value) => return value,
+            Err(last) if start.elapsed() > DEADLINE => panic!("not within {DEADLINE:?}: {what}; last seen: {last}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Whether this machine offers what the ring needs. Where `PINFOLD_TEST_HOST` says so and it does not, that is a failure.
+#[track_caller]
+pub fn offered() -> bool {
+    let promised = std::env::var("PINFOLD_TEST_HOST").is_ok_and(|hosts| hosts.split(',').any(|host| host == "kernel"));
+    let missing = if !nix::unistd::geteuid().is_root() {
+        Some("root, to make cgroups")
+    } else if v2_mount().is_none() {
+        Some("a cgroup v2 mount")
+    } else {
+        None
+    };
+    match missing {
+        None => true,
+        Some(what) if promised => panic!("PINFOLD_TEST_HOST=kernel, and this machine lacks {what}"),
+        Some(what) => {
+            eprintln!("skipped: this needs {what}");
+            false
+        }
+    }
+}
+
+/// Where cgroup v2 is mounted.
+pub fn v2_mount() -> Option<PathBuf> {
+    mount_of(|kind, _| kind == "cgroup2")
+}
+
+/// Where a v1 controller is mounted, on a hybrid machine.
+pub fn v1_mount(controller: &str) -> Option<PathBuf> {
+    mount_of(|kind, options| kind == "cgroup" && options.split(',').any(|option| option == controller))
+}
+
+fn mount_of(is: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    text.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let after: Vec<&str> = after.split(' ').collect();
+        is(after[0], after[2]).then(|| PathBuf::from(before.split(' ').nth(4).unwrap_or_default()))
+    })
+}
+
+/// One test's machine.
+pub struct Machine {
+    directory: tempfile::TempDir,
+    root: PathBuf,
+    daemon: Option<Child>,
+    arguments: Vec<String>,
+}
+
+impl Machine {
+    /// A machine whose daemon has this configuration.
+    #[track_caller]
+    pub fn with_config(config: &str) -> Self {
+        let machine = Self::without_daemon();
+        let path = machine.path("pinfold.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut machine = machine;
+        machine.arguments = vec!["--config".into(), path.display().to_string()];
+        machine.start();
+        machine
+    }
+
+    /// A machine whose daemon has no configuration.
+    #[track_caller]
+    pub fn new() -> Self {
+        let mut machine = Self::without_daemon();
+        machine.start();
+        machine
+    }
+
+    /// A machine whose first launch has to start a daemon.
+    #[track_caller]
+    pub fn without_daemon() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("pinfold-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let root = v2_mount().expect("checked by offered()").join(name);
+        std::fs::create_dir(&root).unwrap();
+        let directory = tempfile::Builder::new().prefix("pinfold-test-").tempdir().unwrap();
+        Self { directory, root, daemon: None, arguments: Vec::new() }
+    }
+
+    /// A file in the machine's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.path("pinfold.sock")
+    }
+
+    /// The cgroup subtree.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Starts the daemon and waits until it listens. Its log goes to `serve.log`.
+    #[track_caller]
+    pub fn start(&mut self) {
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        let log = std::fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
+        let daemon = Command::new(PINFOLD)
+            .arg("serve")
+            .args(&self.arguments)
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--root")
+            .arg(&self.root)
+            .env("PINFOLD_LOG", "debug")
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(daemon);
+        eventually("the daemon listens", || {
+            std::os::unix::net::UnixStream::connect(self.socket()).map_err(|error| format!("{error}; {}", self.log()))
+        });
+    }
+
+    /// What the daemon has logged.
+    pub fn log(&self) -> String {
+        let mut text = std::fs::read_to_string(self.path("serve.log")).unwrap_or_default();
+        text.push_str(&std::fs::read_to_string(self.path("pinfold.sock.log")).unwrap_or_default());
+        text
+    }
+
+    /// The daemon's pid.
+    pub fn daemon_pid(&self) -> i32 {
+        self.daemon.as_ref().expect("the daemon runs").id() as i32
+    }
+
+    /// Kills the daemon with SIGKILL, as the OOM killer would.
+    pub fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    /// Stops the daemon with SIGTERM, and gives its exit status.
+    #[track_caller]
+    pub fn stop_daemon(&mut self) -> i32 {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        signal(daemon.id() as i32, nix::sys::signal::Signal::SIGTERM);
+        let status = eventually("the daemon stops", || daemon.try_wait().unwrap().ok_or("it runs".to_owned()));
+        status.code().unwrap_or(-1)
+    }
+
+    /// `pinfold ARGUMENTS…` for this machine, as a command to be completed.
+    pub fn pinfold(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PINFOLD);
+        command.args(arguments).env("PINFOLD_SOCKET", self.socket()).env("PINFOLD_ROOT", &self.root);
+        command.env_remove("PINFOLD_SESSION").env_remove("PINFOLD_UNCONTAINED");
+        command
+    }
+
+    /// `pinfold run OPTIONS… -- sh -c SCRIPT`, launched by this test process, its stdin held open.
+    #[track_caller]
+    pub fn run(&self, options: &[&str], script: &str) -> Launched {
+        self.launch(options, &["sh", "-c", script])
+    }
+
+    /// `pinfold run OPTIONS… -- COMMAND…`, its stdin a pipe that is held open.
+    #[track_caller]
+    pub fn launch(&self, options: &[&str], command: &[&str]) -> Launched {
+        let mut run = self.pinfold(&["run"]);
+        run.args(options).arg("--").args(command);
+        run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Launched::spawn(run)
+    }
+
+    /// Runs `pinfold ARGUMENTS…` to its end.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> Output {
+        self.pinfold(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The sessions, from `pinfold ls --json`.
+    #[track_caller]
+    pub fn sessions(&self) -> Vec<Value> {
+        let output = self.ask(&["ls", "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The session with this id, once it has a running server.
+    #[track_caller]
+    pub fn session(&self, id: &str) -> Value {
+        eventually(&format!("session {id:?} runs"), || {
+            let sessions = self.sessions();
+            let found =
+                sessions.iter().find(|session| session["id"] == id && session["servers"][0]["state"] == "running");
+            found.cloned().ok_or_else(|| format!("{sessions:?}; {}", self.log()))
+        })
+    }
+
+    /// The directory of the only server's leaf of a session.
+    #[track_caller]
+    pub fn leaf(&self, id: &str) -> PathBuf {
+        PathBuf::from(self.session(id)["servers"][0]["cgroup"].as_str().unwrap())
+    }
+
+    /// Waits until no session is left, and nothing of any in any hierarchy.
+    #[track_caller]
+    pub fn expect_nothing_left(&self) {
+        eventually("no session is left", || {
+            let sessions = self.sessions();
+            if sessions.is_empty() { Ok(()) } else { Err(format!("{sessions:?}; {}", self.log())) }
+        });
+        self.expect_no_cgroups();
+    }
+
+    /// Waits until no cgroup of a session is left, in any hierarchy.
+    #[track_caller]
+    pub fn expect_no_cgroups(&self) {
+        eventually("no cgroup is left", || {
+            let left = self.cgroups();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}; {}", self.log())) }
+        });
+    }
+
+    /// All cgroups of sessions of this machine, companions included.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        below(&self.root.join("pinfold"), &mut found);
+        // A companion's machine level is named after the tree's path; its sessions are told by their keys.
+        let tag = tag(&self.root.join("pinfold"));
+        for controller in ["memory", "pids"] {
+            if let Some(mount) = v1_mount(controller) {
+                let mut all = Vec::new();
+                below(&mount, &mut all);
+                found.extend(all.into_iter().filter(|path| path.display().to_string().contains(&tag)));
+            }
+        }
+        found
+    }
+}
+
+/// What the companions of a tree are called: `pinfold.` and the first 6 hex digits of the path's SHA-256.
+fn tag(machine: &Path) -> String {
+    let digest = sha2::Sha256::digest(machine.as_os_str().as_encoded_bytes());
+    use sha2::Digest;
+    format!("pinfold.{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
+}
+
+fn below(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            below(&entry.path(), found);
+            found.push(entry.path());
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !std::thread::panicking() && self.daemon.is_some() {
+            let _ = self.ask(&["end", "--all", "--now"]);
+        }
+        if let Some(mut daemon) = self.daemon.take() {
+            signal(daemon.id() as i32, nix::sys::signal::Signal::SIGTERM);
+            let _ = daemon.wait();
+        }
+        // Whatever a failed test left: killed through the test's own cgroup, removed from the bottom up.
+        let left = self.cgroups();
+        let _ = std::fs::write(self.root.join("cgroup.kill"), "1");
+        let start = Instant::now();
+        let mut directories = left.clone();
+        below(&self.root, &mut directories);
+        directories.push(self.root.clone());
+        while directories.iter().any(|path| path.exists()) && start.elapsed() < Duration::from_secs(5) {
+            for path in &directories {
+                let _ = std::fs::remove_dir(path);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "the test left cgroups: {left:?}");
+            assert!(!self.root.exists(), "the test left processes in {:?}", self.root);
+        }
+    }
+}
+
+/// A server that a test launched. Dropping it closes its stdin and reaps it; what ends it is up to the test.
+pub struct Launched {
+    pub child: Child,
+}
+
+impl Launched {
+    #[track_caller]
+    pub fn spawn(mut command: Command) -> Self {
+        // A process group of its own, so that nothing a test signals reaches another test.
+        Self { child: command.process_group(0).spawn().unwrap() }
+    }
+
+    /// The launcher's pid, which is the server's.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Waits for it to exit, and gives its exit status as a shell tells it (128 + signal).
+    #[track_caller]
+    pub fn exit_status(&mut self) -> i32 {
+        use std::os::unix::process::ExitStatusExt;
+        let status = eventually("the server exits", || self.child.try_wait().unwrap().ok_or("it lives".to_owned()));
+        status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    }
+
+    /// Everything it wrote to stderr until that was closed. The server must be gone, or about to go.
+    pub fn stderr(&mut self) -> String {
+        let mut text = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// The next line of its stdout.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        let stdout = self.child.stdout.as_mut().unwrap();
+        let mut byte = [0];
+        while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        if std::thread::panicking() {
+            let _ = self.child.kill();
+        }
+        let start = Instant::now();
+        while self.child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal to one process.
+pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
+
+/// The pids in a cgroup itself.
+pub fn processes(cgroup: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Whether a process lives (a zombie does not).
+pub fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
