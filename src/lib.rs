@@ -1,4 +1,37 @@
-//! pinfold keeps every MCP server that an AI agent starts inside a cgroup that belongs to the agent's session.
+//! pinfold keeps every MCP server that an AI agent starts inside a cgroup that belongs to the agent's session, bounds what
+//! it may use, and ends all of it at once: wrappers, servers, and the grandchildren that left the process group.
+//!
+//! This page is the map. A module uses lower floors only; `tests/floors.rs` fails the build's tests where one climbs.
+//!
+//! | floor | rooms | what they are |
+//! |---|---|---|
+//! | 7 | [`cli`] | words from the user; exit statuses |
+//! | 6 | [`daemon`], [`launch`] | long-lived tasks around one table; the exec shim |
+//! | 5 | [`backend`], [`client`], [`records`] | one face for the backends; the socket's client; what a restart must know |
+//! | 4 | [`cgroup`], [`config`], [`process`] | hands: each touches one outside thing |
+//! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
+//! | 2 | [`snapshot`] | all that may be seen of a session from outside |
+//! | 1 | [`policy`], [`lifecycle`], [`naming`] | rules: no I/O, no clock, no locks, no logging |
+//! | 0 | [`session`], [`limits`], [`outcome`], [`argv`], [`timespan`], [`chain`] | words: values that cannot be wrong once built |
+//!
+//! # One session, from launch to removal
+//!
+//! A host spawns `pinfold run -- npx -y some-server`. [`launch`] connects through [`client`] (which starts a daemon where
+//! none is), sends a [`wire::Launch`] with dups of its stdin and stderr, and waits.
+//!
+//! In the daemon, `daemon/socket.rs` asks the kernel who is calling, and `daemon/launching.rs` asks [`policy`]: which host
+//! and which session this is, and under what limits it may run. A [`records::Record`] is written, then [`backend`] makes
+//! the leaf, sets the limits and reads them back, moves the launcher in, and proves from `/proc/PID/cgroup` that it is
+//! there. The launcher proves the same of itself, and execs: from here on the host speaks to its server directly.
+//!
+//! `daemon/watch.rs` waits for the kernel: the pidfds of the server's first process and of its owner, a hang-up of the held
+//! stdin, the leaf's event files. `daemon/driver.rs` feeds each fact to [`lifecycle::State::step`], the one place where a
+//! session's death is decided, and carries out what it answers: SIGTERM to all of the leaf, `cgroup.kill` when the grace is
+//! over, again until `populated 0`, last readings, removal. `daemon/ending.rs` tells the reason: on the server's stderr,
+//! in the log, and to whoever waits in `pinfold end`.
+//!
+//! The daemon may die at any moment: servers live on, and `daemon/recover.rs` of the next one adopts them.
+
 pub mod argv;
 pub mod backend;
 pub mod cgroup;

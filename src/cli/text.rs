@@ -1,6 +1,6 @@
 //! How views are laid out for people.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Columns as wide as their widest cell, two spaces apart; the last one as long as it is.
 pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
@@ -22,6 +22,24 @@ pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What a word means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    Good,
+    Bad,
+}
+
+/// A word in the colour of its meaning, where stdout is a terminal and `NO_COLOR` is not set.
+pub(super) fn tinted(word: &str, tone: Tone) -> String {
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    match (colours, tone) {
+        (false, _) | (_, Tone::Plain) => word.to_owned(),
+        (true, Tone::Good) => format!("\x1b[32m{word}\x1b[0m"),
+        (true, Tone::Bad) => format!("\x1b[1;31m{word}\x1b[0m"),
+    }
 }
 
 /// Prints, and takes a closed pipe (`pinfold ls | head`) for an answer.
