@@ -1,0 +1,196 @@
+//! The interface as it is written down, against the values that go over the wire: every field of one is in the other.
+
+use std::collections::BTreeSet;
+
+use pinfold::limits::Bytes;
+use pinfold::outcome::{Cause, Level, Outcome};
+use pinfold::session::{Name, SessionId};
+use pinfold::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
+use pinfold::wire::{
+    Call, DESCRIPTION, Description, End, EndReply, Ended, Fault, Launch, Launched, ListReply, Located,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// The names in the parentheses that follow `head` in the description.
+fn written(head: &str) -> BTreeSet<String> {
+    let start = DESCRIPTION.find(head).unwrap_or_else(|| panic!("{head} is not in the description")) + head.len();
+    let (mut depth, mut names, mut word) = (1, BTreeSet::new(), String::new());
+    for c in DESCRIPTION[start..].chars() {
+        match c {
+            '(' => depth += 1,
+            ')' if depth == 1 => break,
+            ')' => depth -= 1,
+            ':' if depth == 1 => {
+                names.insert(std::mem::take(&mut word));
+            }
+            ',' | '\n' => word.clear(),
+            c if c.is_alphanumeric() || c == '_' => word.push(c),
+            _ => {}
+        }
+    }
+    names
+}
+
+fn sent<T: Serialize>(value: &T) -> BTreeSet<String> {
+    match serde_json::to_value(value).unwrap() {
+        Value::Object(fields) => fields.keys().cloned().collect(),
+        other => panic!("not an object: {other}"),
+    }
+}
+
+fn parameters(bytes: &[u8]) -> Value {
+    let message: Value = serde_json::from_slice(bytes.strip_suffix(b"\0").unwrap()).unwrap();
+    message["parameters"].clone()
+}
+
+fn server() -> ServerView {
+    ServerView {
+        name: Name::parse("fs").unwrap(),
+        leaf: "fs.1".into(),
+        state: "running".into(),
+        leader_pid: 1,
+        owner_pid: 2,
+        processes: 3,
+        cgroup: "/sys/fs/cgroup/x".into(),
+        argv: serde_json::from_value(json!(["node", "server.js"])).unwrap(),
+        started_at: "2026-01-01T00:00:00Z".into(),
+        memory: MemoryView::default(),
+        pids_refusals: 0,
+        stdin: StdinWatch::Watched,
+        escaped: false,
+        warnings: Vec::new(),
+    }
+}
+
+fn session() -> SessionView {
+    SessionView {
+        id: SessionId::parse("s").unwrap(),
+        key: "s_0123456789ab".into(),
+        host: None,
+        uid: 0,
+        owner_pid: None,
+        state: "running".into(),
+        backend: "cgroupfs".into(),
+        cgroup: "/sys/fs/cgroup/x".into(),
+        processes: 3,
+        memory: MemoryView::default(),
+        servers: vec![server()],
+    }
+}
+
+#[test]
+fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
+    assert_eq!(written("type Memory ("), sent(&MemoryView::default()));
+    assert_eq!(written("type Server ("), sent(&server()));
+    assert_eq!(written("type Session ("), sent(&session()));
+    let outcome = Outcome {
+        cause: Cause::Memory { level: Level::Session },
+        processes: Some(3),
+        killed: true,
+        memory_bytes: Some(Bytes(1)),
+        peak_bytes: None,
+    };
+    let ended = Ended { session: session().id, server: server().name, leaf: "fs.1".into(), outcome };
+    assert_eq!(written("type Ended ("), sent(&ended));
+}
+
+#[test]
+fn every_parameter_of_a_method_is_in_the_interface_and_the_other_way_round() {
+    let launch: Launch = serde_json::from_value(json!({ "server": "fs", "argv": ["node"] })).unwrap();
+    assert_eq!(written("method Launch("), sent(&launch));
+    assert_eq!(written("method End("), sent(&End::default()));
+    assert_eq!(written("method Locate("), sent(&parameters(&Call::Locate(1).encode())));
+}
+
+#[test]
+fn every_reply_is_in_the_interface_and_the_other_way_round() {
+    let launched = Launched {
+        session: session().id,
+        server: server().name,
+        key: String::new(),
+        leaf: String::new(),
+        cgroup: String::new(),
+        companions: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let description = Description {
+        version: String::new(),
+        pid: 1,
+        uid: 0,
+        backend: String::new(),
+        layout: String::new(),
+        root: String::new(),
+        config: None,
+        limits: Default::default(),
+        launches: 0,
+        refusals: 0,
+        uncontained: 0,
+    };
+    let replies = [
+        ("pidfd: ?int\n) -> (", sent(&launched)),
+        ("wait: bool\n) -> (", sent(&EndReply::default())),
+        ("method List() -> (", sent(&ListReply::default())),
+        ("method Locate(pid: int) -> (", sent(&Located { session: session(), leaf: String::new() })),
+        ("method Describe() -> (", sent(&description)),
+    ];
+    for (head, fields) in replies {
+        assert_eq!(written(head), fields, "{head}");
+    }
+}
+
+#[test]
+fn every_fault_of_ours_is_in_the_interface() {
+    let faults = [
+        Fault::Refused { reason: "r".into(), remedy: "s".into(), uncontained: true },
+        Fault::NotPermitted("r".into()),
+        Fault::NotContained(1),
+    ];
+    for fault in faults {
+        let bytes = fault.encode();
+        let message: Value = serde_json::from_slice(bytes.strip_suffix(b"\0").unwrap()).unwrap();
+        let name = message["error"].as_str().unwrap().rsplit('.').next().unwrap();
+        assert_eq!(written(&format!("error {name}(")), sent(&message["parameters"]), "{name}");
+        assert_eq!(pinfold::wire::decode_reply::<Value>(bytes.strip_suffix(b"\0").unwrap()).unwrap(), Err(fault));
+    }
+}
+
+#[test]
+fn a_call_arrives_as_it_was_sent() {
+    let launch: Launch = serde_json::from_value(json!({
+        "server": "fs", "session": "a\n🦊", "argv": ["npx", "--token", "x"], "limits": { "memory_max": "512M" }, "stdin": 0,
+    }))
+    .unwrap();
+    let calls = [
+        Call::Launch(Box::new(launch)),
+        Call::End(End { all: true, now: true, ..End::default() }),
+        Call::List,
+        Call::Locate(7),
+        Call::Describe,
+        Call::GetInfo,
+        Call::GetInterfaceDescription("io.pinfold".into()),
+    ];
+    for call in calls {
+        let bytes = call.encode();
+        assert_eq!(Call::decode(bytes.strip_suffix(b"\0").unwrap()).unwrap(), Ok(call));
+    }
+}
+
+#[test]
+fn what_is_no_call_of_ours_is_answered_and_not_obeyed() {
+    let decode = |text: &str| Call::decode(text.as_bytes());
+    assert_eq!(
+        decode(r#"{"method":"io.pinfold.Reboot"}"#).unwrap(),
+        Err(Fault::MethodNotFound("io.pinfold.Reboot".into()))
+    );
+    for wrong in [
+        r#"{"method":"io.pinfold.Locate","parameters":{"pid":"one"}}"#,
+        r#"{"method":"io.pinfold.Launch","parameters":{"server":"../x","argv":[]}}"#,
+        r#"{"method":"io.pinfold.End","parameters":{"everything":true}}"#,
+    ] {
+        assert!(matches!(decode(wrong).unwrap(), Err(Fault::InvalidParameter(_))), "{wrong}");
+    }
+    for garbage in ["", "\x01\x02", "[]", r#"{"parameters":{}}"#] {
+        assert!(decode(garbage).is_err(), "{garbage:?}");
+    }
+}
