@@ -265,10 +265,17 @@ fn spawn(socket: &Path, deadline: Instant) -> Result<(), ClientError> {
     let failed = |why: String| ClientError::NotStarted(why);
     let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
     let mut command = std::process::Command::new(program);
-    command.args(["serve", "--on-demand", "--socket"]).arg(socket);
-    if let Some(root) = std::env::var_os("PINFOLD_ROOT") {
-        command.arg("--root").arg(root);
+    // The daemon works in the root directory.
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|error| failed(error.to_string()));
+    command.args(["serve", "--on-demand", "--socket"]).arg(absolute(socket)?);
+    for (variable, flag) in [("PINFOLD_ROOT", "--root"), ("PINFOLD_CONFIG", "--config")] {
+        if let Some(path) = std::env::var_os(variable) {
+            command.arg(flag).arg(absolute(Path::new(&path))?);
+        }
     }
+    // Of the host's environment it gets what says where things are, and nothing that could be a secret.
+    let kept = ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "PINFOLD_LOG"];
+    command.env_clear().envs(kept.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     let mut answer = String::new();

@@ -73,7 +73,7 @@ fn every_key_is_understood() {
     let config = parsed(
         r#"
         best_effort = true
-        uncontained = "allow"
+        uncontained = "refuse"
         [machine]
         memory_max = "infinity"
         [session]
@@ -105,7 +105,7 @@ fn every_key_is_understood() {
     );
     let settings = config.settings;
     assert!(settings.best_effort);
-    assert_eq!((settings.uncontained, config.idle_exit), (Uncontained::Allow, Limit::Infinity));
+    assert_eq!((settings.uncontained, config.idle_exit), (Uncontained::Refuse, Limit::Infinity));
     assert_eq!((settings.sessions_max, settings.servers_max), (1, 2));
     assert_eq!(settings.machine.memory_max, Some(MemorySize::Infinity));
     assert_eq!(settings.server.limits.memory_max, Some(MemorySize::Amount(Bytes(3 << 29))));

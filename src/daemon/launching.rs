@@ -94,11 +94,8 @@ impl Driver {
             (Some((_, index)), false) => request.ancestors.get(*index),
             _ => request.ancestors.first(),
         };
-        let gone = || Refusal {
-            reason: "the process that launched this is gone already".into(),
-            remedy: "launch it from a process that stays: its end is the server's end".into(),
-        };
-        let owner = owner.ok_or_else(gone)?.id;
+        // The first process of a container launches itself.
+        let owner = owner.map_or(request.launcher, |owner| owner.id);
         let host = request.wish.host.clone().or(recognised.map(|(name, _)| name));
         let caller = policy::Caller {
             explicit: request.wish.session.as_ref(),

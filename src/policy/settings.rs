@@ -41,7 +41,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             best_effort: false,
-            uncontained: Uncontained::Refuse,
+            uncontained: Uncontained::Allow,
             machine: LimitWishes::default(),
             session: LimitWishes::default(),
             server: ServerWishes::default(),
