@@ -20,14 +20,24 @@ pub const PINFOLD: &str = env!("CARGO_BIN_EXE_pinfold");
 /// Waits for a level, not for a change: until `condition` gives a value, or the deadline; then it tells the last state.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), DEADLINE * slowness());
     loop {
         match condition() {
             Ok(value) => return value,
-            Err(last) if start.elapsed() > DEADLINE => panic!("not within {DEADLINE:?}: {what}; last seen: {last}"),
+            Err(last) if start.elapsed() > deadline => panic!("not within {deadline:?}: {what}; last seen: {last}"),
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
+}
+
+/// How many times slower than usual this machine is: `PINFOLD_TEST_SLOWNESS`, for emulated ones.
+pub fn slowness() -> u32 {
+    std::env::var("PINFOLD_TEST_SLOWNESS").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
+/// The cgroup that tests make their own below: `PINFOLD_TEST_CGROUP`, or the top of the v2 hierarchy.
+pub fn base() -> PathBuf {
+    std::env::var_os("PINFOLD_TEST_CGROUP").map(PathBuf::from).or_else(v2_mount).expect("checked by offered()")
 }
 
 /// Whether this machine offers what the ring needs. Where `PINFOLD_TEST_HOST` says so and it does not, that is a failure.
@@ -104,7 +114,7 @@ impl Machine {
     pub fn without_daemon() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("pinfold-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let root = v2_mount().expect("checked by offered()").join(name);
+        let root = base().join(name);
         std::fs::create_dir(&root).unwrap();
         let directory = tempfile::Builder::new().prefix("pinfold-test-").tempdir().unwrap();
         Self { directory, root, daemon: None, arguments: Vec::new() }
