@@ -185,7 +185,11 @@ fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove the old", socket)(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(socket).map_err(failed("listen on", socket))?;
+    // From its first moment it is for nobody else.
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(socket);
+    nix::sys::stat::umask(mask);
+    let listener = listener.map_err(failed("listen on", socket))?;
     let group = nix::unistd::Group::from_name("pinfold").ok().flatten().filter(|_| nix::unistd::geteuid().is_root());
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     if let Some(group) = group {
