@@ -38,7 +38,10 @@ pub(super) fn end(end: &args::End) -> u8 {
             }
             Err(error) => {
                 drop(progress);
-                report(end, &all);
+                // What was ended before is told; that nothing was is not an answer to what failed.
+                if all != EndReply::default() {
+                    report(end, &all);
+                }
                 return failed(&error);
             }
         }
