@@ -78,6 +78,9 @@ pub enum ServeError {
     },
 }
 
+/// How long a daemon waits for the one before it, which no longer listens and has not let go of its lock yet.
+const HANDOVER_MAX: Duration = Duration::from_secs(5);
+
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeError {
     let path = path.to_owned();
     move |source| ServeError::Io { doing, path, source }
@@ -171,10 +174,18 @@ fn lock(socket: &Path) -> Result<std::fs::File, ServeError> {
         .write(true)
         .open(&path)
         .map_err(failed("open", &path))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Taken(socket.to_owned())),
-        Err(errno) => Err(failed("lock", &path)(errno.into())),
+    let deadline = Instant::now() + HANDOVER_MAX;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(failed("lock", &path)(errno.into())),
+        }
+        // One that cannot be spoken to is on its way out, or in.
+        if Instant::now() >= deadline || std::os::unix::net::UnixStream::connect(socket).is_ok() {
+            return Err(ServeError::Taken(socket.to_owned()));
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
