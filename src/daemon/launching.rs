@@ -252,6 +252,7 @@ impl Driver {
                 pidfd: std::os::fd::AsFd::as_fd(&*pidfd),
                 key: &key,
                 leaf: &leaf,
+                paths: &record.machine,
                 machine: grant.machine,
                 session: grant.session,
                 server: grant.server,
