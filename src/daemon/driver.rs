@@ -19,7 +19,7 @@ use crate::cgroup::{Caller, Membership, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Action, Event, Moment, State};
 use crate::policy::{Offers, OnPids, Settings};
-use crate::records::Records;
+use crate::records::{Record, Records};
 use crate::wire::{End, EndReply, Fault, Launched};
 
 /// Messages that may wait for the driver.
@@ -53,6 +53,8 @@ pub(super) enum Message {
     /// A fact may have come to be: look again.
     LookAgain(u64),
     RemovalFailed(u64),
+    /// What an earlier daemon left could not be removed yet; and how long to wait the next time.
+    SweepAgain(Box<Record>, Duration),
     /// Nothing of this server, and of its session if it was the last, is left.
     Gone(u64),
     End {
@@ -168,6 +170,7 @@ impl Driver {
             Message::JobDone(number, job, done) => self.job_done(number, job, done),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
+            Message::SweepAgain(record, pause) => self.sweep(record, pause),
             Message::Gone(number) => self.gone(number),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
             Message::List { uid, reply } => {
@@ -315,11 +318,21 @@ impl Driver {
         let Some(leaf) = server.leaf.clone().filter(|_| !server.busy) else { return };
         let Some(job) = server.jobs.pop_front() else { return };
         server.busy = true;
+        let machine = leaf.machine().paths();
         let work =
             Work { job, leaf, leader: server.leader, leader_pidfd: server.leader_pidfd.clone(), stock: server.stock };
-        let outbox = self.outbox.clone();
+        // An end is written down before anything is done for it: the daemon that takes over goes on with it.
+        let server = &self.table.servers[&number];
+        let begun = (job == Job::TakeStock).then(|| self.record(server, machine)).flatten();
+        let (outbox, records) = (self.outbox.clone(), self.records.clone());
+        let run = move || {
+            if let Some(Err(error)) = begun.map(|record| records.write(&record)) {
+                tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
+            }
+            jobs::run(&work)
+        };
         tokio::spawn(async move {
-            if let Ok(done) = tokio::task::spawn_blocking(move || jobs::run(&work)).await {
+            if let Ok(done) = tokio::task::spawn_blocking(run).await {
                 let _ = outbox.send(Message::JobDone(number, job, done)).await;
             }
         });

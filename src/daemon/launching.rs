@@ -17,7 +17,7 @@ use crate::lifecycle::{Event, State, Terms};
 use crate::naming::{LeafName, SessionKey};
 use crate::policy::{self, Decision, Grant, Refusal, Request, SessionName, SessionNaming, Table as Fullness};
 use crate::process::{self, Ancestor};
-use crate::records::Record;
+use crate::records::{Ending, Record};
 use crate::session::{Name, ProcessId};
 use crate::wire::{Fault, Launch, Launched};
 
@@ -218,8 +218,9 @@ impl Driver {
     }
 
     /// What a later daemon must know of the server.
-    fn record(&self, server: &Server, machine: GroupPaths) -> Option<Record> {
+    pub(super) fn record(&self, server: &Server, machine: GroupPaths) -> Option<Record> {
         let session = self.table.sessions.get(&server.key)?;
+        let killing = matches!(server.state, State::Killing { .. });
         Some(Record {
             boot_id: self.boot_id.clone(),
             uid: session.uid,
@@ -238,6 +239,7 @@ impl Driver {
             on_pids: server.on_pids,
             started_at: server.started_at,
             warnings: server.warnings.clone(),
+            ending: server.state.cause().map(|cause| Ending { cause, killing }),
         })
     }
 
