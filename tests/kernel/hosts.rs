@@ -76,6 +76,8 @@ impl Machine {
 
     /// Lets every user speak to the daemon, as the group `pinfold` may on a system.
     pub fn open_to_all(&self) {
+        // A daemon that answers has given its socket the mode that it wants.
+        self.described();
         std::fs::set_permissions(self.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
     }
 
@@ -119,7 +121,10 @@ impl Launched {
     #[track_caller]
     pub fn number(&mut self) -> i32 {
         let line = self.line();
-        line.trim().parse().unwrap_or_else(|_| panic!("{line:?} is no number"))
+        line.trim().parse().unwrap_or_else(|_| {
+            let _ = self.child.kill();
+            panic!("{line:?} is no number; {}", self.stderr())
+        })
     }
 }
 
