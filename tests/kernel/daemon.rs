@@ -63,7 +63,7 @@ fn ten_launchers_that_find_no_daemon_start_exactly_one_and_all_run() {
     let machine = Machine::without_daemon();
     std::fs::write(machine.path("hosts-file"), "").unwrap();
     let held = std::fs::File::open(machine.path("hosts-file")).unwrap();
-    rustix_keep_at_exec(&held);
+    keep_at_exec(&held);
     let mut servers: Vec<Launched> = (0..10)
         .map(|number| {
             let session = format!("s{number}");
@@ -117,7 +117,7 @@ fn ten_launchers_that_find_no_daemon_start_exactly_one_and_all_run() {
 }
 
 /// As a host passes a descriptor on: without close-on-exec.
-fn rustix_keep_at_exec(fd: impl AsFd) {
+fn keep_at_exec(fd: impl AsFd) {
     nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
 }
 
@@ -282,14 +282,8 @@ fn an_owner_that_dies_before_the_daemon_has_read_the_request_takes_its_launch_al
     host.exit_status();
     signal(machine.daemon_pid(), Signal::SIGCONT);
     // Its stdin has hung up and its parent is another one now: it ends for whichever fact is seen.
-    signal_if_alive_after(server, &machine);
+    expect_gone(server);
     machine.expect_nothing_left();
-}
-
-/// The server is gone, or owned by whoever adopted it: then its closed stdin ends it.
-#[track_caller]
-fn signal_if_alive_after(server: i32, machine: &Machine) {
-    eventually("the launch is over", || if lives(server) { Err(machine.log()) } else { Ok(()) });
 }
 
 /// The sessions as they must be found again: ids, leaves and leaders.
