@@ -191,6 +191,11 @@ impl Group {
         self.oom.explain(&self.v2);
     }
 
+    /// Whether a refused fork is told by no event: v1 counts it in `pids.events` and, from Linux 6.12 on, wakes nobody.
+    pub fn pids_are_polled(&self) -> bool {
+        self.pids.is_some()
+    }
+
     /// Where its directories are.
     pub fn paths(&self) -> GroupPaths {
         let path = |cgroup: &Cgroup| cgroup.path().to_owned();
