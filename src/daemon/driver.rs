@@ -196,7 +196,10 @@ impl Driver {
     /// The kernel spoke.
     fn notice(&mut self, source: Source) {
         match source {
-            Source::Leader(number) => self.feed(number, Event::LeaderExited),
+            Source::Leader(number) => {
+                self.feed(number, Event::LeaderExited);
+                self.probe(number);
+            }
             Source::Stdin(number) => self.feed(number, Event::StdinClosed),
             Source::Owner(watch) => {
                 let servers = self.table.owners.get(&watch).map(|owner| owner.servers.clone()).unwrap_or_default();
@@ -271,7 +274,11 @@ impl Driver {
         match (&server.leaf, server.state) {
             (_, State::Placing { .. } | State::Removing { .. } | State::Ended { .. }) | (None, _) => false,
             // What cannot be read is not called empty.
-            (Some(leaf), _) => leaf.populated().is_ok_and(|populated| !populated),
+            (Some(leaf), State::Running | State::Withdrawing { .. }) => {
+                leaf.populated().is_ok_and(|populated| !populated)
+            }
+            // A leader that left its leaf is still the server: its end is not over before it is gone.
+            (Some(leaf), _) => server.leader_is_gone() && leaf.populated().is_ok_and(|populated| !populated),
         }
     }
 
