@@ -5,4 +5,8 @@
 #[expect(dead_code, reason = "a builder's vocabulary: not every run of the ring speaks every word")]
 mod support;
 
+mod servers;
+
 mod ends;
+mod limits;
+mod orders;
