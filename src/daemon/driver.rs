@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::jobs::{self, Done, Work};
 use super::launching::{Admitted, LaunchRequest};
 use super::publish::{self, Entry};
-use super::table::{Job, Table};
+use super::table::{Job, Server, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
 use crate::cgroup::{Caller, Membership, has_exited};
@@ -33,6 +33,9 @@ const OOM_RECHECKS: [Duration; 5] = [
     Duration::from_millis(200),
     Duration::from_secs(1),
 ];
+
+/// How often refused forks are looked for where no event tells of them.
+const PIDS_POLL: Duration = Duration::from_secs(1);
 
 /// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
@@ -96,6 +99,8 @@ pub(super) struct Driver {
     pub(super) idle_exit: Option<Duration>,
     /// Since when nothing is contained.
     pub(super) idle_since: Moment,
+    /// When refused forks were last looked for.
+    pub(super) polled: Moment,
 }
 
 impl Driver {
@@ -145,7 +150,8 @@ impl Driver {
         let states = self.table.servers.values().filter_map(|server| server.state.deadline());
         let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
-        states.chain(waiters).chain(idle).min()
+        let poll = self.table.servers.values().any(is_polled).then_some(self.polled + PIDS_POLL);
+        states.chain(waiters).chain(idle).chain(poll).min()
     }
 
     fn tick(&mut self) {
@@ -156,6 +162,13 @@ impl Driver {
         for number in late {
             self.feed(number, Event::Tick);
             self.probe(number);
+        }
+        if self.polled + PIDS_POLL <= now {
+            self.polled = now;
+            let servers = self.table.servers.iter().filter(|(_, server)| is_polled(server));
+            for number in servers.map(|(number, _)| *number).collect::<Vec<_>>() {
+                self.look(number);
+            }
         }
         let waiters = std::mem::take(&mut self.table.waiters);
         for waiter in waiters {
@@ -186,7 +199,10 @@ impl Driver {
     /// The kernel spoke.
     fn notice(&mut self, source: Source) {
         match source {
-            Source::Leader(number) => self.feed(number, Event::LeaderExited),
+            Source::Leader(number) => {
+                self.feed(number, Event::LeaderExited);
+                self.probe(number);
+            }
             Source::Stdin(number) => self.feed(number, Event::StdinClosed),
             Source::Owner(watch) => {
                 let servers = self.table.owners.get(&watch).map(|owner| owner.servers.clone()).unwrap_or_default();
@@ -261,7 +277,11 @@ impl Driver {
         match (&server.leaf, server.state) {
             (_, State::Placing { .. } | State::Removing { .. } | State::Ended { .. }) | (None, _) => false,
             // What cannot be read is not called empty.
-            (Some(leaf), _) => leaf.populated().is_ok_and(|populated| !populated),
+            (Some(leaf), State::Running | State::Withdrawing { .. }) => {
+                leaf.populated().is_ok_and(|populated| !populated)
+            }
+            // A leader that left its leaf is still the server: its end is not over before it is gone.
+            (Some(leaf), _) => server.leader_is_gone() && leaf.populated().is_ok_and(|populated| !populated),
         }
     }
 
@@ -362,4 +382,9 @@ impl Driver {
             let _ = outbox.send(message).await;
         });
     }
+}
+
+/// Whether its refused forks have to be looked for.
+fn is_polled(server: &Server) -> bool {
+    server.state == State::Running && server.leaf.as_ref().is_some_and(|leaf| leaf.group().pids_are_polled())
 }

@@ -131,6 +131,7 @@ async fn run(
         outbox: outbox.clone(),
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
+        polled: Duration::ZERO,
     };
     driver.recover();
     let listener = listen(&options.socket)?;

@@ -10,3 +10,8 @@ mod ends;
 mod hosts;
 mod launcher;
 mod ownership;
+mod servers;
+
+mod ends;
+mod limits;
+mod orders;
