@@ -212,7 +212,7 @@ fn a_refusal_is_status_125_and_one_line_with_reason_and_remedy() {
     if !offered() {
         return;
     }
-    let machine = Machine::new();
+    let machine = Machine::with_config("uncontained = \"refuse\"");
     for (options, reason, remedy) in [
         (&["--memory-max", "1M"][..], "less than a process can start with", "ask for at least"),
         (&["--memory-high", "1G"], "memory_high is not held yet", "use memory_max"),

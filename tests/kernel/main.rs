@@ -9,9 +9,7 @@ mod daemon;
 mod ends;
 mod hosts;
 mod launcher;
-mod ownership;
-mod servers;
-
-mod ends;
 mod limits;
 mod orders;
+mod ownership;
+mod servers;

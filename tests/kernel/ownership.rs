@@ -98,7 +98,7 @@ fn what_is_no_session_id_is_a_usage_error() {
         let mut run = machine.pinfold(&["run", "--session"]);
         run.arg(std::ffi::OsStr::from_bytes(id)).args(["--", "echo", "ran"]);
         let output = run.stdin(Stdio::null()).output().unwrap();
-        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()), "{output:?}");
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(125), String::new()), "{output:?}");
         assert!(!output.stderr.is_empty());
     }
     for arguments in [&["end", ""][..], &["end", "--server", "no-slash"], &["status", ""], &["end"]] {
