@@ -106,6 +106,8 @@ pub(super) struct Driver {
 impl Driver {
     /// Runs until it is told to stop, or has been idle for long enough.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Self {
+        // However long the start took: whoever started this daemon has had no chance to use it.
+        self.idle_since = self.now();
         loop {
             let wake = self.next_deadline();
             let timer = async {
