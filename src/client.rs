@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ pub const SYSTEM_SOCKET: &str = "/run/pinfold/pinfold.sock";
 
 /// How long a daemon may take to start.
 const START_MAX: Duration = Duration::from_secs(20);
+
+/// What `pinfold serve` exits with where its configuration is wrong (EX_CONFIG of sysexits(3)).
+pub const EXIT_CONFIG: u8 = 78;
 
 /// How long a launch may take.
 pub const LAUNCH_MAX: Duration = Duration::from_secs(20);
@@ -50,6 +53,14 @@ pub enum ClientError {
     /// It hung up in the middle: it was stopping.
     #[error("the daemon at {} hung up", .0.display())]
     HungUp(PathBuf),
+    /// Somebody else listens where this user's daemon, or root's, should.
+    #[error("{} belongs to a process of uid {uid}, not to a daemon of this user or of root: remove it", socket.display())]
+    Foreign {
+        /// Where.
+        socket: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// It took too long.
     #[error("the daemon at {} did not answer within {} s", socket.display(), after.as_secs())]
     TooSlow {
@@ -64,6 +75,9 @@ pub enum ClientError {
     /// It said no.
     #[error("{}", fault_text(.0))]
     Fault(Fault),
+    /// None could be started, because its configuration is wrong.
+    #[error("no daemon could be started: {0}")]
+    Misconfigured(String),
     /// None could be started.
     #[error("no daemon could be started: {0}")]
     NotStarted(String),
@@ -93,13 +107,19 @@ fn fault_text(fault: &Fault) -> String {
 pub struct Client {
     stream: UnixStream,
     socket: PathBuf,
+    /// The daemon that would have been used, and is not for this user.
+    passed_over: Option<PathBuf>,
 }
 
 impl Client {
     /// Connects to the daemon at a socket.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
         match UnixStream::connect(socket) {
-            Ok(stream) => Ok(Self { stream, socket: socket.to_owned() }),
+            // A launch is bounded on its way there, too.
+            Ok(stream) if stream.set_write_timeout(Some(VIEW_MAX)).is_err() => {
+                Err(ClientError::HungUp(socket.to_owned()))
+            }
+            Ok(stream) => Ok(Self { stream, socket: socket.to_owned(), passed_over: None }),
             Err(error) => Err(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon(socket.to_owned()),
                 io::ErrorKind::PermissionDenied => ClientError::NotPermitted(socket.to_owned()),
@@ -108,9 +128,22 @@ impl Client {
         }
     }
 
+    /// Whoever listens is given dups of the caller's stdin and stderr: at a place of our choice that is us, or root.
+    fn of_root_or_this_user(self) -> Result<Self, ClientError> {
+        let peer = nix::sys::socket::getsockopt(&self.stream, nix::sys::socket::sockopt::PeerCredentials);
+        let uid = peer.map_or(u32::MAX, |peer| peer.uid());
+        let ours = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+        if ours { Ok(self) } else { Err(ClientError::Foreign { socket: self.socket, uid }) }
+    }
+
     /// Which daemon it is.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The daemon that would have been used instead, if this user might speak to it.
+    pub fn passed_over(&self) -> Option<&Path> {
+        self.passed_over.as_deref()
     }
 
     /// Asks and waits for the answer, at most `deadline`.
@@ -171,27 +204,48 @@ impl Client {
     }
 }
 
-/// Connects to the daemon of the caller's choice, else to the system's where it may, else to the user's own.
+/// Connects to the daemon of the caller's choice, else to the system's where it may, else to the user's own. One that died
+/// and left sessions is started anew: what lives is not to look as if it were not there.
 pub fn find(chosen: Option<&Path>) -> Result<Client, ClientError> {
-    if let Some(socket) = chosen {
-        return Client::connect(socket);
-    }
-    match Client::connect(Path::new(SYSTEM_SOCKET)) {
-        Err(ClientError::NoDaemon(_)) => Client::connect(&user_socket()?),
-        // There is one, and it is not for us: that is told if there is no other either.
-        Err(denied @ ClientError::NotPermitted(_)) => Client::connect(&user_socket()?).map_err(|error| match error {
-            ClientError::NoDaemon(_) => denied,
-            other => other,
-        }),
+    find_by(chosen, |socket| match Client::connect(socket) {
+        Err(ClientError::NoDaemon(_)) if left_sessions(socket) => start(socket),
         other => other,
-    }
+    })
+}
+
+/// Whether a daemon that is gone left records of what it launched, in a directory that this user may read.
+fn left_sessions(socket: &Path) -> bool {
+    std::fs::read_dir(beside(socket, "d")).is_ok_and(|mut records| records.next().is_some())
 }
 
 /// Connects as [`find`] does, and starts a daemon for this user where none is.
 pub fn find_or_start(chosen: Option<&Path>) -> Result<Client, ClientError> {
-    match find(chosen) {
-        Err(ClientError::NoDaemon(_) | ClientError::NotPermitted(_)) if chosen.is_none() => start(&user_socket()?),
-        Err(ClientError::NoDaemon(socket)) => start(&socket),
+    find_by(chosen, |socket| match Client::connect(socket) {
+        // Only root can start the system's daemon, and for root it is the user's own.
+        Err(ClientError::NoDaemon(_)) if chosen.is_some() || user_socket().is_ok_and(|own| own == socket) => {
+            start(socket)
+        }
+        other => other,
+    })
+}
+
+fn find_by(
+    chosen: Option<&Path>,
+    connect: impl Fn(&Path) -> Result<Client, ClientError>,
+) -> Result<Client, ClientError> {
+    if let Some(socket) = chosen {
+        return connect(socket);
+    }
+    let connect = |socket: &Path| connect(socket).and_then(Client::of_root_or_this_user);
+    let system = Path::new(SYSTEM_SOCKET);
+    match connect(system) {
+        Err(ClientError::NoDaemon(_)) => connect(&user_socket()?),
+        // There is one, and it is not for us: that is told, and if there is no other either it is the answer.
+        Err(denied @ ClientError::NotPermitted(_)) => match connect(&user_socket()?) {
+            Ok(client) => Ok(Client { passed_over: Some(system.to_owned()), ..client }),
+            Err(ClientError::NoDaemon(_)) => Err(denied),
+            other => other,
+        },
         other => other,
     }
 }
@@ -236,7 +290,7 @@ fn start(socket: &Path) -> Result<Client, ClientError> {
     let deadline = Instant::now() + START_MAX;
     let lock = beside(socket, "start");
     let failed = |doing| move |source| ClientError::Io { doing, socket: socket.to_owned(), source };
-    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&lock);
+    let file = std::fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock);
     let file = file.map_err(failed("lock the start of"))?;
     loop {
         // Whoever has the lock starts it; the others find it started.
@@ -284,8 +338,14 @@ fn spawn(socket: &Path, deadline: Instant) -> Result<(), ClientError> {
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     let mut answer = String::new();
     let said = child.stdout.take().map(|stdout| read_line(stdout, deadline, &mut answer));
-    let _ = child.wait();
+    if matches!(said, Some(Err(_))) {
+        let _ = child.kill();
+    }
+    let status = child.wait();
     match said {
+        Some(Ok(())) if status.is_ok_and(|status| status.code() == Some(EXIT_CONFIG.into())) => {
+            Err(ClientError::Misconfigured(answer))
+        }
         Some(Ok(())) if answer == "ready" => Ok(()),
         Some(Ok(())) if !answer.is_empty() => Err(failed(answer)),
         _ => Err(failed(format!("it did not say that it is ready; see {}", beside(socket, "log").display()))),

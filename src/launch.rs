@@ -4,7 +4,7 @@
 //! It is blocking and small. What fails before the exec is one line on stderr and exit status 125, 126 or 127.
 
 use std::ffi::{CString, OsString};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -97,6 +97,13 @@ fn placed(options: &LaunchOptions) -> Result<Launched, LaunchError> {
 fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
     let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut client = client::find_or_start(options.socket.as_deref())?;
+    if let Some(other) = client.passed_over() {
+        say(&format!(
+            "the daemon at {} is not for this user (join the group `pinfold`); using {}",
+            other.display(),
+            client.socket().display()
+        ));
+    }
     let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok();
     let (stdin, stderr) = (std::io::stdin(), std::io::stderr());
     let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
@@ -135,8 +142,12 @@ fn prove(launched: &Launched) -> Result<(), LaunchError> {
 /// Where a daemon answered, it decides; where none can be had, the user who asked for it does.
 fn may_run_uncontained(options: &LaunchOptions, error: &LaunchError) -> bool {
     match error {
-        LaunchError::Client(ClientError::Fault(Fault::Refused { uncontained, .. })) => *uncontained,
-        LaunchError::Client(ClientError::Fault(_)) | LaunchError::NotPlaced { .. } => false,
+        LaunchError::Client(ClientError::Fault(Fault::Refused { uncontained, .. })) => {
+            options.uncontained && *uncontained
+        }
+        // A configuration that cannot be read may forbid it.
+        LaunchError::Client(ClientError::Fault(_) | ClientError::Misconfigured(_) | ClientError::Foreign { .. })
+        | LaunchError::NotPlaced { .. } => false,
         LaunchError::Client(_) => options.uncontained,
     }
 }
@@ -174,9 +185,12 @@ fn environment(launched: Option<&Launched>) -> Vec<OsString> {
 /// One line on stderr. stdout belongs to the host and its server.
 fn say(line: &str) {
     let line = line.replace('\n', " ");
-    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-        eprintln!("\x1b[1mpinfold:\x1b[0m {line}");
+    let mut stderr = std::io::stderr();
+    let name = if stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        "\x1b[1mpinfold:\x1b[0m"
     } else {
-        eprintln!("pinfold: {line}");
-    }
+        "pinfold:"
+    };
+    // A host that closed stderr, or does not read it, is no reason to launch nothing.
+    let _ = writeln!(stderr, "{name} {line}");
 }

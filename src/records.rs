@@ -131,18 +131,19 @@ impl Records {
         }
     }
 
-    /// Reads all records of this boot. What is of another boot, or cannot be read as a record, is removed.
+    /// Reads all records of this boot. What is of another boot is removed; what cannot be read stays: its server may live.
     pub fn load(&self, boot_id: &str) -> Result<Vec<Record>, RecordError> {
         let fail = |source| RecordError { doing: "list", path: self.directory.clone(), source };
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.directory).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
             match read(&path) {
-                Some(record) if record.boot_id == boot_id => found.push(record),
-                _ => {
+                Found::Record(record) if record.boot_id == boot_id => found.push(*record),
+                Found::Record(_) | Found::Draft => {
                     // A draft that was never renamed, or a record of processes that no longer exist.
                     let _ = std::fs::remove_file(&path);
                 }
+                Found::Unreadable => {}
             }
         }
         Ok(found)
@@ -158,9 +159,22 @@ impl Records {
     }
 }
 
-fn read(path: &Path) -> Option<Record> {
-    if path.extension()? != "json" || std::fs::metadata(path).ok()?.len() > RECORD_BYTES_MAX {
-        return None;
+/// What a file of the directory turned out to be.
+enum Found {
+    Record(Box<Record>),
+    /// What a daemon that died had not finished.
+    Draft,
+    /// Not to be read now, or by this version.
+    Unreadable,
+}
+
+fn read(path: &Path) -> Found {
+    if path.extension().is_some_and(|extension| extension == "new") {
+        return Found::Draft;
     }
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    let mut text = Vec::new();
+    let opened = std::fs::File::open(path);
+    let read = opened.and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, RECORD_BYTES_MAX), &mut text));
+    let record = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
+    record.map_or(Found::Unreadable, |record| Found::Record(Box::new(record)))
 }

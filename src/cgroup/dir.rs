@@ -137,6 +137,18 @@ impl Cgroup {
             .map_err(|errno| CgroupError::new("write", &self.path, errno))
     }
 
+    /// Locks the directory (flock(2)) for as long as the descriptor lives; `None` where somebody else has it.
+    pub(super) fn lock(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        let fail = |errno: rustix::io::Errno| CgroupError::new("lock", &self.path, errno);
+        let fd = rustix::fs::openat(&self.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(fail)?;
+        match rustix::fs::flock(&fd, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(fd)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(fail(errno)),
+        }
+    }
+
     /// Reads one of its files.
     pub fn read(&self, file: &str) -> Result<String, CgroupError> {
         let fail = |source: io::Error| CgroupError::new("read", self.path.join(file), source);

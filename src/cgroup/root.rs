@@ -3,6 +3,7 @@
 //! What cannot work is refused here, in words that say what to change: this is where default containers, v1-only
 //! machines and users without delegation arrive.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::dir::{Cgroup, CgroupError};
@@ -77,6 +78,9 @@ pub enum TreeError {
         /// Some of the processes.
         pids: Vec<i32>,
     },
+    /// Another daemon has this tree.
+    #[error("another pinfold works below {}: stop it first, or give this one another --root", .0.display())]
+    Taken(PathBuf),
     /// Too old a kernel.
     #[error("this kernel has no cgroup.kill: Linux 5.14 or newer is needed")]
     KernelTooOld,
@@ -91,6 +95,8 @@ pub(super) struct Opened {
     pub(super) root: PathBuf,
     pub(super) controllers: Controllers,
     pub(super) changes: Changes,
+    /// Held for as long as the tree is this daemon's.
+    pub(super) lock: OwnedFd,
 }
 
 /// What [`open`] changed beyond making directories, so that [`close`] can take it back.
@@ -122,6 +128,7 @@ pub(super) fn open(options: &TreeOptions) -> Result<Opened, TreeError> {
     let (machine, _) = root.ensure_child(MACHINE).map_err(refused)?;
     // That it is there already says nothing about who may write it.
     machine.writable().map_err(refused)?;
+    let lock = machine.lock()?.ok_or_else(|| TreeError::Taken(path.clone()))?;
     if !machine.has("cgroup.kill") {
         return Err(TreeError::KernelTooOld);
     }
@@ -141,7 +148,7 @@ pub(super) fn open(options: &TreeOptions) -> Result<Opened, TreeError> {
             Controllers { memory: writable(memory), pids: writable(pids), cpu: false, io: false }
         }
     };
-    Ok(Opened { layout, root: path, controllers, changes })
+    Ok(Opened { layout, root: path, controllers, changes, lock })
 }
 
 /// The daemon's own cgroup, or the one that a daemon of this tree was started from.

@@ -3,7 +3,7 @@
 //! On a hybrid machine each caller's companions stand below the caller's own v1 cgroups, so that nobody leaves a limit
 //! that already held; on pure v2 a launch that would leave one is refused.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -120,6 +120,7 @@ pub struct Tree {
     machine: String,
     controllers: Controllers,
     changes: root::Changes,
+    _lock: OwnedFd,
     /// Held while the levels that launches share are made and limited: on v1 a limit is widened before it is set, which
     /// another launch would read back.
     shared_levels: Mutex<()>,
@@ -143,6 +144,7 @@ impl Tree {
             machine,
             controllers: opened.controllers,
             changes: opened.changes,
+            _lock: opened.lock,
             shared_levels: Mutex::default(),
         };
         if options.leave_host {
@@ -254,7 +256,7 @@ impl Tree {
             Ok(()) => Ok(leaf),
             Err(error) => {
                 // The launcher still has to print why: it goes back to where it came from, if it can.
-                self.move_back(&from, wanted.pid);
+                self.move_back(&from, wanted);
                 let left = leaf.remove().is_err().then(|| Box::new(leaf));
                 Err(Unplaced { error, left })
             }
@@ -354,16 +356,18 @@ impl Tree {
         Err(AdmitError::NotMoved { wanted: group.v2.path().display().to_string(), found })
     }
 
-    fn move_back(&self, from: &Membership, pid: i32) {
+    fn move_back(&self, from: &Membership, wanted: &Admission<'_>) {
         let (memory, pids) = match &self.layout {
             Layout::Pure { .. } => (None, None),
             Layout::Hybrid { memory, pids, .. } => (memory.as_ref(), pids.as_ref()),
         };
         for (mount, cgroup) in [(memory, &from.memory), (pids, &from.pids), (Some(self.layout.v2()), &from.v2)] {
             let directory = mount.zip(cgroup.as_deref()).and_then(|(mount, cgroup)| mount.directory(cgroup));
+            // Once it is gone its number may be a stranger's.
+            let directory = directory.filter(|_| !has_exited(wanted.pidfd));
             if let Some(directory) = directory.and_then(|path| Cgroup::open(path).ok()) {
                 // Where it may not go back, it exits where it is: its leaf waits for that before it is removed.
-                let _ = directory.write("cgroup.procs", &pid.to_string());
+                let _ = directory.write("cgroup.procs", &wanted.pid.to_string());
             }
         }
     }

@@ -29,7 +29,7 @@ pub(super) enum Command {
     Status(Status),
     /// End sessions or servers, with everything that they started.
     End(End),
-    /// Tell what holds on this machine, and what to do about what does not.
+    /// Tell what holds on this machine, and what to do about what does not. Starts a daemon where none runs.
     Doctor(Doctor),
 }
 

@@ -30,9 +30,14 @@ pub(super) fn end(end: &args::End) -> u8 {
     };
     let progress = Progress::start();
     let mut all = EndReply::default();
+    let mut unmatched = Vec::new();
     for wish in wishes {
+        let what = described(&wish);
         match ask(&mut client, wish) {
             Ok(reply) => {
+                if reply.ended.is_empty() && reply.pending.is_empty() {
+                    unmatched.push(what);
+                }
                 all.ended.extend(reply.ended);
                 all.pending.extend(reply.pending);
             }
@@ -47,7 +52,20 @@ pub(super) fn end(end: &args::End) -> u8 {
         }
     }
     drop(progress);
-    report(end, &all)
+    if !end.json {
+        text::print(&unmatched.concat());
+    }
+    if all == EndReply::default() && !end.json { DONE } else { report(end, &all) }
+}
+
+/// That nothing is left of it is what was asked for; that there was nothing is worth a line.
+fn described(wish: &End) -> String {
+    match (&wish.session, &wish.server, wish.owner_pid) {
+        (Some(session), Some(server), _) => format!("nothing to end: session {session} has no server {server}\n"),
+        (Some(session), None, _) => format!("nothing to end: no session {session} is alive\n"),
+        (None, _, Some(pid)) => format!("nothing to end: process {pid} owns nothing\n"),
+        (None, ..) => "nothing to end\n".to_owned(),
+    }
 }
 
 fn ask(client: &mut Client, wish: End) -> Result<EndReply, ClientError> {

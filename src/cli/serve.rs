@@ -25,6 +25,9 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
         eprintln!("pinfold: this version has the cgroupfs backend only: leave out --backend systemd");
         return NO;
     }
+    if serve.detached {
+        leave_the_host();
+    }
     let log = serve.detached.then(|| client::beside(&socket, "log"));
     if let Err(error) = client::prepare_directory(&socket) {
         return refuse(serve.detached, &error);
@@ -41,7 +44,10 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
     };
     match daemon::serve(&options, ready) {
         Ok(()) => DONE,
-        Err(error) => refuse(options.on_demand, &error),
+        Err(error) => {
+            let status = refuse(options.on_demand, &error);
+            if matches!(error, daemon::ServeError::Config(_)) { client::EXIT_CONFIG } else { status }
+        }
     }
 }
 
@@ -58,7 +64,7 @@ fn default_config() -> Option<PathBuf> {
 /// The front half: starts the back half with nothing of the host's but its environment, passes its one line on, and
 /// returns, so that the launcher keeps no child.
 fn go_to_background() -> u8 {
-    let started = || -> io::Result<String> {
+    let started = || -> io::Result<(String, u8)> {
         crate::sys::close_on_exec_from(3).map_err(io::Error::from)?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(std::env::args_os().skip(1))
@@ -72,15 +78,19 @@ fn go_to_background() -> u8 {
         if let Some(stdout) = child.stdout.take() {
             io::BufReader::new(stdout).read_line(&mut line)?;
         }
-        Ok(line)
+        if line.trim_end() == "ready" {
+            return Ok((line, DONE));
+        }
+        let status = child.wait()?.code().and_then(|code| u8::try_from(code).ok());
+        Ok((line, status.filter(|status| *status != DONE).unwrap_or(NO)))
     };
     match started() {
-        Ok(line) => {
-            print!("{line}");
-            if line.trim_end() == "ready" { DONE } else { NO }
+        Ok((line, status)) => {
+            let _ = io::stdout().write_all(line.as_bytes());
+            status
         }
         Err(error) => {
-            println!("cannot start it in the background: {error}");
+            let _ = writeln!(io::stdout(), "cannot start it in the background: {error}");
             NO
         }
     }
@@ -94,11 +104,15 @@ fn refuse(detached: bool, error: &dyn std::error::Error) -> u8 {
     failed(error)
 }
 
-/// The back half's one line, after which its stdout is nobody's. It leaves the host's session, and does not want to be
-/// the first to be killed for memory because its host marks what it starts so.
-fn answer(line: &str) {
+/// What a host does to all that it started is not for the daemon: a signal to its process group, or a mark that makes it
+/// the first to be killed for memory.
+fn leave_the_host() {
     let _ = nix::unistd::setsid();
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+}
+
+/// The back half's one line, after which its stdout is nobody's.
+fn answer(line: &str) {
     let mut stdout = io::stdout();
     let _ = writeln!(stdout, "{}", line.replace('\n', " ")).and_then(|()| stdout.flush());
     if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {

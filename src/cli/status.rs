@@ -39,7 +39,8 @@ fn of_session(status: &args::Status) -> u8 {
     };
     let found: Vec<_> = sessions.into_iter().filter(|session| Some(&session.id) == status.session.as_ref()).collect();
     if found.is_empty() {
-        eprintln!("pinfold: no such session is alive; `pinfold ls` lists those that are");
+        let id = status.session.as_ref().map(ToString::to_string).unwrap_or_default();
+        eprintln!("pinfold: no session {id} is alive; `pinfold ls --json` lists those that are");
         return NO;
     }
     if status.json {
@@ -69,7 +70,7 @@ fn page(session: &SessionView) -> String {
     );
     for server in &session.servers {
         page.push_str(&format!(
-            "\n  {} ({}), process {}, since {}\n    {}\n    {} processes, {} RSS, {} at most, limit {}; stdin {}{}\n",
+            "\n  {} ({}), process {}, since {}\n    {}\n    processes: {}; memory: {} RSS, {} at most, limit {}; stdin {}{}\n",
             server.name,
             server.state,
             server.leader_pid,

@@ -199,7 +199,7 @@ impl Driver {
             Message::Gone(number) => self.gone(number),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
             Message::List { uid, reply } => {
-                let _ = reply.send(publish::entries(&self.table, uid, self.backend.word()));
+                let _ = reply.send(publish::entries(&self.table, uid, &self.backend));
             }
             Message::Counts(reply) => {
                 let _ = reply.send(self.counts);
@@ -341,7 +341,10 @@ impl Driver {
 
     fn push_job(&mut self, number: u64, job: Job) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
-        server.jobs.push_back(job);
+        // A kill that waits behind a slow one is one kill.
+        if server.jobs.back() != Some(&job) {
+            server.jobs.push_back(job);
+        }
         self.next_job(number);
     }
 

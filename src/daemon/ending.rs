@@ -31,11 +31,13 @@ impl Driver {
             peak_bytes: server.stock.peak,
         };
         if let Some(line) = tell::line(&id, &server.name, &outcome) {
-            if let Some(stderr) = server.stderr.as_ref().filter(|_| cause != Cause::LaunchFailed) {
-                tell::write(stderr, &line);
-            }
             tracing::info!(session = %id, server = %server.name, cause = cause.word(), "{line}");
+            if let Some(stderr) = server.stderr.filter(|_| cause != Cause::LaunchFailed) {
+                // It may be a file of a filesystem that answers when it likes.
+                tokio::task::spawn_blocking(move || tell::write(&stderr, &line));
+            }
         }
+        self.watcher.forget_files(number);
         let leaf = server.leaf_name.as_str().to_owned();
         for waiter in &mut self.table.waiters {
             if waiter.remaining.contains(&number) {

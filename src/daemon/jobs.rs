@@ -47,7 +47,8 @@ pub(super) fn run(work: &Work) -> Done {
             work.leaf.kill().and_then(|()| work.leaf.wait_empty(KILL_WAIT).map(drop))
         }
         Job::Remove => {
-            stock.peak = work.leaf.group().memory().peak_bytes;
+            // Where the removal is tried again, the first reading is the last there was.
+            stock.peak = work.leaf.group().memory().peak_bytes.or(stock.peak);
             work.leaf.remove()
         }
     };

@@ -87,6 +87,12 @@ impl Driver {
 
     fn plan(&self, request: &LaunchRequest) -> Result<Plan, Refusal> {
         let inside = request.inside.as_ref().and_then(|caller| self.table.sessions.get(&caller.key));
+        if request.inside.is_some() && inside.is_none() {
+            return Err(Refusal {
+                reason: "this comes from inside a session that this daemon does not hold".into(),
+                remedy: "launch it from outside".into(),
+            });
+        }
         let facts: Vec<_> = request.ancestors.iter().map(|ancestor| ancestor.facts.clone()).collect();
         let recognised = policy::recognise_host(&self.settings, &facts);
         let owner = match (&recognised, request.inside.is_some()) {
@@ -385,6 +391,7 @@ impl Driver {
             self.watch_leaf(number, &leaf);
             self.feed(number, Event::PlacementFailed);
         } else if let Some((server, gone)) = self.table.remove(number) {
+            self.watcher.forget_files(number);
             // It may have been the last of a session whose other servers ended meanwhile.
             let machines = gone.session.map(|session| session.machines).unwrap_or_default();
             self.clean_up(server.key, leaf_name, machines, number);

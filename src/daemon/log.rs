@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -50,7 +51,7 @@ struct BoundedFile(Mutex<File>);
 
 impl BoundedFile {
     fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(Mutex::new(File::options().create(true).append(true).open(path)?)))
+        Ok(Self(Mutex::new(File::options().create(true).append(true).mode(0o600).open(path)?)))
     }
 }
 

@@ -17,7 +17,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -175,6 +175,7 @@ fn lock(socket: &Path) -> Result<std::fs::File, ServeError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&path)
         .map_err(failed("open", &path))?;
     let deadline = Instant::now() + HANDOVER_MAX;

@@ -1,8 +1,10 @@
 //! What the driver lets out: copies of its facts, and from them the snapshot, read from the kernel off the driver.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::table::{Server, Session, Table};
+use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership};
 use crate::limits::Bytes;
 use crate::naming::SessionKey;
@@ -18,29 +20,32 @@ pub(super) struct Entry {
     uid: u32,
     host: Option<Name>,
     backend: &'static str,
+    cgroup: String,
     servers: Vec<(ServerView, ProcessId, Option<Arc<Leaf>>)>,
 }
 
 /// Copies what `uid` may see; root sees all.
-pub(super) fn entries(table: &Table, uid: u32, backend: &'static str) -> Vec<Entry> {
+pub(super) fn entries(table: &Table, uid: u32, backend: &Backend) -> Vec<Entry> {
     let visible = table.sessions.iter().filter(|(_, session)| uid == 0 || session.uid == uid);
     visible.map(|(key, session)| entry(table, key, session, backend)).collect()
 }
 
-fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &'static str) -> Entry {
+fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &Backend) -> Entry {
+    let directory = backend.tree().session_directory(key);
     let servers = session.servers.iter().filter_map(|number| table.servers.get(number));
     Entry {
         key: key.clone(),
         id: session.id.clone(),
         uid: session.uid,
         host: session.host.clone(),
-        backend,
-        servers: servers.map(|server| (facts(server), server.leader, server.leaf.clone())).collect(),
+        backend: backend.word(),
+        cgroup: directory.display().to_string(),
+        servers: servers.map(|server| (facts(server, &directory), server.leader, server.leaf.clone())).collect(),
     }
 }
 
 /// All but what only the kernel can tell.
-fn facts(server: &Server) -> ServerView {
+fn facts(server: &Server, session: &Path) -> ServerView {
     ServerView {
         name: server.name.clone(),
         leaf: server.leaf_name.as_str().to_owned(),
@@ -48,7 +53,7 @@ fn facts(server: &Server) -> ServerView {
         leader_pid: server.leader.pid,
         owner_pid: server.owner.pid,
         processes: 0,
-        cgroup: String::new(),
+        cgroup: session.join(server.leaf_name.as_str()).display().to_string(),
         argv: server.argv.clone(),
         started_at: humantime::format_rfc3339_seconds(server.started_at).to_string(),
         memory: MemoryView::default(),
@@ -62,18 +67,17 @@ fn facts(server: &Server) -> ServerView {
 /// Reads what the kernel tells of a session. Blocks.
 pub(super) fn view(entry: Entry) -> SessionView {
     let mut memory = MemoryView::default();
-    let mut cgroup = String::new();
+    let mut read = false;
     let mut servers = Vec::with_capacity(entry.servers.len());
     for (mut server, leader, leaf) in entry.servers {
         if let Some(leaf) = leaf {
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
-            server.cgroup = leaf.group().v2().path().display().to_string();
             server.memory = leaf.group().memory();
             // While others are in the leaf, no event tells that its first process has left.
             server.escaped |= is_outside(leader, &leaf);
             server.pids_refusals = leaf.group().pids_refusals();
-            if cgroup.is_empty() {
-                cgroup = leaf.session().v2().path().display().to_string();
+            if !read {
+                read = true;
                 memory = leaf.session().memory();
             } else if leaf.session().paths().memory.is_some() {
                 memory = wider(memory, leaf.session().memory());
@@ -91,7 +95,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
         owner_pid: servers.first().map(|server| server.owner_pid),
         state: if ending { "ending" } else { "running" }.to_owned(),
         backend: entry.backend.to_owned(),
-        cgroup,
+        cgroup: entry.cgroup,
         processes: servers.iter().map(|server| server.processes).sum(),
         memory,
         servers,

@@ -47,13 +47,20 @@ impl Driver {
                     self.adopt(&place, &record, leaf);
                     adopted += 1;
                 }
-                _ => {
+                Err(error) if !error.is_gone() => {
+                    tracing::error!(error = %chain(&error), "a leaf cannot be adopted and is left to the next start");
+                }
+                Ok(_) | Err(_) => {
                     self.sweep(Box::new(record), SWEEP_AGAIN);
                     swept += 1;
                 }
             }
         }
-        for place in self.backend.tree().leaves().unwrap_or_default() {
+        let leaves = self.backend.tree().leaves().unwrap_or_else(|error| {
+            tracing::error!(error = %chain(&error), "the tree cannot be read");
+            Vec::new()
+        });
+        for place in leaves {
             if !known.contains(&place) {
                 self.table.next = self.table.next.max(place.leaf.launch());
                 match self.backend.tree().sweep_unknown(&place) {

@@ -20,7 +20,6 @@ use super::publish;
 use crate::backend::Backend;
 use crate::cgroup::{Membership, has_exited};
 use crate::process;
-use crate::session::ProcessId;
 use crate::snapshot::SessionView;
 use crate::wire::{self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located};
 
@@ -110,9 +109,12 @@ async fn connection(stream: UnixStream, service: &Service) -> Result<(), Connect
 
 /// Who is at the other end: SO_PEERCRED, and a pidfd of the same process where the kernel gives one (SO_PEERPIDFD, 6.5).
 fn identify(stream: &UnixStream) -> io::Result<(Peer, Option<OwnedFd>)> {
-    let credentials = rustix::net::sockopt::socket_peercred(stream)?;
+    let peer = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials)?;
+    if peer.pid() == 0 {
+        return Err(io::Error::other("the caller is in a pid namespace that cannot be seen from here"));
+    }
     let pidfd = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd).ok();
-    Ok((Peer { uid: credentials.uid.as_raw(), pid: credentials.pid.as_raw_nonzero().get() }, pidfd))
+    Ok((Peer { uid: peer.uid(), pid: peer.pid() }, pidfd))
 }
 
 /// Reads once, with the descriptors that come along.
@@ -207,17 +209,7 @@ async fn launch(
     let Ok(launcher) = process::identify(peer.pid) else { return refused("the launcher is gone") };
     let (ancestors, environment) = (process::ancestors(peer.pid), process::environment(peer.pid));
     let inside = Membership::of(peer.pid).ok().and_then(|place| service.backend.locate(&place));
-    let request = LaunchRequest {
-        peer,
-        wish,
-        launcher: ProcessId { ..launcher },
-        pidfd: held,
-        stdin,
-        stderr,
-        ancestors,
-        environment,
-        inside,
-    };
+    let request = LaunchRequest { peer, wish, launcher, pidfd: held, stdin, stderr, ancestors, environment, inside };
     ask(service, |reply| Message::Launch(Box::new(request), reply)).await
 }
 

@@ -97,12 +97,23 @@ impl Watcher {
         let _ = epoll::delete(self.epoll.get_ref(), fd);
     }
 
-    /// Watches an event file of a leaf for changes. The watch goes with the file.
+    /// Watches an event file of a leaf for changes, until [`Watcher::forget_files`]: rmdir(2) of a cgroup does not end it.
     pub fn watch_file(&self, directory: &crate::cgroup::Cgroup, file: &str, number: u64) -> io::Result<()> {
         let path = directory.fd_path().join(file);
         let watch = inotify::add_watch(&self.inotify, path, inotify::WatchFlags::MODIFY)?;
         self.files.borrow_mut().insert(watch, number);
         Ok(())
+    }
+
+    /// Stops watching the event files of a server.
+    pub fn forget_files(&self, number: u64) {
+        self.files.borrow_mut().retain(|watch, owner| {
+            if *owner == number {
+                // That the kernel has dropped it meanwhile is no matter.
+                let _ = inotify::remove_watch(&self.inotify, *watch);
+            }
+            *owner != number
+        });
     }
 
     /// Waits until something speaks, and tells all that did.

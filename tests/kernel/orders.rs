@@ -184,15 +184,15 @@ fn ending_what_is_not_there_is_success() {
     let machine = Machine::new();
     let other = server(&machine, "other", "x");
     let nobody = i32::MAX.to_string();
-    for arguments in [
-        &["end", "unknown"][..],
-        &["end", "--server", "other/unknown"],
-        &["end", "--owner", &nobody],
-        &["end", "a", "b"],
+    for (arguments, told) in [
+        (&["end", "unknown"][..], "nothing to end: no session unknown is alive\n"),
+        (&["end", "--server", "other/unknown"], "nothing to end: session other has no server unknown\n"),
+        (&["end", "--owner", &nobody], "nothing to end: process 2147483647 owns nothing\n"),
+        (&["end", "a", "b"], "nothing to end: no session a is alive\nnothing to end: no session b is alive\n"),
     ] {
         let output = machine.ask(arguments);
         assert!(output.status.success(), "{output:?}");
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), "nothing to end\n", "{arguments:?}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), told, "{arguments:?}");
     }
     assert!(Process::of(other.pid()).lives());
     end(&machine, &["other"]);
