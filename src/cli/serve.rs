@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::args::{self, BackendChoice};
 use super::{DONE, NO, failed};
+use crate::backend::Choice;
 use crate::chain::chain;
 use crate::client;
 use crate::daemon::{self, Options};
@@ -21,10 +22,6 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
         Ok(socket) => socket,
         Err(error) => return failed(&error),
     };
-    if serve.backend == BackendChoice::Systemd {
-        eprintln!("pinfold: this version has the cgroupfs backend only: leave out --backend systemd");
-        return NO;
-    }
     let log = serve.detached.then(|| client::beside(&socket, "log"));
     if let Err(error) = client::prepare_directory(&socket) {
         return refuse(serve.detached, &error);
@@ -32,8 +29,17 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
     if let Err(error) = daemon::start_log(log.as_deref()) {
         return refuse(serve.detached, &error);
     }
-    let options =
-        Options { config: serve.config.or_else(default_config), socket, root: serve.root, on_demand: serve.detached };
+    let options = Options {
+        config: serve.config.or_else(default_config),
+        socket,
+        backend: match serve.backend {
+            BackendChoice::Auto => Choice::Auto,
+            BackendChoice::Systemd => Choice::Systemd,
+            BackendChoice::Cgroupfs => Choice::Cgroupfs,
+        },
+        root: serve.root,
+        on_demand: serve.detached,
+    };
     let ready = || {
         if options.on_demand {
             answer("ready");

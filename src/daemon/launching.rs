@@ -10,8 +10,8 @@ use super::driver::{Driver, Message, Peer};
 use super::stdin;
 use super::table::{Owner, Pending, Server, Session, Stock};
 use super::watch::Source;
-use crate::backend;
-use crate::cgroup::{Admission, AdmitError, Caller, GroupPaths, Leaf, Membership, Unplaced};
+use crate::backend::{self, AdmitError, Unplaced};
+use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Caller, GroupPaths, Leaf, Membership};
 use crate::chain::chain;
 use crate::lifecycle::{Event, State, Terms};
 use crate::naming::{LeafName, SessionKey};
@@ -200,8 +200,8 @@ impl Driver {
             owner.servers.push(number);
         }
         let machine = Membership::of(request.launcher.pid)
-            .map_err(|_| AdmitError::LauncherGone)
-            .and_then(|from| self.backend.tree().machine_paths(&from));
+            .map_err(|_| AdmitError::from(CgroupAdmitError::LauncherGone))
+            .and_then(|from| self.backend.machine_paths(&from));
         let record = machine.as_ref().ok().map(|machine| self.record(&server, machine.clone()));
         self.table.servers.insert(number, server);
         if let Err(error) = self.watcher.watch(&*pidfd, Source::Leader(number)) {
@@ -242,7 +242,7 @@ impl Driver {
         let (key, grant) = (plan.key.clone(), plan.grant.clone());
         let work = move || {
             let Some(record) = record else {
-                return Admitted::Failed(AdmitError::LauncherGone.into());
+                return Admitted::Failed(CgroupAdmitError::LauncherGone.into());
             };
             if let Err(error) = records.write(&record) {
                 return Admitted::Unrecorded(chain(&error));

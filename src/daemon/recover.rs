@@ -45,10 +45,10 @@ impl Driver {
                 }
             }
         }
-        for place in self.backend.tree().leaves().unwrap_or_default() {
+        for place in self.backend.leaves().unwrap_or_default() {
             if !known.contains(&place) {
                 self.table.next = self.table.next.max(place.leaf.launch());
-                match self.backend.tree().sweep_unknown(&place) {
+                match self.backend.sweep_unknown(&place) {
                     Ok(()) => swept += 1,
                     Err(error) => {
                         tracing::warn!(error = %chain(&error), "a leaf that no record tells of is left alone");
@@ -56,6 +56,7 @@ impl Driver {
                 }
             }
         }
+        self.backend.sweep_empty();
         if adopted + swept > 0 {
             tracing::info!(adopted, swept, "took over from an earlier daemon");
         }
@@ -133,7 +134,7 @@ impl Driver {
 
     /// Removes what is empty, with its record.
     fn sweep(&self, place: &Caller, record: &Record) {
-        if let Err(error) = self.backend.tree().sweep(place, &record.machine) {
+        if let Err(error) = self.backend.sweep(place, &record.machine) {
             tracing::warn!(error = %chain(&error), "an empty leaf stays until the next start");
             return;
         }
