@@ -256,8 +256,12 @@ fn start(socket: &Path) -> Result<Client, ClientError> {
         Err(ClientError::NoDaemon(_)) => {}
         other => return other,
     }
-    spawn(socket, deadline)?;
-    Client::connect(socket)
+    let spawned = spawn(socket, deadline);
+    match Client::connect(socket) {
+        // Somebody else has started one meanwhile, with no launcher and no lock.
+        Ok(client) => Ok(client),
+        Err(error) => spawned.and(Err(error)),
+    }
 }
 
 /// Runs `pinfold serve --on-demand`, which returns when the daemon is ready or has said why not.

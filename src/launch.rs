@@ -85,8 +85,8 @@ fn placed(options: &LaunchOptions) -> Result<Launched, LaunchError> {
     let launched = loop {
         tries += 1;
         match ask(options) {
-            // It was just leaving, unused: the next one is started.
-            Err(ClientError::HungUp(_)) if tries < TRIES => {}
+            // It was just leaving, unused, or has left already: the next one is started.
+            Err(ClientError::HungUp(_) | ClientError::NoDaemon(_)) if tries < TRIES => {}
             other => break other?,
         }
     };

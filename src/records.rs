@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::argv::MaskedArgv;
 use crate::cgroup::GroupPaths;
 use crate::naming::{LeafName, SessionKey};
+use crate::outcome::Cause;
 use crate::policy::OnPids;
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 
@@ -66,6 +67,18 @@ pub struct Record {
     pub started_at: SystemTime,
     /// Limits that do not hold.
     pub warnings: Vec<String>,
+    /// Its end, once that has begun: it goes on whatever becomes of the daemon that began it.
+    #[serde(default)]
+    pub ending: Option<Ending>,
+}
+
+/// An end that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Why.
+    pub cause: Cause,
+    /// It began with the kill, or has come to that.
+    pub killing: bool,
 }
 
 impl Record {

@@ -136,6 +136,12 @@ impl Cgroup {
         rustix::fs::accessat(&self.fd, file, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
+    /// Whether children can be made in it.
+    pub(super) fn writable(&self) -> Result<(), CgroupError> {
+        rustix::fs::access(self.fd_path(), rustix::fs::Access::WRITE_OK)
+            .map_err(|errno| CgroupError::new("write", &self.path, errno))
+    }
+
     /// Reads one of its files.
     pub fn read(&self, file: &str) -> Result<String, CgroupError> {
         let fail = |source: io::Error| CgroupError::new("read", self.path.join(file), source);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::dir::{Cgroup, CgroupError};
 use super::files;
 use super::knobs::{self, KnobError, Version};
-use super::oom::OomCounters;
+use super::oom::{self, OomCounters};
 use crate::limits::{Bytes, Limits};
 use crate::snapshot::MemoryView;
 
@@ -198,10 +198,24 @@ impl Group {
         number("pids.max").zip(number("pids.current")).is_some_and(|(max, current)| current >= max)
     }
 
-    /// v1: whether this level's own memory limit was ever in the way (`memory.failcnt`).
-    pub(super) fn reached_v1_limit(&self) -> bool {
-        let count = self.memory.as_ref().and_then(|companion| companion.read("memory.failcnt").ok());
-        count.and_then(|text| files::number(&text)).unwrap_or(0) > 0
+    /// How often it ran out of memory since that was last accounted for.
+    pub(super) fn oom_news(&self) -> u64 {
+        self.oom.news(&self.v2)
+    }
+
+    /// v1: whether it was ever at its own memory limit.
+    pub(super) fn was_at_its_v1_limit(&self) -> bool {
+        self.memory.as_ref().is_some_and(oom::was_at_its_limit)
+    }
+
+    /// What it ran out of memory for so far is accounted for.
+    pub(super) fn explain_oom(&self) {
+        self.oom.explain(&self.v2);
+    }
+
+    /// Whether a refused fork is told by no event: v1 counts it in `pids.events` and, from Linux 6.12 on, wakes nobody.
+    pub fn pids_are_polled(&self) -> bool {
+        self.pids.is_some()
     }
 
     /// Where its directories are.

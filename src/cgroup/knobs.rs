@@ -71,15 +71,22 @@ fn set_memory_v1(cgroup: &Cgroup, knob: &MemController, limits: &Limits) -> Resu
     const MEMORY: &str = "memory.limit_in_bytes";
     const BOTH: &str = "memory.memsw.limit_in_bytes";
     let Some(max) = limits.memory_max else { return Ok(()) };
+    let both = match (max, limits.memory_swap_max) {
+        (Limit::At(Bytes(max)), Some(Limit::At(Bytes(swap)))) => Limit::At(Bytes(max.saturating_add(swap))),
+        _ => Limit::Infinity,
+    };
+    let swap = cgroup.has(BOTH);
+    // A session's next launch finds its limits as they are to be: then nothing is widened under those that run.
+    if held(cgroup, MEMORY, max).is_ok() && (!swap || held(cgroup, BOTH, both).is_ok()) {
+        return Ok(());
+    }
     // Widen the sum first, so that neither order of old and new values is refused.
-    if cgroup.has(BOTH) {
+    if swap {
         knob.set_memswap_limit(-1).map_err(|error| kernel_said(cgroup, BOTH, error))?;
     }
     knob.set_limit(signed(max)).map_err(|error| kernel_said(cgroup, MEMORY, error))?;
     held(cgroup, MEMORY, max)?;
-    if let (Limit::At(Bytes(max)), Some(Limit::At(Bytes(swap))), true) = (max, limits.memory_swap_max, cgroup.has(BOTH))
-    {
-        let both = Limit::At(Bytes(max.saturating_add(swap)));
+    if swap {
         knob.set_memswap_limit(signed(both)).map_err(|error| kernel_said(cgroup, BOTH, error))?;
         held(cgroup, BOTH, both)?;
     }

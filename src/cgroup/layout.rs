@@ -75,7 +75,8 @@ impl Layout {
         Self::parse(&std::fs::read_to_string("/proc/self/mountinfo").map_err(LayoutError::Unreadable)?)
     }
 
-    /// Parses a mountinfo file. Where a hierarchy is mounted more than once, the first mount counts.
+    /// Parses a mountinfo file. Where a hierarchy is mounted in several places, the first counts; where several mounts
+    /// are in one place, the last, which covers the others.
     pub fn parse(mountinfo: &str) -> Result<Self, LayoutError> {
         let mounts = files::cgroup_mounts(mountinfo);
         let mount = |line: &MountLine| Mount {
@@ -83,7 +84,10 @@ impl Layout {
             root: line.root.clone(),
             read_only: line.read_only,
         };
-        let v2 = mounts.iter().find(|line| line.kind == "cgroup2").map(mount).ok_or(LayoutError::NoV2)?;
+        let top = |first: &MountLine| {
+            mounts.iter().rfind(|line| line.point == first.point && line.kind == first.kind).map(mount)
+        };
+        let v2 = mounts.iter().find(|line| line.kind == "cgroup2").and_then(top).ok_or(LayoutError::NoV2)?;
         let v1 = |controller: &str| {
             let carries =
                 |line: &&MountLine| line.kind == "cgroup" && line.options.split(',').any(|option| option == controller);
@@ -131,6 +135,12 @@ mod tests {
         assert_eq!(Layout::parse(V2).unwrap().word(), "v2");
         assert_eq!(Layout::parse(HYBRID).unwrap().word(), "hybrid");
         assert!(matches!(Layout::parse(V1_ONLY), Err(LayoutError::NoV2)));
+    }
+
+    #[test]
+    fn a_mount_that_covers_another_counts() {
+        let covered = format!("{V2}45 31 0:27 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
+        assert!(Layout::parse(&covered).unwrap().v2().read_only);
     }
 
     #[test]

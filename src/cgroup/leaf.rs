@@ -3,8 +3,8 @@
 //! A leaf is single-use: once `cgroup.kill` was written in it, kernels before 7.3 kill at birth what clone3(2) puts there.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -65,12 +65,20 @@ pub struct Leaf {
     cgroup: String,
     /// Memory kills that were told already.
     told: AtomicU64,
+    /// v1: whose limit the last memory event was about, until a kill follows from it.
+    reached: Mutex<Option<Level>>,
 }
 
 impl Leaf {
     /// A leaf whose directories were made; `cgroup` is what the kernel calls the v2 one.
     pub fn new(name: LeafName, group: Group, above: Above, cgroup: String) -> Self {
-        Self { name, group, above, cgroup, told: AtomicU64::new(0) }
+        let leaf = Self { name, group, above, cgroup, told: AtomicU64::new(0), reached: Mutex::default() };
+        // The levels were opened one after the other: they are compared from now on. Those of a scope are the same for
+        // all leaves of its session, and what they count may be another leaf's to tell.
+        if leaf.above.scope.is_none() {
+            leaf.explain();
+        }
+        leaf
     }
 
     /// Its name, unique among all living leaves.
@@ -168,7 +176,11 @@ impl Leaf {
             let kills = scope.tally.untold(&self.above.session.v2)?;
             return Some(MemoryKill { level: self.level_of_lost_kill(scope), kills });
         }
+        // The kill is counted after the event that it follows from, so it is read first.
         let kills = oom::kills(&self.group.v2, self.group.memory.as_ref());
+        if self.group.memory.is_some() {
+            self.note_v1_event();
+        }
         let told = self.told.swap(kills, Ordering::Relaxed);
         if kills <= told {
             return None;
@@ -187,35 +199,47 @@ impl Leaf {
     /// Whose limit a kill was for whose leaf is gone with its counters: the session's count what was below it.
     fn level_of_lost_kill(&self, scope: &Scope) -> Level {
         let levels = [(Level::Machine, &*self.above.machine), (Level::Session, &*self.above.session)];
-        let highest = levels.iter().find(|(_, group)| group.oom.is_news(&group.v2)).map(|(level, _)| *level);
+        let highest = levels.iter().find(|(_, group)| group.oom_news() > 0).map(|(level, _)| *level);
         let below = scope.tally.was_below(&self.above.session.v2);
-        for (_, group) in levels {
-            group.oom.explain(group.oom.reached(&group.v2));
-        }
+        levels.iter().for_each(|(_, group)| group.explain_oom());
         highest.unwrap_or(if below { Level::Server } else { Level::Outside })
+    }
+
+    /// v1: an event wakes the level whose limit it was and all below, from the top down; above ours, all three. One of
+    /// them kills in one leaf only, so each leaf remembers whose limit the last one was about, and not that there were any.
+    fn note_v1_event(&self) {
+        let (server, session, machine) =
+            (self.group.oom_news(), self.above.session.oom_news(), self.above.machine.oom_news());
+        if server == 0 {
+            return;
+        }
+        let level = match () {
+            () if server > session => Level::Server,
+            () if session > machine => Level::Session,
+            () if self.above.machine.was_at_its_v1_limit() => Level::Machine,
+            () => Level::Outside,
+        };
+        self.explain();
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(level);
     }
 
     /// Whose limit a kill in this leaf was for.
     fn level_of_kill(&self) -> Level {
-        let Above { session, machine, .. } = &self.above;
-        let levels = [(Level::Machine, &**machine), (Level::Session, &**session), (Level::Server, &self.group)];
-        let news = |group: &Group| group.oom.is_news(&group.v2);
-        let found = if self.group.memory.is_some() {
-            // v1: an event wakes the level whose limit it was and all below; above ours, all three.
-            let highest = levels.iter().find(|(_, group)| news(group)).map(|(level, _)| *level);
-            match highest {
-                Some(Level::Machine) if !machine.reached_v1_limit() => Level::Outside,
-                Some(level) => level,
-                None => Level::Outside,
-            }
-        } else {
-            let lowest = levels.iter().rev().find(|(_, group)| news(group)).map(|(level, _)| *level);
-            lowest.unwrap_or(Level::Outside)
-        };
-        for (_, group) in levels {
-            group.oom.explain(group.oom.reached(&group.v2));
+        if self.group.memory.is_some() {
+            return self.reached.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Level::Outside);
         }
-        found
+        let Above { session, machine, .. } = &self.above;
+        let levels = [(Level::Server, &self.group), (Level::Session, &**session), (Level::Machine, &**machine)];
+        let lowest = levels.iter().find(|(_, group)| group.oom_news() > 0).map(|(level, _)| *level);
+        self.explain();
+        lowest.unwrap_or(Level::Outside)
+    }
+
+    /// What any level ran out of memory for so far explains nothing that comes.
+    fn explain(&self) {
+        for group in [&self.group, &*self.above.session, &*self.above.machine] {
+            group.explain_oom();
+        }
     }
 
     /// Whose process limit is full, as far as it still shows.

@@ -13,14 +13,14 @@ use rustix::fs::{Mode, OFlags};
 use super::dir::{Cgroup, CgroupError};
 use super::files;
 
-/// How far one level's own limit has been the reason for a memory kill.
+/// How far one level has run out of memory.
 #[derive(Debug)]
 pub(super) struct OomCounters {
     /// v1: counts the times the kernel ran out of memory at this level or above.
     eventfd: Option<OwnedFd>,
     /// v1: what was read from the eventfd so far. v2: unused.
     woken: AtomicU64,
-    /// How many of these events a told kill was already explained by.
+    /// How many of these events are accounted for.
     explained: AtomicU64,
 }
 
@@ -32,7 +32,7 @@ impl OomCounters {
             explained: AtomicU64::new(0),
         };
         // What happened before this watch began explains nothing that happens from now on.
-        counters.explain(counters.reached(v2));
+        counters.explain(v2);
         Ok(counters)
     }
 
@@ -57,14 +57,14 @@ impl OomCounters {
         }
     }
 
-    /// Whether the limit was reached since the last kill that was explained by it.
-    pub(super) fn is_news(&self, v2: &Cgroup) -> bool {
-        self.reached(v2) > self.explained.load(Ordering::Relaxed)
+    /// How often that happened since it was last accounted for.
+    pub(super) fn news(&self, v2: &Cgroup) -> u64 {
+        self.reached(v2).saturating_sub(self.explained.load(Ordering::Relaxed))
     }
 
-    /// What was counted so far explains the kill that is told now.
-    pub(super) fn explain(&self, reached: u64) {
-        self.explained.fetch_max(reached, Ordering::Relaxed);
+    /// What was counted so far is accounted for.
+    pub(super) fn explain(&self, v2: &Cgroup) {
+        self.explained.fetch_max(self.reached(v2), Ordering::Relaxed);
     }
 }
 
@@ -101,6 +101,17 @@ impl Tally {
         let reached = read_key(session, "memory.events", "oom");
         self.reached.swap(reached, Ordering::Relaxed) < reached
     }
+}
+
+/// v1: whether a level was ever at its own limit, as its peaks tell: failures of a charge (`memory.failcnt`) are not
+/// counted by every kernel (6.18 does not). Where swap is limited as well, the sum of both is charged first.
+pub(super) fn was_at_its_limit(memory: &Cgroup) -> bool {
+    /// How far below the limit the kernel gives up at most: a batch of charges, rounded up.
+    const SLACK: u64 = 1 << 20;
+    let number = |file| memory.read(file).ok().and_then(|text| files::number(&text));
+    let at_most = |peak, limit| number(peak).zip(number(limit)).is_some_and(|(peak, limit)| peak + SLACK >= limit);
+    at_most("memory.max_usage_in_bytes", "memory.limit_in_bytes")
+        || at_most("memory.memsw.max_usage_in_bytes", "memory.memsw.limit_in_bytes")
 }
 
 /// How many processes the kernel killed for memory in this cgroup and below, in all.

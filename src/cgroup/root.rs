@@ -104,11 +104,14 @@ pub(super) fn open(options: &TreeOptions) -> Result<Opened, TreeError> {
         return Err(TreeError::OutsideMount { root: path, mount: mount.point });
     }
     let root = Cgroup::open(&path)?;
-    let (machine, _) = root.ensure_child(MACHINE).map_err(|error| match error {
-        error if error.is_read_only() || (error.is_denied() && mount.read_only) => TreeError::ReadOnly(path.clone()),
+    let refused = |error: CgroupError| match error {
+        error if error.is_read_only() => TreeError::ReadOnly(path.clone()),
         error if error.is_denied() => TreeError::NotDelegated(path.clone()),
         error => error.into(),
-    })?;
+    };
+    let (machine, _) = root.ensure_child(MACHINE).map_err(refused)?;
+    // That it is there already says nothing about who may write it.
+    machine.writable().map_err(refused)?;
     if !machine.has("cgroup.kill") {
         return Err(TreeError::KernelTooOld);
     }

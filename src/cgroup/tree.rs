@@ -5,7 +5,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
@@ -22,6 +22,9 @@ use crate::naming::{LeafName, SessionKey};
 /// The directory of the machine level, below the root.
 pub(super) const MACHINE: &str = "pinfold";
 
+/// How the name of a companion's machine level begins, of this tree or another.
+const COMPANIONS: &str = "/pinfold.";
+
 /// How often an admission begins anew because a session's last leaf was removed under it.
 const TRIES: usize = 5;
 
@@ -36,6 +39,8 @@ pub struct Admission<'a> {
     pub key: &'a SessionKey,
     /// Its leaf, which does not exist yet.
     pub leaf: &'a LeafName,
+    /// Where the machine level is for it ([`Tree::machine_paths`]), as its record has it.
+    pub paths: &'a GroupPaths,
     /// Of all of pinfold.
     pub machine: Limits,
     /// Of the session.
@@ -114,6 +119,9 @@ pub struct Tree {
     /// The kernel's path of `<root>/pinfold`.
     machine: String,
     controllers: Controllers,
+    /// Held while the levels that launches share are made and limited: on v1 a limit is widened before it is set, which
+    /// another launch would read back.
+    shared_levels: Mutex<()>,
 }
 
 impl Tree {
@@ -127,13 +135,33 @@ impl Tree {
             root: opened.root.clone(),
             mount: opened.layout.v2().point.clone(),
         })?;
-        Ok(Self {
+        let tree = Self {
             layout: opened.layout,
             root: opened.root,
             companion: format!("{MACHINE}.{tag}"),
             machine,
             controllers: opened.controllers,
-        })
+            shared_levels: Mutex::default(),
+        };
+        if options.leave_host {
+            tree.leave_companions()?;
+        }
+        Ok(tree)
+    }
+
+    /// A daemon that was started from inside a leaf, of whatever tree, would be killed with the leaf's companions.
+    fn leave_companions(&self) -> Result<(), CgroupError> {
+        let Layout::Hybrid { memory, pids, .. } = &self.layout else { return Ok(()) };
+        let own = Membership::of("self").unwrap_or_default();
+        for (mount, cgroup) in [(memory, own.memory), (pids, own.pids)] {
+            let Some((outside, _)) = cgroup.as_deref().and_then(|cgroup| cgroup.split_once(COMPANIONS)) else {
+                continue;
+            };
+            if let Some(directory) = mount.as_ref().and_then(|mount| mount.directory(outside)) {
+                Cgroup::open(directory)?.write("cgroup.procs", "0")?;
+            }
+        }
+        Ok(())
     }
 
     /// What is mounted here.
@@ -219,8 +247,7 @@ impl Tree {
     pub fn admit(&self, wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
         let from = Membership::of(wanted.pid).map_err(|_| AdmitError::LauncherGone)?;
         self.refuse_shedding(&from)?;
-        let paths = self.machine_paths(&from)?;
-        let leaf = self.make_leaf(&paths, wanted)?;
+        let leaf = self.make_leaf(wanted.paths, wanted)?;
         match self.move_in(&leaf, wanted) {
             Ok(()) => Ok(leaf),
             Err(error) => {
@@ -246,6 +273,19 @@ impl Tree {
     }
 
     fn try_make_leaf(&self, paths: &GroupPaths, wanted: &Admission<'_>) -> Result<Leaf, AdmitError> {
+        let (machine, session) = self.make_shared_levels(paths, wanted)?;
+        let group = session.make_child(wanted.leaf.as_str(), Make::New)?;
+        let limited = group.set_limits(&wanted.server).map_err(AdmitError::from);
+        let limited = limited.and_then(|()| Ok(group.die_as_one()?));
+        if let Err(error) = limited {
+            let _ = session.remove_child(wanted.leaf.as_str());
+            return Err(error);
+        }
+        Ok(self.leaf(wanted.key, wanted.leaf, [machine, session, group]))
+    }
+
+    fn make_shared_levels(&self, paths: &GroupPaths, wanted: &Admission<'_>) -> Result<(Group, Group), AdmitError> {
+        let _alone = self.shared_levels.lock().unwrap_or_else(PoisonError::into_inner);
         for path in [Some(&paths.v2), paths.memory.as_ref(), paths.pids.as_ref()].into_iter().flatten() {
             root::ensure_directory(path)?;
         }
@@ -255,14 +295,7 @@ impl Tree {
         let session = machine.make_child(wanted.key.as_str(), Make::Ensure)?;
         session.set_limits(&wanted.session)?;
         session.delegate_controllers(self.controllers)?;
-        let group = session.make_child(wanted.leaf.as_str(), Make::New)?;
-        let limited = group.set_limits(&wanted.server).map_err(AdmitError::from);
-        let limited = limited.and_then(|()| Ok(group.die_as_one()?));
-        if let Err(error) = limited {
-            let _ = session.remove_child(wanted.leaf.as_str());
-            return Err(error);
-        }
-        Ok(self.leaf(wanted.key, wanted.leaf, [machine, session, group]))
+        Ok((machine, session))
     }
 
     /// Opens a leaf that an earlier daemon made.

@@ -173,10 +173,11 @@ fn lines(report: &Report) -> String {
             Verdict::Note => ("note", Tone::Plain),
             Verdict::Problem => ("PROBLEM", Tone::Bad),
         };
-        let label = text::tinted(&format!("{mark:>7}"), tone);
-        lines.push_str(&format!("{label}  {:<8} {}\n", finding.what, finding.detail));
+        let margin = format!("{mark:>7}  {:<8} ", finding.what);
+        let paragraph = text::paragraph(&margin, &finding.detail);
+        lines.push_str(&paragraph.replacen(mark, &text::tinted(mark, tone), 1));
         if let Some(remedy) = &finding.remedy {
-            lines.push_str(&format!("{:>18}→ {remedy}\n", ""));
+            lines.push_str(&text::paragraph(&format!("{:>18}→ ", ""), remedy));
         }
     }
     lines

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use super::{DONE, NO, args, failed, text};
+use super::{DONE, NO, USAGE, args, failed, text};
 use crate::client::{self, Client, ClientError};
 use crate::limits::Bytes;
 use crate::session::SessionId;
@@ -17,7 +17,7 @@ pub(super) fn end(end: &args::End) -> u8 {
         Ok(wishes) => wishes,
         Err(usage) => {
             eprintln!("pinfold: {usage}");
-            return 2;
+            return USAGE;
         }
     };
     let mut client = match client::find(end.socket.socket.as_deref()) {
@@ -38,7 +38,10 @@ pub(super) fn end(end: &args::End) -> u8 {
             }
             Err(error) => {
                 drop(progress);
-                report(end, &all);
+                // What was ended before is told; that nothing was is not an answer to what failed.
+                if all != EndReply::default() {
+                    report(end, &all);
+                }
                 return failed(&error);
             }
         }

@@ -1,4 +1,4 @@
-//! Words from the user, and exit statuses: 0 done, 1 the answer is no, 2 usage, 125 to 127 of `run`, 69 no daemon.
+//! Words from the user, and exit statuses: 0 done, 1 the answer is no, 2 usage; 125 to 127 of `run`.
 
 mod args;
 mod doctor;
@@ -19,10 +19,15 @@ use args::{Arguments, Command};
 const DONE: u8 = 0;
 /// The answer is no, or it failed.
 const NO: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     let status = match arguments.command {
         Command::Run(run) => run::run(run),
         Command::Serve(serve) => serve::serve(serve),
@@ -32,6 +37,16 @@ pub fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::doctor(&doctor),
     };
     ExitCode::from(status)
+}
+
+/// Prints what is wrong with the command line. `run` stands for another program, whose statuses are kept free as env(1)
+/// keeps them: its own are from 125 on.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed stderr leaves nobody to tell.
+    let _ = error.print();
+    let is_run = std::env::args_os().nth(1).is_some_and(|word| word == "run");
+    let status = error.exit_code();
+    ExitCode::from(if is_run && status == i32::from(USAGE) { crate::launch::EXIT_PINFOLD } else { status as u8 })
 }
 
 /// Prints an error with its causes, and gives the exit status for it.

@@ -2,26 +2,81 @@
 
 use std::io::{self, IsTerminal, Write};
 
-/// Columns as wide as their widest cell, two spaces apart; the last one as long as it is.
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// The narrowest terminal that text is laid out for.
+const WIDTH_MIN: usize = 40;
+
+/// How wide stdout is, where it is a terminal; a pipe gets everything on one line.
+fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col).max(WIDTH_MIN)).filter(|_| size.ws_col > 0)
+}
+
+/// Columns as wide as their widest cell, two spaces apart; the last one as long as it is. On a terminal the first column
+/// gives way, so that a line is a line.
 pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.width()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.width());
         }
+    }
+    if let (Some(terminal), [first, others @ ..]) = (width(), widths.as_mut_slice()) {
+        let rest: usize = others.iter().map(|width| width + 2).sum();
+        *first = (*first).min(terminal.saturating_sub(rest).max(12));
     }
     let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
     let mut text = String::new();
     for row in std::iter::once(&header).chain(rows) {
         let mut line = String::new();
         for (width, cell) in widths.iter().zip(row) {
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
+            let cell = cut(cell, *width);
+            line.push_str(&cell);
+            line.extend(std::iter::repeat_n(' ', width - cell.width() + 2));
         }
         text.push_str(line.trim_end());
         text.push('\n');
     }
     text
+}
+
+/// As much of a text as fits, and an ellipsis where something is missing.
+fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    for c in text.chars() {
+        if kept.width() + c.width().unwrap_or(0) + 1 > width {
+            break;
+        }
+        kept.push(c);
+    }
+    kept.push('…');
+    kept
+}
+
+/// Text after a margin that its further lines keep, broken between words where stdout is a terminal.
+pub(super) fn paragraph(margin: &str, text: &str) -> String {
+    let Some(width) = width() else { return format!("{margin}{text}\n") };
+    let indent = margin.width();
+    let (mut lines, mut line) = (String::new(), margin.to_owned());
+    let mut empty = true;
+    for word in text.split_whitespace() {
+        if !empty && line.width() + 1 + word.width() > width {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = " ".repeat(indent);
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    lines + &line + "\n"
 }
 
 /// What a word means.
@@ -53,4 +108,23 @@ pub(super) fn print_json<T: serde::Serialize>(value: &T) {
     let mut text = serde_json::to_string_pretty(value).expect("our views are JSON");
     text.push('\n');
     print(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_character_takes_two_columns() {
+        let rows = vec![vec!["🦊".to_owned(), "x".to_owned()], vec!["abc".to_owned(), "y".to_owned()]];
+        assert_eq!(columns(&["A", "B"], &rows), "A    B\n🦊   x\nabc  y\n");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_says_so() {
+        assert_eq!(
+            (cut("session", 7), cut("session", 5), cut("🦊🦊🦊", 4)),
+            ("session".into(), "sess…".into(), "🦊…".into())
+        );
+    }
 }

@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::jobs::{self, Done, Work};
 use super::launching::{Admitted, LaunchRequest};
 use super::publish::{self, Entry};
-use super::table::{Job, Table};
+use super::table::{Job, Server, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
 use crate::cgroup::{Caller, Leaf, Membership, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Action, Event, Moment, State};
 use crate::policy::{Offers, OnPids, Settings};
-use crate::records::Records;
+use crate::records::{Record, Records};
 use crate::wire::{End, EndReply, Fault, Launched};
 
 /// Messages that may wait for the driver.
@@ -33,6 +33,9 @@ const OOM_RECHECKS: [Duration; 5] = [
     Duration::from_millis(200),
     Duration::from_secs(1),
 ];
+
+/// How often refused forks are looked for where no event tells of them.
+const PIDS_POLL: Duration = Duration::from_secs(1);
 
 /// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
@@ -55,6 +58,8 @@ pub(super) enum Message {
     RemovalFailed(u64),
     /// systemd has a job for this unit that is not ours.
     Stopped(String),
+    /// What an earlier daemon left could not be removed yet; and how long to wait the next time.
+    SweepAgain(Box<Record>, Duration),
     /// Nothing of this server, and of its session if it was the last, is left.
     Gone(u64),
     End {
@@ -96,6 +101,8 @@ pub(super) struct Driver {
     pub(super) idle_exit: Option<Duration>,
     /// Since when nothing is contained.
     pub(super) idle_since: Moment,
+    /// When refused forks were last looked for.
+    pub(super) polled: Moment,
 }
 
 impl Driver {
@@ -145,7 +152,8 @@ impl Driver {
         let states = self.table.servers.values().filter_map(|server| server.state.deadline());
         let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
-        states.chain(waiters).chain(idle).min()
+        let poll = self.table.servers.values().any(is_polled).then_some(self.polled + PIDS_POLL);
+        states.chain(waiters).chain(idle).chain(poll).min()
     }
 
     fn tick(&mut self) {
@@ -156,6 +164,13 @@ impl Driver {
         for number in late {
             self.feed(number, Event::Tick);
             self.probe(number);
+        }
+        if self.polled + PIDS_POLL <= now {
+            self.polled = now;
+            let servers = self.table.servers.iter().filter(|(_, server)| is_polled(server));
+            for number in servers.map(|(number, _)| *number).collect::<Vec<_>>() {
+                self.look(number);
+            }
         }
         let waiters = std::mem::take(&mut self.table.waiters);
         for waiter in waiters {
@@ -170,6 +185,7 @@ impl Driver {
             Message::JobDone(number, job, done) => self.job_done(number, job, done),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
+            Message::SweepAgain(record, pause) => self.sweep(record, pause),
             Message::Gone(number) => self.gone(number),
             Message::Stopped(unit) => self.stopped(&unit),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
@@ -186,7 +202,10 @@ impl Driver {
     /// The kernel spoke.
     fn notice(&mut self, source: Source) {
         match source {
-            Source::Leader(number) => self.feed(number, Event::LeaderExited),
+            Source::Leader(number) => {
+                self.feed(number, Event::LeaderExited);
+                self.probe(number);
+            }
             Source::Stdin(number) => self.feed(number, Event::StdinClosed),
             Source::Owner(watch) => {
                 let servers = self.table.owners.get(&watch).map(|owner| owner.servers.clone()).unwrap_or_default();
@@ -271,7 +290,11 @@ impl Driver {
         match (&server.leaf, server.state) {
             (_, State::Placing { .. } | State::Removing { .. } | State::Ended { .. }) | (None, _) => false,
             // What cannot be read is not called empty.
-            (Some(leaf), _) => leaf.populated().is_ok_and(|populated| !populated),
+            (Some(leaf), State::Running | State::Withdrawing { .. }) => {
+                leaf.populated().is_ok_and(|populated| !populated)
+            }
+            // A leader that left its leaf is still the server: its end is not over before it is gone.
+            (Some(leaf), _) => server.leader_is_gone() && leaf.populated().is_ok_and(|populated| !populated),
         }
     }
 
@@ -328,11 +351,21 @@ impl Driver {
         let Some(leaf) = server.leaf.clone().filter(|_| !server.busy) else { return };
         let Some(job) = server.jobs.pop_front() else { return };
         server.busy = true;
+        let machine = leaf.machine().paths();
         let work =
             Work { job, leaf, leader: server.leader, leader_pidfd: server.leader_pidfd.clone(), stock: server.stock };
-        let outbox = self.outbox.clone();
+        // An end is written down before anything is done for it: the daemon that takes over goes on with it.
+        let server = &self.table.servers[&number];
+        let begun = (job == Job::TakeStock).then(|| self.record(server, machine)).flatten();
+        let (outbox, records) = (self.outbox.clone(), self.records.clone());
+        let run = move || {
+            if let Some(Err(error)) = begun.map(|record| records.write(&record)) {
+                tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
+            }
+            jobs::run(&work)
+        };
         tokio::spawn(async move {
-            if let Ok(done) = tokio::task::spawn_blocking(move || jobs::run(&work)).await {
+            if let Ok(done) = tokio::task::spawn_blocking(run).await {
                 let _ = outbox.send(Message::JobDone(number, job, done)).await;
             }
         });
@@ -362,4 +395,9 @@ impl Driver {
             let _ = outbox.send(message).await;
         });
     }
+}
+
+/// Whether its refused forks have to be looked for.
+fn is_polled(server: &Server) -> bool {
+    server.state == State::Running && server.leaf.as_ref().is_some_and(|leaf| leaf.group().pids_are_polled())
 }

@@ -54,7 +54,7 @@ impl Driver {
     }
 
     /// Removes the record, and the session's directories with its last server; then answers who waited for it.
-    fn clean_up(
+    pub(super) fn clean_up(
         &mut self,
         key: crate::naming::SessionKey,
         leaf: String,

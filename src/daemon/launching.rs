@@ -17,7 +17,7 @@ use crate::lifecycle::{Event, State, Terms};
 use crate::naming::{LeafName, SessionKey};
 use crate::policy::{self, Decision, Grant, Refusal, Request, SessionName, SessionNaming, Table as Fullness};
 use crate::process::{self, Ancestor};
-use crate::records::Record;
+use crate::records::{Ending, Record};
 use crate::session::{Name, ProcessId};
 use crate::wire::{Fault, Launch, Launched};
 
@@ -203,6 +203,12 @@ impl Driver {
             .map_err(|_| AdmitError::from(CgroupAdmitError::LauncherGone))
             .and_then(|from| self.backend.machine_paths(&from));
         let record = machine.as_ref().ok().map(|machine| self.record(&server, machine.clone()));
+        if let (Ok(machine), Some(session)) = (machine, self.table.sessions.get_mut(&plan.key)) {
+            // From here on its directories may be made, whatever becomes of the launch.
+            if !session.machines.contains(&machine) {
+                session.machines.push(machine);
+            }
+        }
         self.table.servers.insert(number, server);
         if let Err(error) = self.watcher.watch(&*pidfd, Source::Leader(number)) {
             tracing::warn!(%error, "the launcher cannot be watched");
@@ -212,8 +218,9 @@ impl Driver {
     }
 
     /// What a later daemon must know of the server.
-    fn record(&self, server: &Server, machine: GroupPaths) -> Option<Record> {
+    pub(super) fn record(&self, server: &Server, machine: GroupPaths) -> Option<Record> {
         let session = self.table.sessions.get(&server.key)?;
+        let killing = matches!(server.state, State::Killing { .. });
         Some(Record {
             boot_id: self.boot_id.clone(),
             uid: session.uid,
@@ -232,6 +239,7 @@ impl Driver {
             on_pids: server.on_pids,
             started_at: server.started_at,
             warnings: server.warnings.clone(),
+            ending: server.state.cause().map(|cause| Ending { cause, killing }),
         })
     }
 
@@ -252,6 +260,7 @@ impl Driver {
                 pidfd: std::os::fd::AsFd::as_fd(&*pidfd),
                 key: &key,
                 leaf: &leaf,
+                paths: &record.machine,
                 machine: grant.machine,
                 session: grant.session,
                 server: grant.server,
@@ -290,13 +299,8 @@ impl Driver {
         let leaf = Arc::new(leaf);
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         server.leaf = Some(leaf.clone());
-        if let Some(session) = self.table.sessions.get_mut(&server.key) {
-            let machine = leaf.machine().paths();
-            if !session.machines.contains(&machine) {
-                session.machines.push(machine);
-            }
-        }
         self.watch_leaf(number, &leaf);
+        self.leave_earlier_leaves(number);
         self.feed(number, Event::Placed);
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(Pending { reply, .. }) = server.launch.take() else { return };
@@ -326,6 +330,24 @@ impl Driver {
         tracing::debug!(session = %launched.session, server = %launched.server, leaf = launched.leaf, "launched");
         // That the launcher is gone meanwhile is told by its pidfd.
         let _ = reply.send(Ok(launched));
+    }
+
+    /// A process that is launched anew leads another leaf now: what it left in the earlier one has no leader. So does a
+    /// server that executes `pinfold run` itself, and a launcher that asks again because the daemon died before the reply.
+    fn leave_earlier_leaves(&mut self, number: u64) {
+        let Some(leader) = self.table.servers.get(&number).map(|server| server.leader) else { return };
+        let earlier =
+            self.table.servers.iter_mut().filter(|(other, server)| **other != number && server.leader == leader);
+        let mut left = Vec::new();
+        for (other, server) in earlier {
+            if let Some(pidfd) = server.leader_pidfd.take() {
+                self.watcher.forget(&*pidfd);
+                left.push(*other);
+            }
+        }
+        for other in left {
+            self.feed(other, Event::LeaderExited);
+        }
     }
 
     /// Watches what a leaf can tell: an unwatched fact is noticed at the next one, so a failure here ends nothing.
@@ -362,12 +384,10 @@ impl Driver {
             server.leaf = Some(leaf.clone());
             self.watch_leaf(number, &leaf);
             self.feed(number, Event::PlacementFailed);
-        } else {
-            self.table.remove(number);
-            if let Err(error) = self.records.remove(&leaf_name) {
-                tracing::warn!(error = %chain(&error), "a record of what never was stays");
-            }
-            self.gone(number);
+        } else if let Some((server, gone)) = self.table.remove(number) {
+            // It may have been the last of a session whose other servers ended meanwhile.
+            let machines = gone.session.map(|session| session.machines).unwrap_or_default();
+            self.clean_up(server.key, leaf_name, machines, number);
         }
         let Some(pending) = pending else { return };
         let fault = self.refuse(pending.uncontained, &name, refusal);

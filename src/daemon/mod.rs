@@ -80,6 +80,9 @@ pub enum ServeError {
     },
 }
 
+/// How long a daemon waits for the one before it, which no longer listens and has not let go of its lock yet.
+const HANDOVER_MAX: Duration = Duration::from_secs(5);
+
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeError {
     let path = path.to_owned();
     move |source| ServeError::Io { doing, path, source }
@@ -132,6 +135,7 @@ async fn run(
         outbox: outbox.clone(),
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
+        polled: Duration::ZERO,
     };
     driver.recover();
     let listener = listen(&options.socket)?;
@@ -184,10 +188,18 @@ fn lock(socket: &Path) -> Result<std::fs::File, ServeError> {
         .write(true)
         .open(&path)
         .map_err(failed("open", &path))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Taken(socket.to_owned())),
-        Err(errno) => Err(failed("lock", &path)(errno.into())),
+    let deadline = Instant::now() + HANDOVER_MAX;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(failed("lock", &path)(errno.into())),
+        }
+        // One that cannot be spoken to is on its way out, or in.
+        if Instant::now() >= deadline || std::os::unix::net::UnixStream::connect(socket).is_ok() {
+            return Err(ServeError::Taken(socket.to_owned()));
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -198,7 +210,11 @@ fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove the old", socket)(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(socket).map_err(failed("listen on", socket))?;
+    // From its first moment it is for nobody else.
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(socket);
+    nix::sys::stat::umask(mask);
+    let listener = listener.map_err(failed("listen on", socket))?;
     let group = nix::unistd::Group::from_name("pinfold").ok().flatten().filter(|_| nix::unistd::geteuid().is_root());
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     if let Some(group) = group {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::table::{Server, Session, Table};
-use crate::cgroup::Leaf;
+use crate::cgroup::{Leaf, Membership};
 use crate::limits::Bytes;
 use crate::naming::SessionKey;
-use crate::session::{Name, SessionId};
+use crate::process;
+use crate::session::{Name, ProcessId, SessionId};
 use crate::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
 
 /// The facts of one session.
@@ -17,7 +18,7 @@ pub(super) struct Entry {
     uid: u32,
     host: Option<Name>,
     backend: &'static str,
-    servers: Vec<(ServerView, Option<Arc<Leaf>>)>,
+    servers: Vec<(ServerView, ProcessId, Option<Arc<Leaf>>)>,
 }
 
 /// Copies what `uid` may see; root sees all.
@@ -34,7 +35,7 @@ fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &'static s
         uid: session.uid,
         host: session.host.clone(),
         backend,
-        servers: servers.map(|server| (facts(server), server.leaf.clone())).collect(),
+        servers: servers.map(|server| (facts(server), server.leader, server.leaf.clone())).collect(),
     }
 }
 
@@ -63,11 +64,13 @@ pub(super) fn view(entry: Entry) -> SessionView {
     let mut memory = MemoryView::default();
     let mut cgroup = String::new();
     let mut servers = Vec::with_capacity(entry.servers.len());
-    for (mut server, leaf) in entry.servers {
+    for (mut server, leader, leaf) in entry.servers {
         if let Some(leaf) = leaf {
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
             server.cgroup = leaf.group().v2().path().display().to_string();
             server.memory = leaf.group().memory();
+            // While others are in the leaf, no event tells that its first process has left.
+            server.escaped |= is_outside(leader, &leaf);
             server.pids_refusals = leaf.group().pids_refusals();
             if cgroup.is_empty() {
                 cgroup = leaf.session().v2().path().display().to_string();
@@ -93,6 +96,12 @@ pub(super) fn view(entry: Entry) -> SessionView {
         memory,
         servers,
     }
+}
+
+fn is_outside(leader: ProcessId, leaf: &Leaf) -> bool {
+    let outside = Membership::of(leader.pid).is_ok_and(|place| !leaf.holds(&place));
+    // What was read is about the leader if the number is still its own afterwards.
+    outside && process::identify(leader.pid).is_ok_and(|id| id == leader)
 }
 
 /// On a hybrid machine the callers of one session may stand in several v1 cgroups: what counts is the fullest.

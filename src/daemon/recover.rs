@@ -5,18 +5,26 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::PidfdGetfdFlags;
 
-use super::driver::Driver;
+use super::driver::{Driver, Message};
 use super::stdin;
 use super::table::{Owner, Server, Session, Stock};
 use super::watch::Source;
 use crate::cgroup::{Caller, Leaf};
 use crate::chain::chain;
 use crate::lifecycle::{Event, State, Terms};
+use crate::outcome::Cause;
 use crate::process;
-use crate::records::Record;
+use crate::records::{Ending, Record};
+
+/// The first wait before a leaf that could not be swept is tried again; it doubles up to [`SWEEP_AGAIN_MOST`].
+const SWEEP_AGAIN: Duration = Duration::from_millis(200);
+
+/// The longest wait before a leaf is tried to be swept again.
+const SWEEP_AGAIN_MOST: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// Takes over what an earlier daemon left.
@@ -40,7 +48,7 @@ impl Driver {
                     adopted += 1;
                 }
                 _ => {
-                    self.sweep(&place, &record);
+                    self.sweep(Box::new(record), SWEEP_AGAIN);
                     swept += 1;
                 }
             }
@@ -115,6 +123,9 @@ impl Driver {
         if owner_gone {
             self.feed(number, Event::OwnerGone);
         }
+        if let Some(ending) = record.ending {
+            self.feed(number, resumed(ending));
+        }
     }
 
     /// Holds the owner of an adopted server; `false` where it is gone.
@@ -132,15 +143,32 @@ impl Driver {
         true
     }
 
-    /// Removes what is empty, with its record.
-    fn sweep(&self, place: &Caller, record: &Record) {
-        if let Err(error) = self.backend.sweep(place, &record.machine) {
-            tracing::warn!(error = %chain(&error), "an empty leaf stays until the next start");
+    /// Removes what is empty, with its record. On a hybrid machine a launcher that was on its way into the leaf may
+    /// still be in a companion: then it is tried again.
+    pub(super) fn sweep(&self, record: Box<Record>, pause: Duration) {
+        let Some(place) = record.place() else { return };
+        if let Err(error) = self.backend.sweep(&place, &record.machine) {
+            tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
+            self.later(pause, Message::SweepAgain(record, (pause * 2).min(SWEEP_AGAIN_MOST)));
             return;
         }
         if let Err(error) = self.records.remove(&record.leaf) {
             tracing::warn!(error = %chain(&error), "a record of what is gone stays");
         }
+    }
+}
+
+/// An end that was under way goes on from the fact or the order that began it.
+fn resumed(ending: Ending) -> Event {
+    match ending.cause {
+        Cause::Requested => Event::EndRequested { now: ending.killing },
+        Cause::LeaderExited => Event::LeaderExited,
+        Cause::Stopped => Event::Stopped,
+        Cause::StdinClosed => Event::StdinClosed,
+        Cause::OwnerGone => Event::OwnerGone,
+        Cause::Memory { level } => Event::MemoryKill { level },
+        Cause::Pids { level } => Event::PidsLimit { level },
+        Cause::LaunchFailed => Event::EndRequested { now: true },
     }
 }
 

@@ -18,7 +18,7 @@ use super::driver::{Message, Peer};
 use super::launching::LaunchRequest;
 use super::publish;
 use crate::backend::Backend;
-use crate::cgroup::Membership;
+use crate::cgroup::{Membership, has_exited};
 use crate::process;
 use crate::session::ProcessId;
 use crate::snapshot::SessionView;
@@ -85,7 +85,6 @@ async fn connection(stream: UnixStream, service: &Service) -> Result<(), Connect
     let mut stream = stream;
     let mut inbox = Inbox::default();
     let mut descriptors = Vec::new();
-    let mut pidfd = pidfd;
     loop {
         while inbox.whole().is_none() {
             let read = tokio::time::timeout(SILENCE_MAX, receive(&stream, &mut inbox, &mut descriptors));
@@ -101,7 +100,7 @@ async fn connection(stream: UnixStream, service: &Service) -> Result<(), Connect
         let Some(message) = inbox.take() else { continue };
         let sent = std::mem::take(&mut descriptors);
         let reply = match Call::decode(&message)? {
-            Ok(call) => answer(service, peer, &mut pidfd, call, sent).await?,
+            Ok(call) => answer(service, peer, pidfd.as_ref(), call, sent).await?,
             Err(fault) => fault.encode(),
         };
         let written = tokio::time::timeout(SILENCE_MAX, stream.write_all(&reply));
@@ -144,13 +143,13 @@ async fn receive(stream: &UnixStream, inbox: &mut Inbox, descriptors: &mut Vec<O
 async fn answer(
     service: &Service,
     peer: Peer,
-    pidfd: &mut Option<OwnedFd>,
+    pidfd: Option<&OwnedFd>,
     call: Call,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Vec<u8>, ConnectionError> {
     Ok(match call {
         Call::Launch(wish) => reply(launch(service, peer, pidfd, *wish, descriptors).await?),
-        Call::End(wish) => reply(end(service, peer, wish).await?),
+        Call::End(wish) => reply(end(service, peer, pidfd, wish).await?),
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
         Call::Describe => wire::encode_reply(&describe(service).await?),
@@ -186,7 +185,7 @@ async fn ask<T>(service: &Service, message: impl FnOnce(oneshot::Sender<T>) -> M
 async fn launch(
     service: &Service,
     peer: Peer,
-    pidfd: &mut Option<OwnedFd>,
+    pidfd: Option<&OwnedFd>,
     wish: Launch,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Result<Launched, Fault>, ConnectionError> {
@@ -201,7 +200,7 @@ async fn launch(
         }))
     };
     // Of the two, the kernel's own answer counts; the launcher's pidfd must be of the process that the kernel names.
-    let held = pidfd.take().or(own);
+    let held = pidfd.and_then(|pidfd| pidfd.try_clone().ok()).or(own);
     let Some(held) = held.filter(|held| process::pid_of(held.as_fd()).is_ok_and(|pid| pid == peer.pid)) else {
         return refused("the launcher cannot be held by a pidfd");
     };
@@ -222,8 +221,18 @@ async fn launch(
     ask(service, |reply| Message::Launch(Box::new(request), reply)).await
 }
 
-async fn end(service: &Service, peer: Peer, wish: wire::End) -> Result<Result<EndReply, Fault>, ConnectionError> {
-    let inside = Membership::of(peer.pid).ok().and_then(|place| service.backend.locate(&place));
+async fn end(
+    service: &Service,
+    peer: Peer,
+    pidfd: Option<&OwnedFd>,
+    wish: wire::End,
+) -> Result<Result<EndReply, Fault>, ConnectionError> {
+    let place = Membership::of(peer.pid).ok();
+    // What was read is the peer's own only if it is still there; one that is gone may have stood in any leaf.
+    let Some(place) = place.filter(|_| pidfd.is_none_or(|pidfd| !has_exited(pidfd.as_fd()))) else {
+        return Ok(Err(Fault::NotPermitted("the process that asks for this is gone".into())));
+    };
+    let inside = service.backend.locate(&place);
     ask(service, |reply| Message::End { peer, inside, wish, reply }).await
 }
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -15,8 +15,12 @@ use tokio::io::unix::AsyncFd;
 /// Whether SIGPIPE was ignored when this process was executed.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Runs before `main`, and before the standard library sets SIGPIPE to ignored: it remembers what the host passed on.
-extern "C" fn remember_sigpipe() {
+/// Which of the descriptors 0, 1 and 2 were closed then: a bit for each.
+static CLOSED: AtomicU8 = AtomicU8::new(0);
+
+/// Runs before `main`, and before the standard library sets SIGPIPE to ignored and opens `/dev/null` where a standard
+/// descriptor is closed: it remembers what the host passed on.
+extern "C" fn remember_what_was_passed() {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: with a null new action sigaction(2) only writes the old one, to memory that is ours and large enough.
     let asked = unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr()) };
@@ -25,20 +29,30 @@ extern "C" fn remember_sigpipe() {
         let handler = unsafe { action.assume_init() }.sa_sigaction;
         SIGPIPE_WAS_IGNORED.store(handler == libc::SIG_IGN, Ordering::Relaxed);
     }
+    for fd in 0..3 {
+        // SAFETY: F_GETFD reads a flag of a number, which need not be an open descriptor.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
+            CLOSED.fetch_or(1 << fd, Ordering::Relaxed);
+        }
+    }
 }
 
 // SAFETY: the loader calls each entry of .init_array as a C function without arguments that are needed; this one touches
-// an atomic and one async-signal-safe call only, so it does not matter that the standard library is not set up yet.
+// atomics and async-signal-safe calls only, so it does not matter that the standard library is not set up yet.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static REMEMBER_SIGPIPE: extern "C" fn() = remember_sigpipe;
+static REMEMBER: extern "C" fn() = remember_what_was_passed;
 
-/// Replaces this process: `command` is looked up in `PATH` as execvp(3) does, and gets `environment` and the signal
-/// dispositions that this process was given. Returns only to say why it failed.
+/// Replaces this process: `command` is looked up in `PATH` as execvp(3) does, and gets `environment`, and the signal
+/// dispositions and standard descriptors that this process was given. Returns only to say why it failed.
 pub fn exec(command: &[CString], environment: &[CString]) -> Result<Infallible, Errno> {
     let handler = if SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed) { SigHandler::SigIgn } else { SigHandler::SigDfl };
     // SAFETY: neither disposition runs code of ours.
     unsafe { nix::sys::signal::signal(Signal::SIGPIPE, handler) }?;
+    for fd in (0..3).filter(|fd| CLOSED.load(Ordering::Relaxed) & (1 << fd) != 0) {
+        // SAFETY: marking a number close-on-exec changes nothing before an exec, and nothing if it is not open.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
     let failed = nix::unistd::execvpe(&command[0], command, environment);
     // What is printed after a failed exec must not end us.
     // SAFETY: as above.

@@ -190,7 +190,9 @@ impl Machine {
     pub fn pinfold(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PINFOLD);
         command.args(arguments).env("PINFOLD_SOCKET", self.socket()).env("PINFOLD_ROOT", &self.root);
-        command.env_remove("PINFOLD_SESSION").env_remove("PINFOLD_UNCONTAINED");
+        for inherited in ["PINFOLD_SESSION", "PINFOLD_UNCONTAINED", "CLAUDE_CODE_SESSION_ID", "AGENT_SESSION_ID"] {
+            command.env_remove(inherited);
+        }
         command
     }
 

@@ -12,4 +12,5 @@ mod support;
 mod ends;
 mod manager;
 mod memory;
+mod outside;
 mod places;

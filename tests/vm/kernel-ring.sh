@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # In the guest: runs the kernel ring in the cgroup subtree that systemd delegated to this job.
 #
 # $1 is where the ring's program expects pinfold, the place it was built in.

@@ -1,0 +1,123 @@
+# What pinfold needs to be built, shown and tested: set up once per machine, and again only where something changed.
+# Sourced by tests/run and deploy/demo/run, from the repository's top. Debian packages are installed only where a command is
+# missing; what is downloaded stays in tests/.cache, tests/servers/node_modules and target.
+# shellcheck shell=bash
+
+readonly cache=$PWD/tests/.cache
+readonly venv=$cache/servers-venv
+# What chrome-devtools-mcp asks for; and what stands in where a distribution's is older.
+readonly node_least=20.19.0 node_instead=22.23.3 npm_instead=11.19.1
+
+export npm_config_update_notifier=false npm_config_fund=false npm_config_audit=false
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DEBIAN_FRONTEND=noninteractive
+# A cargo that rustup has put here is found also where no login shell has read its profile.
+[[ -d ${CARGO_HOME:-${HOME:-/root}/.cargo}/bin ]] && PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+
+# quietly COMMAND…: what it prints is seen only when it fails.
+quietly() {
+    local log status
+    log=$(mktemp) || return
+    "$@" >"$log" 2>&1
+    status=$?
+    ((status == 0)) || cat "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+root() { ((EUID == 0)); }
+
+# debian WHY PACKAGE…
+debian() {
+    local why=$1
+    shift
+    if ! root || ! have apt-get; then
+        echo "$why is missing. As root on Debian or Ubuntu it is installed here; else install: $*" >&2
+        return 1
+    fi
+    echo "installing $* ($why is missing)"
+    quietly apt-get update && quietly apt-get install --yes --no-install-recommends "$@"
+}
+
+# stamped FILE COMMAND…: runs the command unless it has already succeeded for the same inputs (on stdin).
+stamped() {
+    local stamp=$1 inputs
+    shift
+    inputs=$(sha256sum) || return
+    [[ -f $stamp && $(<"$stamp") == "$inputs" ]] && return
+    "$@" && printf '%s\n' "$inputs" >"$stamp"
+}
+
+# ---- What the rings need
+
+rust() {
+    have cc || debian 'a C linker' build-essential || return
+    have cargo || {
+        echo 'cargo is missing: install Rust (https://rustup.rs; the version is in Cargo.toml)' >&2
+        return 1
+    }
+    cargo --version
+}
+
+rust_lints() {
+    rust || return
+    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return
+    have rustup || {
+        echo 'cargo fmt and cargo clippy are missing: install rustfmt and clippy' >&2
+        return 1
+    }
+    quietly rustup component add rustfmt clippy
+}
+
+node_suffices() {
+    have node && have npm && have npx || return
+    local found
+    found=$(node --version) || return
+    printf '%s\n' "$node_least" "${found#v}" | sort --version-sort --check=quiet
+}
+
+node_runtime() {
+    PATH=$cache/node/node_modules/.bin:$PATH
+    if ! node_suffices; then
+        have npm || debian npm nodejs npm || return
+    fi
+    if ! node_suffices; then
+        echo "installing node $node_instead into tests/.cache (here is $(node --version), needed is $node_least)"
+        quietly npm install --prefix "$cache/node" --no-save "node@$node_instead" "npm@$npm_instead" || return
+        hash -r
+        node_suffices || return
+    fi
+    echo "node $(node --version), npm $(npm --version)"
+}
+
+npm_packages() {
+    { have make && have g++; } || debian 'a C++ compiler' build-essential || return
+    have python3 || debian python3 python3 || return
+    # The one native module comes built, or where that cannot be had is compiled, against Node-API and so with the
+    # headers of any Node: those that lie beside it or the distribution's, which saves one more download.
+    local prefix headers
+    prefix=$(node -p 'require("path").resolve(process.execPath, "../..")') || return
+    for headers in "$prefix" /usr; do
+        [[ -f $headers/include/node/node_api.h ]] || continue
+        local -x npm_config_nodedir=$headers
+        break
+    done
+    { cat tests/servers/package.json tests/servers/package-lock.json && node --version; } |
+        stamped tests/servers/node_modules/.installed quietly npm ci --prefix tests/servers
+}
+
+python_packages() {
+    { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } ||
+        debian 'python3 with venv' python3 python3-venv || return
+    { cat tests/servers/requirements.txt && python3 --version; } | stamped "$venv/.installed" fill_venv
+}
+
+fill_venv() {
+    quietly python3 -m venv --clear "$venv" &&
+        quietly "$venv/bin/pip" install --requirement tests/servers/requirements.txt &&
+        # uvx keeps an environment of its own; the ring then runs it without network.
+        UV_CACHE_DIR=$cache/uv UV_CONSTRAINT=tests/servers/requirements.txt \
+            UV_PYTHON=$venv/bin/python UV_PYTHON_DOWNLOADS=never \
+            quietly "$venv/bin/uvx" mcp-server-time --help
+}
