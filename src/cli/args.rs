@@ -114,6 +114,9 @@ pub(super) struct Serve {
     /// The background half of `--on-demand`.
     #[arg(long, hide = true)]
     pub(super) detached: bool,
+    /// The same, as a service of a manager that waits for its word.
+    #[arg(long, hide = true)]
+    pub(super) in_service: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::args::{self, BackendChoice};
+use super::service;
 use super::{DONE, NO, failed};
 use crate::backend::Choice;
 use crate::chain::chain;
@@ -15,8 +16,8 @@ use crate::daemon::{self, Options};
 const SYSTEM_CONFIG: &str = "/etc/pinfold/pinfold.toml";
 
 pub(super) fn serve(serve: args::Serve) -> u8 {
-    if serve.on_demand && !serve.detached {
-        return go_to_background();
+    if serve.on_demand && !serve.detached && !serve.in_service {
+        return if service::start(&serve) { say_ready() } else { go_to_background() };
     }
     let socket = match serve.socket.socket.map_or_else(client::user_socket, Ok) {
         Ok(socket) => socket,
@@ -38,17 +39,24 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
             BackendChoice::Cgroupfs => Choice::Cgroupfs,
         },
         root: serve.root,
-        on_demand: serve.detached,
+        on_demand: serve.on_demand,
     };
     let ready = || {
-        if options.on_demand {
+        service::notify_ready();
+        if serve.detached {
             answer("ready");
         }
     };
     match daemon::serve(&options, ready) {
         Ok(()) => DONE,
-        Err(error) => refuse(options.on_demand, &error),
+        Err(error) => refuse(serve.detached, &error),
     }
+}
+
+/// The front half's one line, where a manager started the back half.
+fn say_ready() -> u8 {
+    println!("ready");
+    DONE
 }
 
 fn default_config() -> Option<PathBuf> {

@@ -20,6 +20,8 @@ pub enum Value {
     Processes(Vec<u32>),
     /// `ah`: a process, held.
     Held(Arc<OwnedFd>),
+    /// `a(sasb)`: one command with its arguments, whose failure counts.
+    Command(Vec<String>),
     /// As another unit has it.
     Copied(Arc<OwnedVariant>),
 }
@@ -67,6 +69,10 @@ impl Value {
             Self::Texts(texts) => Variant::from(texts.clone()),
             Self::Processes(pids) => Variant::from(pids.clone()),
             Self::Held(pidfd) => Variant::from(vec![Fd::from(pidfd.as_fd())]),
+            Self::Command(words) => {
+                let program = words.first().cloned().unwrap_or_default();
+                Variant::from(vec![(program, words.clone(), false)])
+            }
             Self::Copied(value) => Variant::try_from(&**value)?,
         })
     }

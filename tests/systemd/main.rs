@@ -12,5 +12,6 @@ mod support;
 mod ends;
 mod manager;
 mod memory;
+mod on_demand;
 mod outside;
 mod places;

@@ -29,7 +29,9 @@ fn launchers_outside_the_user_managers_subtree_are_placed_by_the_manager() {
     let mut serve = Command::new(binary());
     serve.args(["serve", "--backend", "systemd", "--socket"]).arg(&socket).stdin(Stdio::null());
     let mut daemon = Launched::spawn(as_agent(serve));
-    eventually("the daemon listens", || std::os::unix::net::UnixStream::connect(&socket).map_err(|error| error.to_string()));
+    eventually("the daemon listens", || {
+        std::os::unix::net::UnixStream::connect(&socket).map_err(|error| error.to_string())
+    });
     let run = |name: &str| {
         let mut run = Command::new(binary());
         run.args(["run", "--socket"]).arg(&socket).args(["--session", "s", "--server", name, "--"]);

@@ -79,10 +79,7 @@ impl Machine {
 
     #[track_caller]
     pub fn with_config(config: &str) -> Self {
-        let directory = tempfile::Builder::new().prefix("pinfold-test-").tempdir().unwrap();
-        let path = directory.path().join("pinfold.toml");
-        std::fs::write(&path, config).unwrap();
-        let mut machine = Self { directory, config: Some(path), daemon: None };
+        let mut machine = Self::without_daemon(config);
         machine.start();
         machine
     }
@@ -93,6 +90,15 @@ impl Machine {
 
     pub fn socket(&self) -> PathBuf {
         self.path("pinfold.sock")
+    }
+
+    /// A machine whose first launch has to start a daemon.
+    #[track_caller]
+    pub fn without_daemon(config: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("pinfold-test-").tempdir().unwrap();
+        let path = directory.path().join("pinfold.toml");
+        std::fs::write(&path, config).unwrap();
+        Self { directory, config: Some(path), daemon: None }
     }
 
     /// Starts the daemon and waits until it listens.
@@ -125,7 +131,7 @@ impl Machine {
     /// `pinfold ARGUMENTS…` for this daemon.
     pub fn pinfold(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command.args(arguments).env("PINFOLD_SOCKET", self.socket());
+        command.args(arguments).env("PINFOLD_SOCKET", self.socket()).env("PINFOLD_CONFIG", self.path("pinfold.toml"));
         command.env_remove("PINFOLD_SESSION").env_remove("PINFOLD_UNCONTAINED");
         command
     }
