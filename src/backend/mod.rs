@@ -1,5 +1,6 @@
 //! One face for what makes cgroups. An enum, because the members are known when this is compiled and one is chosen once.
 
+mod held;
 mod units;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use crate::chain::chain;
 use crate::naming::SessionKey;
 use crate::policy::{Offer, Offers, Refusal};
 use crate::systemd::{BusMissing, Stopped, SystemdError};
+pub use held::{CannotCopy, HeldError};
 pub use units::{SweepError, Units};
 
 /// Who makes the cgroups.
@@ -83,6 +85,9 @@ pub enum AdmitError {
     /// systemd refused something.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
+    /// Moving it would free it from something.
+    #[error(transparent)]
+    Held(#[from] HeldError),
     /// The session's scope ended while the launcher was placed in it.
     #[error("systemd calls {unit} {state} while the launcher is in it")]
     ScopeDied {
@@ -346,6 +351,13 @@ pub fn refusal(error: &AdmitError) -> Refusal {
     let remedy = match error {
         AdmitError::Cgroup(error) => cgroup_remedy(error),
         AdmitError::Systemd(_) => "`systemctl status pinfold.slice` and the journal tell more",
+        AdmitError::Held(HeldError::CannotCopy(_)) => {
+            "set the same for pinfold.slice and name the unit in `allow_leave` of the configuration, or launch from another unit"
+        }
+        AdmitError::Held(HeldError::Systemd(_)) => "`systemctl status` tells whether the manager answers",
+        AdmitError::Held(HeldError::Cgroup(_) | HeldError::Invisible(_)) => {
+            "run pinfold in the same cgroup namespace as its callers"
+        }
         AdmitError::ScopeDied { .. } => "start it again",
     };
     Refusal { reason: chain(error), remedy: remedy.to_owned() }

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::held::{self, Access, CannotCopy, Held, HeldError};
 use super::{AdmitError, BackendError, Unplaced};
 use crate::cgroup::{
     Above, Admission, AdmitError as CgroupAdmitError, Caller, Cgroup, CgroupError, Controllers, Group, GroupPaths,
@@ -59,6 +60,8 @@ pub struct Units {
     sessions: Mutex<HashMap<SessionKey, Arc<Mutex<Option<Session>>>>>,
     /// What the machine's slice was last given.
     machine_limits: Mutex<Option<Limits>>,
+    /// The system's manager, which a user's daemon asks about the units of launchers that stand outside its own manager.
+    system: Mutex<Option<Arc<Manager>>>,
     /// Sessions whose slice could not be removed because a launcher that was refused was still in it.
     lingering: Mutex<Vec<SessionKey>>,
 }
@@ -69,6 +72,10 @@ struct Session {
     group: Arc<Group>,
     machine: Arc<Group>,
     tally: Arc<Tally>,
+    /// What its launchers were held by where they came from, as limits: the strictest.
+    held: Limits,
+    /// What its slice restricts besides.
+    access: Access,
 }
 
 impl Units {
@@ -93,6 +100,7 @@ impl Units {
             controllers,
             sessions: Mutex::default(),
             machine_limits: Mutex::default(),
+            system: Mutex::default(),
             lingering: Mutex::default(),
         })
     }
@@ -181,6 +189,7 @@ impl Units {
     /// Places a launcher in a new leaf, under its limits, and proves it.
     pub fn admit(&self, wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
         let from = Membership::of(wanted.pid).map_err(|_| CgroupAdmitError::LauncherGone)?;
+        let held = self.held(&from, wanted)?;
         let session = self.session(wanted.key);
         let mut session = lock(&session);
         let mut tries = 0;
@@ -189,12 +198,12 @@ impl Units {
             tries += 1;
             let living = self.living_scope(wanted.key)?;
             let placed = match (&mut *session, living) {
-                (Some(session), Some(scope)) => self.join(session, scope, wanted),
+                (Some(session), Some(scope)) => self.join(session, scope, wanted, &held),
                 (kept, Some(scope)) => self
                     .open_session(wanted.key)
                     .map_err(Unplaced::from)
-                    .and_then(|opened| self.join(kept.insert(opened), scope, wanted)),
-                (kept, None) => self.begin(kept, wanted),
+                    .and_then(|opened| self.join(kept.insert(opened), scope, wanted, &held)),
+                (kept, None) => self.begin(kept, wanted, &held),
             };
             let error = match placed {
                 Ok(leaf) => {
@@ -228,6 +237,43 @@ impl Units {
         unplaced
     }
 
+    /// What the launcher would leave.
+    fn held(&self, from: &Membership, wanted: &Admission<'_>) -> Result<Held, HeldError> {
+        let mut held = Held::default();
+        let Some(path) = from.v2.as_deref() else { return Err(HeldError::Invisible(from.clone())) };
+        if self.locate(from).is_some() {
+            // From one leaf of a session to another.
+            return Ok(held);
+        }
+        let to = format!("{}/{}", self.machine, wanted.key.slice());
+        for step in held::steps(path, &to) {
+            held.add_limits(&held::open(self.layout.v2(), from, &step.cgroup)?);
+            // A user manager has not the privilege for more.
+            let Some(unit) = step.unit.filter(|_| !step.user) else { continue };
+            let may_leave = wanted.allow_leave.iter().any(|glob| glob.matches(&unit));
+            match self.manager.bus() {
+                Bus::System => held.add_access(&self.manager, &unit, may_leave)?,
+                Bus::User(_) => {
+                    let mut left = Held::default();
+                    left.add_access(&*self.system_manager()?, &unit, may_leave)?;
+                    if let (Some(property), false) = (left.access.first(), may_leave) {
+                        let why = "a user manager has not the privilege to enforce it";
+                        return Err(CannotCopy { property: property.to_owned(), unit, why }.into());
+                    }
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    fn system_manager(&self) -> Result<Arc<Manager>, SystemdError> {
+        let mut system = lock(&self.system);
+        if let Some(manager) = &*system {
+            return Ok(manager.clone());
+        }
+        Ok(system.insert(Arc::new(Manager::connect(Bus::System)?)).clone())
+    }
+
     fn session(&self, key: &SessionKey) -> Arc<Mutex<Option<Session>>> {
         lock(&self.sessions).entry(key.clone()).or_default().clone()
     }
@@ -242,24 +288,32 @@ impl Units {
         Ok(None)
     }
 
-    fn open_session(&self, key: &SessionKey) -> Result<Session, CgroupAdmitError> {
+    fn open_session(&self, key: &SessionKey) -> Result<Session, AdmitError> {
+        let access = Access::of(&self.manager.properties(&key.slice())?);
+        Ok(Session { access, ..self.open_groups(key)? })
+    }
+
+    fn open_groups(&self, key: &SessionKey) -> Result<Session, CgroupError> {
         let group = Group::open(&paths(self.session_directory(key)))?;
         let machine = Group::open(&paths(self.root()))?;
         let tally = Arc::new(Tally::begin(group.v2()));
-        Ok(Session { group: Arc::new(group), machine: Arc::new(machine), tally })
+        let (group, machine) = (Arc::new(group), Arc::new(machine));
+        Ok(Session { group, machine, tally, held: Limits::default(), access: Access::default() })
     }
 
     /// The first launch of a session, or the first after its scope emptied: a scope is started with the launcher in it.
-    fn begin(&self, kept: &mut Option<Session>, wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
+    fn begin(&self, kept: &mut Option<Session>, wanted: &Admission<'_>, held: &Held) -> Result<Leaf, Unplaced> {
         self.limit_machine(&wanted.machine)?;
         let scope = wanted.key.scope(wanted.leaf.launch());
-        self.start_scope(&scope, wanted)?;
+        let before = kept.as_ref().map_or_else(Limits::default, |session| session.held);
+        let strictest = held::strictest(held::strictest(wanted.session, &before), &held.limits);
+        self.start_scope(&scope, wanted, held.access.add_to(slice_properties(wanted.key, &strictest)))?;
         let placed = self.prove_scope(&scope, wanted).and_then(|directory| {
             if kept.as_ref().is_none_or(|session| !session.group.v2().has("cgroup.procs")) {
                 *kept = Some(self.open_session(wanted.key)?);
             }
-            let session = kept.as_ref().expect("it was opened the line before");
-            self.limit_session(session, wanted)?;
+            let session = kept.as_mut().expect("it was opened the line before");
+            self.limit_session(session, wanted, held)?;
             Ok(directory)
         });
         let directory = match placed {
@@ -287,9 +341,15 @@ impl Units {
     }
 
     /// A further launch of a session whose scope lives.
-    fn join(&self, session: &Session, scope: (Cgroup, String), wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
+    fn join(
+        &self,
+        session: &mut Session,
+        scope: (Cgroup, String),
+        wanted: &Admission<'_>,
+        held: &Held,
+    ) -> Result<Leaf, Unplaced> {
         self.limit_machine(&wanted.machine)?;
-        self.limit_session(session, wanted)?;
+        self.limit_session(session, wanted, held)?;
         let (directory, unit) = scope;
         let leaf = self.make_leaf(session, directory, unit.clone(), wanted)?;
         let placed = limit_leaf(&leaf, wanted).and_then(|()| self.move_in(&leaf, wanted));
@@ -304,10 +364,10 @@ impl Units {
         }
     }
 
-    fn start_scope(&self, scope: &str, wanted: &Admission<'_>) -> Result<(), AdmitError> {
+    fn start_scope(&self, scope: &str, wanted: &Admission<'_>, of_slice: Properties) -> Result<(), AdmitError> {
         let slice = wanted.key.slice();
         let there = self.session_directory(wanted.key).exists();
-        let beside = (!there).then(|| (slice.as_str(), self.slice_properties(&wanted.session)));
+        let beside = (!there).then_some((slice.as_str(), of_slice));
         match self.start_once(scope, &slice, beside.clone(), wanted) {
             Err(error) if error.exists() => {
                 if self.holds_launcher(scope, wanted) {
@@ -460,19 +520,26 @@ impl Units {
         Ok(())
     }
 
-    /// Proves the session's limits; where its slice has others, because the configuration changed, they are changed.
-    fn limit_session(&self, session: &Session, wanted: &Admission<'_>) -> Result<(), AdmitError> {
-        if session.group.verify_limits(&wanted.session).is_ok() {
-            return Ok(());
+    /// Proves the session's limits; where its slice has others, because the configuration changed or a launcher comes
+    /// from a stricter place, they are changed.
+    fn limit_session(&self, session: &mut Session, wanted: &Admission<'_>, held: &Held) -> Result<(), AdmitError> {
+        let slice = wanted.key.slice();
+        let strictest = held::strictest(session.held, &held.limits);
+        let limits = held::strictest(wanted.session, &strictest);
+        if session.group.verify_limits(&limits).is_err() {
+            self.manager.set(&slice, slice_limits(&limits))?;
+            session.group.verify_limits(&limits)?;
         }
-        self.manager.set(&wanted.key.slice(), slice_limits(&wanted.session))?;
-        Ok(session.group.verify_limits(&wanted.session)?)
-    }
-
-    fn slice_properties(&self, limits: &Limits) -> Properties {
-        slice_limits(limits)
-            .with("Description", Value::Text("A session of an AI agent".into()))
-            .with("CollectMode", Value::Text("inactive-or-failed".into()))
+        session.held = strictest;
+        let missing = held.access.beyond(&session.access).map_err(|property| {
+            let why = "the session was given another value by a launcher from another unit";
+            HeldError::from(CannotCopy { property: property.to_owned(), unit: "its unit".into(), why })
+        })?;
+        if !missing.is_empty() {
+            self.manager.set(&slice, missing.add_to(Properties::default()))?;
+            session.access.extend(&missing);
+        }
+        Ok(())
     }
 
     /// Opens a leaf that an earlier daemon made.
@@ -491,10 +558,8 @@ impl Units {
         let session = match &mut *session {
             Some(session) => session,
             kept => {
-                let group = Arc::new(Group::open(&paths(self.session_directory(&at.key)))?);
-                let machine = Arc::new(Group::open(&paths(self.root()))?);
-                let tally = Arc::new(Tally::begin(group.v2()));
-                kept.insert(Session { group, machine, tally })
+                let access = self.manager.properties(&at.key.slice()).map(|has| Access::of(&has)).unwrap_or_default();
+                kept.insert(Session { access, ..self.open_groups(&at.key)? })
             }
         };
         let above = Above {
@@ -601,12 +666,18 @@ fn scope_died(error: &AdmitError) -> bool {
             error.is_gone()
         }
         AdmitError::Systemd(error) => error.is_gone(),
-        AdmitError::Cgroup(_) => false,
+        AdmitError::Cgroup(_) | AdmitError::Held(_) => false,
     }
 }
 
 fn paths(v2: PathBuf) -> GroupPaths {
     GroupPaths { v2, memory: None, pids: None }
+}
+
+fn slice_properties(key: &SessionKey, limits: &Limits) -> Properties {
+    slice_limits(limits)
+        .with("Description", Value::Text(format!("Session {key} of an AI agent")))
+        .with("CollectMode", Value::Text("inactive-or-failed".into()))
 }
 
 fn scope_properties(slice: &str) -> Properties {

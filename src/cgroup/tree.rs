@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
+use wildmatch::WildMatch;
 
 use super::dir::{Cgroup, CgroupError};
 use super::files::Membership;
@@ -47,6 +48,8 @@ pub struct Admission<'a> {
     pub session: Limits,
     /// Of the leaf.
     pub server: Limits,
+    /// Units that it may leave whatever held it there.
+    pub allow_leave: &'a [WildMatch],
 }
 
 /// Why somebody was not placed. Whatever was made is taken back before this is told.

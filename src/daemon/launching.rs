@@ -247,7 +247,7 @@ impl Driver {
     fn admit(&self, placement: Placement, plan: &Plan, record: Option<Record>) {
         let Placement { number, pid, pidfd, leaf } = placement;
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
-        let (key, grant) = (plan.key.clone(), plan.grant.clone());
+        let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
         let work = move || {
             let Some(record) = record else {
                 return Admitted::Failed(CgroupAdmitError::LauncherGone.into());
@@ -264,6 +264,7 @@ impl Driver {
                 machine: grant.machine,
                 session: grant.session,
                 server: grant.server,
+                allow_leave: &allow_leave,
             };
             backend.admit(&wanted).map_or_else(
                 |unplaced| {

@@ -1,5 +1,6 @@
 //! One living connection to a manager, with its subscription; made anew when the bus goes away.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,6 +139,15 @@ impl Link {
     /// The object of a loaded unit.
     pub(super) async fn get_unit(&self, unit: &str) -> zbus::Result<OwnedObjectPath> {
         self.call(PATH, MANAGER, "GetUnit", &(unit,)).await?.body().deserialize()
+    }
+
+    /// All properties of a loaded unit that are of its kind (`Service`, `Slice`…).
+    pub(super) async fn unit_properties(&self, unit: &str) -> zbus::Result<HashMap<String, OwnedVariant>> {
+        let path = self.get_unit(unit).await?;
+        let kind = unit.rsplit_once('.').map_or("", |(_, kind)| kind);
+        let capital = kind.get(..1).unwrap_or_default().to_uppercase();
+        let interface = format!("{NAME}.{capital}{}", kind.get(1..).unwrap_or_default());
+        self.call(path.as_str(), PROPERTIES, "GetAll", &(interface,)).await?.body().deserialize()
     }
 
     /// Whether a job is still to be done.

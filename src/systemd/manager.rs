@@ -1,6 +1,6 @@
 //! The blocking face: what pinfold asks of a manager, each call with a deadline and each job awaited.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use zbus::OwnedObjectPath;
 use super::bus::Bus;
 use super::error::{Reason, SystemdError};
 use super::link::{self, CONNECT_MAX, Link, SIGNALS, Signal};
-use super::properties::Properties;
+use super::properties::{Properties, Variant};
 
 /// How long one call may take, a lost connection included.
 const CALL_MAX: Duration = Duration::from_secs(10);
@@ -205,6 +205,13 @@ impl Manager {
             let below = below.clone();
             Box::pin(async move { link.attach_process(&unit, &below, pid).await })
         })
+    }
+
+    /// The properties of a unit that are of its kind; none where it is not loaded.
+    pub fn properties(&self, unit: &str) -> Result<BTreeMap<String, Variant>, SystemdError> {
+        let told = self.call("look at", unit, |link, unit| Box::pin(async move { link.unit_properties(&unit).await }));
+        let told = gone_is_success(told, HashMap::new())?;
+        Ok(told.into_iter().map(|(name, value)| (name, Variant(value))).collect())
     }
 
     /// `ActiveState`; `inactive` where there is no such unit.

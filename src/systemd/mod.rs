@@ -17,4 +17,4 @@ mod properties;
 pub use bus::{Bus, BusMissing};
 pub use error::{Reason, SystemdError};
 pub use manager::{Manager, Stopped};
-pub use properties::{Properties, Value};
+pub use properties::{Properties, Value, Variant};

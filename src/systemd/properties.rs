@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use zbus::{Fd, OwnedVariant, Variant};
+use zbus::{Fd, OwnedVariant, Variant as DBus};
 
 /// The value of a property.
 #[derive(Debug, Clone)]
@@ -23,7 +23,45 @@ pub enum Value {
     /// `a(sasb)`: one command with its arguments, whose failure counts.
     Command(Vec<String>),
     /// As another unit has it.
-    Copied(Arc<OwnedVariant>),
+    Copied(Arc<Variant>),
+}
+
+/// The value of a property as a manager told it, of any type.
+#[derive(Debug, PartialEq)]
+pub struct Variant(pub(super) OwnedVariant);
+
+impl Variant {
+    /// Whether it is an empty list, an empty text, or a structure whose lists are all empty.
+    pub fn is_nothing(&self) -> bool {
+        match &*self.0 {
+            DBus::Array(array) => array.is_empty(),
+            DBus::Str(text) => text.is_empty(),
+            DBus::Structure(structure) => {
+                structure.fields().iter().all(|field| !matches!(field, DBus::Array(array) if !array.is_empty()))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it is this text.
+    pub fn is_text(&self, text: &str) -> bool {
+        matches!(&*self.0, DBus::Str(own) if own.as_str() == text)
+    }
+
+    /// Two lists as one. `None` where they are none, or none of the same type.
+    pub fn joined(&self, other: &Self) -> Option<Self> {
+        let (DBus::Array(one), DBus::Array(two)) = (&*self.0, &*other.0) else { return None };
+        let mut both = one.try_clone().ok()?;
+        for element in two.iter() {
+            both.append(element.try_clone().ok()?).ok()?;
+        }
+        DBus::Array(both).try_to_owned().ok().map(Self)
+    }
+
+    /// Another of the same value. `None` for descriptors that cannot be duplicated.
+    pub fn try_clone(&self) -> Option<Self> {
+        self.0.try_clone().ok().map(Self)
+    }
 }
 
 /// What a unit is made with.
@@ -55,25 +93,25 @@ impl Properties {
         self.0.is_empty()
     }
 
-    pub(super) fn to_variants(&self) -> zbus::Result<Vec<(&str, Variant<'_>)>> {
+    pub(super) fn to_variants(&self) -> zbus::Result<Vec<(&str, DBus<'_>)>> {
         self.0.iter().map(|(name, value)| Ok((name.as_str(), value.to_variant()?))).collect()
     }
 }
 
 impl Value {
-    fn to_variant(&self) -> zbus::Result<Variant<'_>> {
+    fn to_variant(&self) -> zbus::Result<DBus<'_>> {
         Ok(match self {
-            Self::Flag(flag) => Variant::from(*flag),
-            Self::Number(number) => Variant::from(*number),
-            Self::Text(text) => Variant::from(text.as_str()),
-            Self::Texts(texts) => Variant::from(texts.clone()),
-            Self::Processes(pids) => Variant::from(pids.clone()),
-            Self::Held(pidfd) => Variant::from(vec![Fd::from(pidfd.as_fd())]),
+            Self::Flag(flag) => DBus::from(*flag),
+            Self::Number(number) => DBus::from(*number),
+            Self::Text(text) => DBus::from(text.as_str()),
+            Self::Texts(texts) => DBus::from(texts.clone()),
+            Self::Processes(pids) => DBus::from(pids.clone()),
+            Self::Held(pidfd) => DBus::from(vec![Fd::from(pidfd.as_fd())]),
             Self::Command(words) => {
                 let program = words.first().cloned().unwrap_or_default();
-                Variant::from(vec![(program, words.clone(), false)])
+                DBus::from(vec![(program, words.clone(), false)])
             }
-            Self::Copied(value) => Variant::try_from(&**value)?,
+            Self::Copied(value) => DBus::try_from(&value.0)?,
         })
     }
 }

@@ -15,3 +15,4 @@ mod memory;
 mod on_demand;
 mod outside;
 mod places;
+mod shedding;
