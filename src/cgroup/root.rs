@@ -90,6 +90,16 @@ pub(super) struct Opened {
     pub(super) layout: Layout,
     pub(super) root: PathBuf,
     pub(super) controllers: Controllers,
+    pub(super) changes: Changes,
+}
+
+/// What [`open`] changed beyond making directories, so that [`close`] can take it back.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Where the daemon was before it left its host's cgroup.
+    came_from: Option<PathBuf>,
+    /// The controllers that were not enabled in the root.
+    enabled: Vec<&'static str>,
 }
 
 /// Finds the root, makes the machine level, and enables the controllers for what will be below it.
@@ -115,12 +125,14 @@ pub(super) fn open(options: &TreeOptions) -> Result<Opened, TreeError> {
     if !machine.has("cgroup.kill") {
         return Err(TreeError::KernelTooOld);
     }
+    let mut changes =
+        Changes { came_from: options.leave_host.then(|| layout.own_directory()).flatten(), ..Changes::default() };
     if options.leave_host {
         let (own, _) = root.ensure_child(DAEMON)?;
         own.write("cgroup.procs", "0")?;
     }
     let controllers = match &layout {
-        Layout::Pure { .. } => enable_controllers(&root, &mount.point)?,
+        Layout::Pure { .. } => enable_controllers(&root, &mount.point, &mut changes.enabled)?,
         Layout::Hybrid { memory, pids, .. } => {
             let writable = |mount: &Option<super::layout::Mount>| {
                 let writes = |point: &Path| rustix::fs::access(point, rustix::fs::Access::WRITE_OK).is_ok();
@@ -129,7 +141,7 @@ pub(super) fn open(options: &TreeOptions) -> Result<Opened, TreeError> {
             Controllers { memory: writable(memory), pids: writable(pids), cpu: false, io: false }
         }
     };
-    Ok(Opened { layout, root: path, controllers })
+    Ok(Opened { layout, root: path, controllers, changes })
 }
 
 /// The daemon's own cgroup, or the one that a daemon of this tree was started from.
@@ -158,7 +170,7 @@ fn is_delegated(directory: &Path) -> bool {
 }
 
 /// Enables what is there for the children of `root`, one by one, so that one refusal does not take the others along.
-fn enable_controllers(root: &Cgroup, mount: &Path) -> Result<Controllers, TreeError> {
+fn enable_controllers(root: &Cgroup, mount: &Path, changed: &mut Vec<&'static str>) -> Result<Controllers, TreeError> {
     let offered = root.read("cgroup.controllers")?;
     let mut enabled = root.read("cgroup.subtree_control")?;
     for name in ["memory", "pids", "cpu", "io"] {
@@ -175,8 +187,9 @@ fn enable_controllers(root: &Cgroup, mount: &Path) -> Result<Controllers, TreeEr
             other => other,
         };
         match outcome {
-            Err(error) if !error.is_denied() => return Err(error.into()),
-            _ => {}
+            Ok(()) => changed.push(name),
+            Err(error) if error.is_denied() => {}
+            Err(error) => return Err(error.into()),
         }
         enabled = root.read("cgroup.subtree_control")?;
     }
@@ -221,16 +234,24 @@ pub(super) fn remove_if_empty(path: &Path) {
     let _ = std::fs::remove_dir(path);
 }
 
-/// Takes back what [`open`] made in the root, as far as nobody is in it. The daemon itself may be: it goes up first,
-/// where a cgroup with children may hold processes.
-pub(super) fn close(root: &Path) {
+/// Takes back what [`open`] did to the root, as far as nobody is in it: the directories, and the controllers that it
+/// enabled. The daemon itself may be in one: it goes back to where it was started, or up.
+pub(super) fn close(root: &Path, changes: &Changes) {
+    let tree_is_gone = std::fs::remove_dir(root.join(MACHINE)).is_ok();
+    if let (true, Ok(root)) = (tree_is_gone, Cgroup::open(root)) {
+        for name in &changes.enabled {
+            // One that somebody else has come to use meanwhile stays.
+            let _ = root.write("cgroup.subtree_control", &format!("-{name}"));
+        }
+    }
     let own = Membership::of("self").ok().and_then(|place| place.v2).unwrap_or_default();
-    if let (true, Ok(above)) = (own.ends_with(DAEMON) || own.ends_with(MOVED), Cgroup::open(root)) {
-        let _ = above.write("cgroup.procs", "0");
+    if own.ends_with(DAEMON) || own.ends_with(MOVED) {
+        let leave = |to: &Path| Cgroup::open(to).is_ok_and(|to| to.write("cgroup.procs", "0").is_ok());
+        // Where neither takes it, an empty directory stays for the next daemon.
+        let _ = changes.came_from.as_deref().is_some_and(leave) || leave(root);
     }
-    for name in [MACHINE, DAEMON, MOVED] {
-        remove_if_empty(&root.join(name));
-    }
+    remove_if_empty(&root.join(DAEMON));
+    remove_if_empty(&root.join(MOVED));
 }
 
 /// How much memory there is to take a share of: the machine's, or what the cgroup above the root allows if that is less,

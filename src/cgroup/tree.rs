@@ -122,6 +122,7 @@ pub struct Tree {
     /// The kernel's path of `<root>/pinfold`.
     machine: String,
     controllers: Controllers,
+    changes: root::Changes,
     /// Held while the levels that launches share are made and limited: on v1 a limit is widened before it is set, which
     /// another launch would read back.
     shared_levels: Mutex<()>,
@@ -144,6 +145,7 @@ impl Tree {
             companion: format!("{MACHINE}.{tag}"),
             machine,
             controllers: opened.controllers,
+            changes: opened.changes,
             shared_levels: Mutex::default(),
         };
         if options.leave_host {
@@ -432,6 +434,6 @@ impl Tree {
 
     /// Takes the tree's own directories back, as far as they are empty: at the daemon's end.
     pub fn close(&self) {
-        root::close(&self.root);
+        root::close(&self.root, &self.changes);
     }
 }

@@ -37,6 +37,9 @@ const OOM_RECHECKS: [Duration; 5] = [
 /// How often refused forks are looked for where no event tells of them.
 const PIDS_POLL: Duration = Duration::from_secs(1);
 
+/// How long a daemon that was told to stop waits for what is half removed. What is not done then is swept by the next.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
 /// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -103,11 +106,17 @@ pub(super) struct Driver {
     pub(super) idle_since: Moment,
     /// When refused forks were last looked for.
     pub(super) polled: Moment,
+    /// Servers whose last traces are being removed.
+    pub(super) cleaning: usize,
+    /// Told to stop: then, or when nothing is half removed any more.
+    pub(super) stop_by: Option<Moment>,
 }
 
 impl Driver {
     /// Runs until it is told to stop, or has been idle for long enough.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Self {
+        // However long the start took: whoever started this daemon has had no chance to use it.
+        self.idle_since = self.now();
         loop {
             let wake = self.next_deadline();
             let timer = async {
@@ -118,7 +127,7 @@ impl Driver {
             };
             tokio::select! {
                 message = inbox.recv() => match message {
-                    None | Some(Message::Stop) => return self,
+                    None => return self,
                     Some(message) => self.receive(message),
                 },
                 spoke = self.watcher.next() => match spoke {
@@ -129,6 +138,9 @@ impl Driver {
                     }
                 },
                 () = timer => self.tick(),
+            }
+            if self.stop_by.is_some_and(|latest| self.cleaning == 0 || latest <= self.now()) {
+                return self;
             }
             if self.is_idle_for_long() {
                 tracing::info!("nothing is contained any more; leaving until somebody needs it");
@@ -153,7 +165,7 @@ impl Driver {
         let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
         let poll = self.table.servers.values().any(is_polled).then_some(self.polled + PIDS_POLL);
-        states.chain(waiters).chain(idle).chain(poll).min()
+        states.chain(waiters).chain(idle).chain(poll).chain(self.stop_by).min()
     }
 
     fn tick(&mut self) {
@@ -195,7 +207,7 @@ impl Driver {
             Message::Counts(reply) => {
                 let _ = reply.send(self.counts);
             }
-            Message::Stop => {}
+            Message::Stop => self.stop_by = Some(self.now() + STOP_MAX),
         }
     }
 

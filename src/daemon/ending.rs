@@ -61,6 +61,7 @@ impl Driver {
         machines: Vec<crate::cgroup::GroupPaths>,
         number: u64,
     ) {
+        self.cleaning += 1;
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
         let work = move || {
             if let Err(error) = backend.remove_session(&key, &machines) {
@@ -78,6 +79,7 @@ impl Driver {
 
     /// Answers who waited for this server and for nothing else any more.
     pub(super) fn gone(&mut self, number: u64) {
+        self.cleaning = self.cleaning.saturating_sub(1);
         for waiter in &mut self.table.waiters {
             waiter.remaining.retain(|other| *other != number);
         }

@@ -136,6 +136,8 @@ async fn run(
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
         polled: Duration::ZERO,
+        cleaning: 0,
+        stop_by: None,
     };
     driver.recover();
     let listener = listen(&options.socket)?;

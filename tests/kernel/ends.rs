@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::servers::{Process, crowd, end, expect_dead, inhabitants, level, only_ended, perl};
+use crate::servers::{Process, crowd, end, expect_dead, inhabitants, level, numbers_count, only_ended, perl};
 use crate::support::{Machine, eventually, lives, offered, processes, signal, v1_mount, v2_mount};
 
 #[test]
@@ -48,7 +48,7 @@ fn a_fork_bomb_at_its_process_limit_is_ended_whole() {
 
 #[test]
 fn two_thousand_processes_each_in_a_terminal_session_of_its_own_are_ended_whole() {
-    if !offered() {
+    if !offered() || !numbers_count() {
         return;
     }
     let machine = Machine::new();
@@ -82,7 +82,9 @@ fn a_daemonised_grandchild_ends_with_its_session() {
     let machine = Machine::new();
     let mut server = perl(&machine, &["--session", "s"], &format!("{DAEMONISE}; rest"));
     let daemon = Process::told(&server.line());
-    assert!(std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid)).unwrap().contains(") S 1 "), "an orphan");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid)).unwrap();
+    let parent = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap();
+    assert_ne!(parent, server.pid().to_string(), "an orphan, brought up by init or another reaper");
     let (_, all) = crowd(&machine, "s", 2);
     assert!(all.contains(&daemon), "{all:?}");
     assert_eq!(only_ended(&end(&machine, &["s"]))["processes"], 2);
@@ -356,7 +358,7 @@ fn processes_in_cgroups_made_below_the_companions_are_ended_and_the_companions_g
 
 #[test]
 fn a_server_that_forks_all_the_while_is_killed_whole() {
-    if !offered() {
+    if !offered() || !numbers_count() {
         return;
     }
     let machine = Machine::new();

@@ -330,7 +330,9 @@ fn a_server_that_only_fills_the_page_cache_is_not_killed() {
         return;
     }
     let machine = Machine::new();
-    let file = machine.path("big");
+    // Not below /tmp: the pages of a tmpfs are memory, and nothing can be written back to make room.
+    let directory = tempfile::Builder::new().prefix("pinfold-test-").tempdir_in("/var/tmp").unwrap();
+    let file = directory.path().join("big");
     let script = format!(
         "dd if=/dev/zero of={0} bs=1M count=300 status=none && dd if={0} of=/dev/null bs=1M status=none; echo $?; exec cat",
         file.display()
@@ -384,5 +386,32 @@ fn a_process_limit_ends_the_server_where_the_policy_says_so() {
     assert_eq!(server.exit_status(), 128 + 15, "{}", machine.log());
     let told = server.stderr();
     assert!(told.contains("no more processes: the server's own process limit was reached"), "{told:?}");
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn a_server_that_switched_the_oom_killer_off_stalls_at_its_limit_and_is_ended() {
+    if !offered() {
+        return;
+    }
+    if v1_mount("memory").is_none() {
+        eprintln!("not on this layout: cgroup v2 has no such switch");
+        return;
+    }
+    let machine = Machine::new();
+    let script = r#"put(at("memory") . "/memory.oom_control", 1); print "up\n"; grow(200); print "grown\n"; rest"#;
+    let mut server = perl(&machine, &["--session", "s", "--memory-max", "40M", "--grace", "300ms"], script);
+    assert_eq!(server.line(), "up");
+    let companion = level(server.pid(), "memory", 0);
+    eventually("it stalls", || {
+        let control = std::fs::read_to_string(companion.join("memory.oom_control")).unwrap();
+        if control.contains("under_oom 1") { Ok(()) } else { Err(control) }
+    });
+    let leader = Process::of(server.pid());
+    machine.session("s");
+    end(&machine, &["s"]);
+    assert!(!leader.lives());
+    assert!(server.exit_status() > 128);
+    assert_eq!(server.line(), "", "the limit held");
     machine.expect_nothing_left();
 }

@@ -82,7 +82,7 @@ fn all_that_one_process_owns_is_ended_and_what_others_own_lives() {
     // A host of its own, with two sessions.
     let mut command = std::process::Command::new("sh");
     let launch = "\"$PINFOLD\" run --session $name --server x -- sleep 1000 < \"$FIFO\" &";
-    command.args(["-c", &format!("for name in a b; do {launch} done; wait; echo over; sleep 1000")]);
+    command.args(["-c", &format!("for name in a b; do {launch} done; wait; echo over; exec sleep 1000")]);
     let environment = machine.pinfold(&[]);
     command.envs(environment.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let fifo = machine.path("stdin");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Launched, Machine, eventually, v1_mount, v2_mount};
+use crate::support::{Launched, Machine, eventually, slowness, v1_mount, v2_mount};
 
 /// What a script may use: `at("")` is its cgroup v2 directory and `at("memory")` that of a v1 controller; `put` writes a
 /// file at once; `child { … }` forks and gives the pid; `grow` takes so many MiB; `rest` lives on.
@@ -45,6 +45,14 @@ pub fn perl(machine: &Machine, options: &[&str], script: &str) -> Launched {
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
     command.stderr(std::process::Stdio::piped());
     Launched::spawn(command)
+}
+
+/// Whether this machine is quick enough for a test about numbers. In an emulated one they mean nothing, and take minutes.
+pub fn numbers_count() -> bool {
+    if slowness() > 1 {
+        eprintln!("not on this machine: it is emulated, and this is about numbers");
+    }
+    slowness() == 1
 }
 
 /// What `pinfold end ARGUMENTS…` says it did.

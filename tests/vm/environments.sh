@@ -76,6 +76,7 @@ if ((EUID == 0)); then
     works 'a container with writable cgroups: its processes go aside, limits hold' bash -c "
         echo \$\$ >$job/container/cgroup.procs
         unshare --cgroup --mount bash -ec '
+            umount --lazy /sys/fs/cgroup
             mount -t cgroup2 cgroup2 /sys/fs/cgroup
             mount -t tmpfs tmpfs /run/systemd
             bash $work/launch $pinfold $work
