@@ -331,6 +331,9 @@ fn spawn(socket: &Path, deadline: Instant) -> Result<(), ClientError> {
             command.arg(flag).arg(absolute(Path::new(&path))?);
         }
     }
+    if let Some(backend) = std::env::var_os("PINFOLD_BACKEND") {
+        command.arg("--backend").arg(backend);
+    }
     // Of the host's environment it gets what says where things are, and nothing that could be a secret.
     let kept = ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "PINFOLD_LOG"];
     command.env_clear().envs(kept.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));

@@ -7,7 +7,7 @@ use std::ffi::{CString, OsString};
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use rustix::process::PidfdFlags;
@@ -129,13 +129,15 @@ fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
 /// Reads this process's place back from the kernel: a reply is not a result. The daemon may be in another cgroup
 /// namespace, so what is compared is the end of the path.
 fn prove(launched: &Launched) -> Result<(), LaunchError> {
-    let wanted = format!("/{}/{}", launched.key, launched.leaf);
+    let above = Path::new(&launched.cgroup).parent().and_then(Path::file_name).unwrap_or_default();
+    let wanted = format!("/{}/{}", above.to_string_lossy(), launched.leaf);
+    let sibling = format!("/{}/{}", launched.key, launched.leaf);
     let found = Membership::of("self").unwrap_or_default();
-    let is_there = |path: &Option<String>| path.as_ref().is_some_and(|path| path.ends_with(&wanted));
+    let ends = |path: &Option<String>, wanted: &str| path.as_ref().is_some_and(|path| path.ends_with(wanted));
     let companion = |name: &str| launched.companions.iter().any(|companion| companion == name);
-    let proved = is_there(&found.v2)
-        && (!companion("memory") || is_there(&found.memory))
-        && (!companion("pids") || is_there(&found.pids));
+    let proved = ends(&found.v2, &wanted)
+        && (!companion("memory") || ends(&found.memory, &sibling))
+        && (!companion("pids") || ends(&found.pids, &sibling));
     if proved { Ok(()) } else { Err(LaunchError::NotPlaced { wanted, found: format!("{found:?}") }) }
 }
 

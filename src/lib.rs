@@ -8,7 +8,7 @@
 //! | 7 | [`cli`] | words from the user; exit statuses |
 //! | 6 | [`daemon`], [`launch`] | long-lived tasks around one table; the exec shim |
 //! | 5 | [`backend`], [`client`], [`records`] | one face for the backends; the socket's client; what a restart must know |
-//! | 4 | [`cgroup`], [`config`], [`process`] | hands: each touches one outside thing |
+//! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`] | all that may be seen of a session from outside |
 //! | 1 | [`policy`], [`lifecycle`], [`naming`] | rules: no I/O, no clock, no locks, no logging |
@@ -51,5 +51,6 @@ pub mod records;
 pub mod session;
 pub mod snapshot;
 pub mod sys;
+pub mod systemd;
 pub mod timespan;
 pub mod wire;

@@ -70,7 +70,32 @@ impl SessionKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The systemd slice of the session, a child of [`MACHINE_SLICE`] by its name (systemd.slice(5)).
+    pub fn slice(&self) -> String {
+        format!("pinfold-{self}.slice")
+    }
+
+    /// A scope of the session. An emptied scope is dead, so the next one has another generation.
+    pub fn scope(&self, generation: u64) -> String {
+        format!("pinfold-{self}-{generation}.scope")
+    }
+
+    /// Reads the key back from the name of a session's slice.
+    pub fn of_slice(unit: &str) -> Option<Self> {
+        Self::parse(unit.strip_prefix("pinfold-")?.strip_suffix(".slice")?).ok()
+    }
+
+    /// Reads key and generation back from the name of a session's scope.
+    pub fn of_scope(unit: &str) -> Option<(Self, u64)> {
+        let (key, number) = unit.strip_prefix("pinfold-")?.strip_suffix(".scope")?.split_once('-')?;
+        let generation = number.parse::<u64>().ok().filter(|parsed| parsed.to_string() == number)?;
+        Some((Self::parse(key).ok()?, generation))
+    }
 }
+
+/// The systemd slice of all of pinfold.
+pub const MACHINE_SLICE: &str = "pinfold.slice";
 
 impl From<&SessionRef> for SessionKey {
     fn from(session: &SessionRef) -> Self {
@@ -255,6 +280,19 @@ mod tests {
     fn two_users_equal_ids_have_two_keys() {
         assert_ne!(key(1000, "s1"), key(1001, "s1"));
         assert_ne!(key(1000, "a b"), key(1000, "a_b"), "the slugs are equal, the sessions are not");
+    }
+
+    #[test]
+    fn a_session_has_a_slice_and_scopes_that_read_back() {
+        let key = key(1000, "s1");
+        assert_eq!(key.slice(), "pinfold-s1_e40562652daf.slice");
+        assert_eq!(key.scope(7), "pinfold-s1_e40562652daf-7.scope");
+        assert_eq!(SessionKey::of_slice(&key.slice()), Some(key.clone()));
+        assert_eq!(SessionKey::of_scope(&key.scope(7)), Some((key.clone(), 7)));
+        for wrong in ["pinfold.slice", "pinfold-daemon.service", "session-3.scope", "pinfold-s1_e40562652daf-07.scope"]
+        {
+            assert_eq!((SessionKey::of_slice(wrong), SessionKey::of_scope(wrong)), (None, None), "{wrong}");
+        }
     }
 
     #[test]

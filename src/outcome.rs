@@ -39,6 +39,8 @@ impl fmt::Display for Level {
 pub enum Cause {
     /// Somebody entitled asked: `pinfold end`, or the host's hook.
     Requested,
+    /// systemd stopped the session's scope or slice: an administrator, `BindsTo=`, a shutdown.
+    Stopped,
     /// The leader's pidfd became readable: the server's first process is gone.
     LeaderExited,
     /// The host closed the server's stdin: a hang-up on the held descriptor.
@@ -64,7 +66,8 @@ impl Cause {
     /// that the kernel killed for memory exits as well. `None` for causes that are orders, not observations.
     pub fn strength(self) -> Option<u8> {
         match self {
-            Self::Memory { .. } => Some(4),
+            Self::Memory { .. } => Some(5),
+            Self::Stopped => Some(4),
             Self::OwnerGone => Some(3),
             Self::StdinClosed => Some(2),
             Self::LeaderExited => Some(1),
@@ -76,6 +79,7 @@ impl Cause {
     pub fn word(self) -> &'static str {
         match self {
             Self::Requested => "requested",
+            Self::Stopped => "stopped",
             Self::LeaderExited => "leader_exited",
             Self::StdinClosed => "stdin_closed",
             Self::OwnerGone => "owner_gone",
@@ -91,6 +95,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Requested => f.write_str("its end was requested"),
+            Self::Stopped => f.write_str("systemd stopped its session's unit"),
             Self::LeaderExited => f.write_str("its first process exited"),
             Self::StdinClosed => f.write_str("the host closed its stdin"),
             Self::OwnerGone => f.write_str("the process that owned it is gone"),

@@ -153,6 +153,10 @@ pub struct Description {
     pub uid: u32,
     /// `systemd` or `cgroupfs`.
     pub backend: String,
+    /// Why it is that one.
+    pub backend_why: String,
+    /// What else should be known of it.
+    pub notes: Vec<String>,
     /// `v2` or `hybrid`.
     pub layout: String,
     /// The subtree that it writes.

@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("cgroup", 4),
     ("config", 4),
     ("process", 4),
+    ("systemd", 4),
     ("records", 5),
     // One face for the backends; the socket's client.
     ("backend", 5),

@@ -119,6 +119,8 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         pid: 1,
         uid: 0,
         backend: String::new(),
+        backend_why: String::new(),
+        notes: Vec::new(),
         layout: String::new(),
         root: String::new(),
         config: None,

@@ -29,6 +29,11 @@ impl CgroupError {
         Self { doing, path: path.into(), source: source.into() }
     }
 
+    /// It was looked for and is not there.
+    pub fn gone(path: impl Into<PathBuf>) -> Self {
+        Self::new("open", path, io::Error::from_raw_os_error(nix::libc::ENOENT))
+    }
+
     fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()
     }

@@ -24,6 +24,15 @@ pub struct Controllers {
     pub io: bool,
 }
 
+impl Controllers {
+    /// Those that a v2 cgroup can hand on to its children: `cgroup.controllers`.
+    pub fn of(cgroup: &Cgroup) -> Result<Self, CgroupError> {
+        let offered = cgroup.read("cgroup.controllers")?;
+        let has = |name| offered.split_whitespace().any(|word| word == name);
+        Ok(Self { memory: has("memory"), pids: has("pids"), cpu: has("cpu"), io: has("io") })
+    }
+}
+
 /// The directories of one level: machine, session or server.
 #[derive(Debug)]
 pub struct Group {
@@ -58,7 +67,7 @@ impl GroupPaths {
 
 /// How a child group is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Make {
+pub enum Make {
     /// It may be there already.
     Ensure,
     /// It must be new: a leaf is single-use.
@@ -79,7 +88,7 @@ impl Group {
     }
 
     /// Makes a child group in each hierarchy.
-    pub(super) fn make_child(&self, name: &str, make: Make) -> Result<Self, CgroupError> {
+    pub fn make_child(&self, name: &str, make: Make) -> Result<Self, CgroupError> {
         let child = |parent: &Cgroup| match make {
             Make::Ensure => parent.ensure_child(name).map(|(child, _)| child),
             Make::New => parent.create_child(name),
@@ -109,7 +118,7 @@ impl Group {
     }
 
     /// Lets children use the controllers: `cgroup.subtree_control` (v2 only; v1 children always have theirs).
-    pub(super) fn delegate_controllers(&self, controllers: Controllers) -> Result<(), CgroupError> {
+    pub fn delegate_controllers(&self, controllers: Controllers) -> Result<(), CgroupError> {
         if self.memory.is_some() || self.pids.is_some() {
             return Ok(());
         }
@@ -126,7 +135,7 @@ impl Group {
     }
 
     /// Sets the limits where each is held, and reads them back.
-    pub(super) fn set_limits(&self, limits: &Limits) -> Result<(), KnobError> {
+    pub fn set_limits(&self, limits: &Limits) -> Result<(), KnobError> {
         match &self.memory {
             Some(companion) => knobs::set_memory(companion, Version::V1, limits)?,
             None => knobs::set_memory(&self.v2, Version::V2, limits)?,
@@ -134,6 +143,19 @@ impl Group {
         knobs::set_pids(self.pids.as_ref().unwrap_or(&self.v2), limits)?;
         knobs::set_cpu(&self.v2, limits)?;
         knobs::set_io(&self.v2, limits)
+    }
+
+    /// Whether a v2 group whose limits somebody else sets (systemd's) holds these.
+    pub fn verify_limits(&self, limits: &Limits) -> Result<(), KnobError> {
+        knobs::verify(&self.v2, limits)
+    }
+
+    /// `memory.oom.group`: half a session is worse than none. v1 has no such file; there the driver kills on the event.
+    pub fn die_as_one(&self) -> Result<(), CgroupError> {
+        if self.memory.is_none() && self.v2.has("memory.oom.group") {
+            self.v2.write("memory.oom.group", "1")?;
+        }
+        Ok(())
     }
 
     /// What is charged to it now. `None` where no memory controller holds it, or it is gone.

@@ -100,23 +100,17 @@ pub(super) fn set_pids(cgroup: &Cgroup, limits: &Limits) -> Result<(), KnobError
     PidController::new(cgroup.fd_path(), cgroup.fd_path(), false)
         .set_pid_max(value)
         .map_err(|error| kernel_said(cgroup, "pids.max", error))?;
-    let found = cgroup.read("pids.max")?;
-    let holds = files::number(&found) == max.at().map(u64::from);
-    if holds { Ok(()) } else { Err(not_held(cgroup, "pids.max", max.to_string(), found)) }
+    has_pids(cgroup, max)
 }
 
 /// Sets CPU limit and weight. v2 only: a hybrid machine refuses them before they come here.
 pub(super) fn set_cpu(cgroup: &Cgroup, limits: &Limits) -> Result<(), KnobError> {
     let knob = CpuController::new(cgroup.fd_path(), cgroup.fd_path(), true);
     if let Some(max) = limits.cpu_max {
-        let quota = max.at().map_or(-1, |percent| i64::from(percent) * (CPU_PERIOD_US as i64) / 100);
+        let quota = quota(max);
         knob.set_cfs_quota_and_period(Some(quota), Some(CPU_PERIOD_US))
             .map_err(|error| kernel_said(cgroup, "cpu.max", error))?;
-        let wanted = if quota > 0 { format!("{quota} {CPU_PERIOD_US}") } else { format!("max {CPU_PERIOD_US}") };
-        let found = cgroup.read("cpu.max")?;
-        if found.trim() != wanted {
-            return Err(not_held(cgroup, "cpu.max", wanted, found));
-        }
+        has_quota(cgroup, quota)?;
     }
     if let Some(weight) = limits.cpu_weight {
         knob.set_shares(u32::from(weight).into()).map_err(|error| kernel_said(cgroup, "cpu.weight", error))?;
@@ -130,6 +124,49 @@ pub(super) fn set_io(cgroup: &Cgroup, limits: &Limits) -> Result<(), KnobError> 
     let Some(weight) = limits.io_weight else { return Ok(()) };
     cgroup.write("io.weight", &format!("default {}", u32::from(weight)))?;
     weighs(cgroup, "io.weight", weight)
+}
+
+/// Whether a v2 cgroup that somebody else sets (a unit's) holds these limits.
+pub(super) fn verify(cgroup: &Cgroup, limits: &Limits) -> Result<(), KnobError> {
+    if let Some(high) = limits.memory_high {
+        held(cgroup, "memory.high", high)?;
+    }
+    if let Some(max) = limits.memory_max {
+        held(cgroup, "memory.max", max)?;
+    }
+    if let Some(swap) = limits.memory_swap_max.filter(|_| cgroup.has("memory.swap.max")) {
+        held(cgroup, "memory.swap.max", swap)?;
+    }
+    if let Some(max) = limits.pids_max {
+        has_pids(cgroup, max)?;
+    }
+    if let Some(max) = limits.cpu_max {
+        has_quota(cgroup, quota(max))?;
+    }
+    if let Some(weight) = limits.cpu_weight {
+        weighs(cgroup, "cpu.weight", weight)?;
+    }
+    match limits.io_weight {
+        Some(weight) => weighs(cgroup, "io.weight", weight),
+        None => Ok(()),
+    }
+}
+
+fn has_pids(cgroup: &Cgroup, max: Limit<u32>) -> Result<(), KnobError> {
+    let found = cgroup.read("pids.max")?;
+    let holds = files::number(&found) == max.at().map(u64::from);
+    if holds { Ok(()) } else { Err(not_held(cgroup, "pids.max", max.to_string(), found)) }
+}
+
+/// Microseconds of CPU time in each period; -1 is no limit, as cgroups-rs spells it.
+fn quota(max: Limit<u32>) -> i64 {
+    max.at().map_or(-1, |percent| i64::from(percent) * (CPU_PERIOD_US as i64) / 100)
+}
+
+fn has_quota(cgroup: &Cgroup, quota: i64) -> Result<(), KnobError> {
+    let wanted = if quota > 0 { format!("{quota} {CPU_PERIOD_US}") } else { format!("max {CPU_PERIOD_US}") };
+    let found = cgroup.read("cpu.max")?;
+    if found.trim() == wanted { Ok(()) } else { Err(not_held(cgroup, "cpu.max", wanted, found)) }
 }
 
 fn weighs(cgroup: &Cgroup, file: &'static str, weight: Weight) -> Result<(), KnobError> {

@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use super::dir::{Cgroup, CgroupError};
 use super::files::Membership;
 use super::group::Group;
-use super::oom;
+use super::oom::{self, Tally};
 use crate::naming::LeafName;
 use crate::outcome::Level;
 
@@ -32,13 +32,35 @@ pub struct MemoryKill {
     pub kills: u64,
 }
 
+/// What a leaf stands in.
+#[derive(Debug)]
+pub struct Above {
+    /// The session's directories.
+    pub session: Arc<Group>,
+    /// The machine level's.
+    pub machine: Arc<Group>,
+    /// The systemd scope between the session and the leaf, where there is one.
+    pub scope: Option<Scope>,
+}
+
+/// A systemd scope that is delegated to us. systemd removes it, and the leaves in it, within milliseconds of its last
+/// exit, so what a leaf's own counters can no longer tell is read from the session's.
+#[derive(Debug)]
+pub struct Scope {
+    /// Its directory.
+    pub directory: Cgroup,
+    /// Its unit.
+    pub unit: String,
+    /// Of all leaves of the session.
+    pub tally: Arc<Tally>,
+}
+
 /// The cgroup of one server, and those above it.
 #[derive(Debug)]
 pub struct Leaf {
     name: LeafName,
     group: Group,
-    session: Arc<Group>,
-    machine: Arc<Group>,
+    above: Above,
     /// The leaf's v2 path as `/proc/PID/cgroup` tells it.
     cgroup: String,
     /// Memory kills that were told already.
@@ -48,10 +70,14 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    pub(super) fn new(name: LeafName, group: Group, session: Arc<Group>, machine: Arc<Group>, cgroup: String) -> Self {
-        let leaf = Self { name, group, session, machine, cgroup, told: AtomicU64::new(0), reached: Mutex::default() };
-        // The levels were opened one after the other: they are compared from now on.
-        leaf.explain();
+    /// A leaf whose directories were made; `cgroup` is what the kernel calls the v2 one.
+    pub fn new(name: LeafName, group: Group, above: Above, cgroup: String) -> Self {
+        let leaf = Self { name, group, above, cgroup, told: AtomicU64::new(0), reached: Mutex::default() };
+        // The levels were opened one after the other: they are compared from now on. Those of a scope are the same for
+        // all leaves of its session, and what they count may be another leaf's to tell.
+        if leaf.above.scope.is_none() {
+            leaf.explain();
+        }
         leaf
     }
 
@@ -65,14 +91,19 @@ impl Leaf {
         &self.group
     }
 
-    /// The session's directories, one above.
+    /// The session's directories.
     pub fn session(&self) -> &Arc<Group> {
-        &self.session
+        &self.above.session
     }
 
-    /// The machine level's directories, two above.
+    /// The machine level's directories.
     pub fn machine(&self) -> &Arc<Group> {
-        &self.machine
+        &self.above.machine
+    }
+
+    /// The systemd scope that it stands in.
+    pub fn scope(&self) -> Option<&str> {
+        self.above.scope.as_ref().map(|scope| scope.unit.as_str())
     }
 
     /// Whether a process in `membership` is in this leaf or below it.
@@ -141,29 +172,51 @@ impl Leaf {
 
     /// The memory kill that was not told yet, if there is one.
     pub fn memory_kill(&self) -> Option<MemoryKill> {
+        if let Some(scope) = self.above.scope.as_ref().filter(|_| !self.group.v2.has("cgroup.events")) {
+            let kills = scope.tally.untold(&self.above.session.v2)?;
+            return Some(MemoryKill { level: self.level_of_lost_kill(scope), kills });
+        }
         // The kill is counted after the event that it follows from, so it is read first.
         let kills = oom::kills(&self.group.v2, self.group.memory.as_ref());
         if self.group.memory.is_some() {
             self.note_v1_event();
         }
-        if kills <= self.told.load(Ordering::Relaxed) {
+        let told = self.told.swap(kills, Ordering::Relaxed);
+        if kills <= told {
             return None;
         }
-        self.told.store(kills, Ordering::Relaxed);
-        Some(MemoryKill { level: self.level_of_kill(), kills })
+        let level = match (self.level_of_kill(), &self.above.scope) {
+            // It went between two reads of its counters.
+            (Level::Outside, Some(scope)) if !self.group.v2.has("cgroup.events") => self.level_of_lost_kill(scope),
+            (level, _) => level,
+        };
+        if let Some(scope) = &self.above.scope {
+            scope.tally.told(kills - told, &self.above.session.v2);
+        }
+        Some(MemoryKill { level, kills })
+    }
+
+    /// Whose limit a kill was for whose leaf is gone with its counters: the session's count what was below it.
+    fn level_of_lost_kill(&self, scope: &Scope) -> Level {
+        let levels = [(Level::Machine, &*self.above.machine), (Level::Session, &*self.above.session)];
+        let highest = levels.iter().find(|(_, group)| group.oom_news() > 0).map(|(level, _)| *level);
+        let below = scope.tally.was_below(&self.above.session.v2);
+        levels.iter().for_each(|(_, group)| group.explain_oom());
+        highest.unwrap_or(if below { Level::Server } else { Level::Outside })
     }
 
     /// v1: an event wakes the level whose limit it was and all below, from the top down; above ours, all three. One of
     /// them kills in one leaf only, so each leaf remembers whose limit the last one was about, and not that there were any.
     fn note_v1_event(&self) {
-        let (server, session, machine) = (self.group.oom_news(), self.session.oom_news(), self.machine.oom_news());
+        let (server, session, machine) =
+            (self.group.oom_news(), self.above.session.oom_news(), self.above.machine.oom_news());
         if server == 0 {
             return;
         }
         let level = match () {
             () if server > session => Level::Server,
             () if session > machine => Level::Session,
-            () if self.machine.was_at_its_v1_limit() => Level::Machine,
+            () if self.above.machine.was_at_its_v1_limit() => Level::Machine,
             () => Level::Outside,
         };
         self.explain();
@@ -175,7 +228,8 @@ impl Leaf {
         if self.group.memory.is_some() {
             return self.reached.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Level::Outside);
         }
-        let levels = [(Level::Server, &self.group), (Level::Session, &*self.session), (Level::Machine, &*self.machine)];
+        let Above { session, machine, .. } = &self.above;
+        let levels = [(Level::Server, &self.group), (Level::Session, &**session), (Level::Machine, &**machine)];
         let lowest = levels.iter().find(|(_, group)| group.oom_news() > 0).map(|(level, _)| *level);
         self.explain();
         lowest.unwrap_or(Level::Outside)
@@ -183,20 +237,24 @@ impl Leaf {
 
     /// What any level ran out of memory for so far explains nothing that comes.
     fn explain(&self) {
-        for group in [&self.group, &*self.session, &*self.machine] {
+        for group in [&self.group, &*self.above.session, &*self.above.machine] {
             group.explain_oom();
         }
     }
 
     /// Whose process limit is full, as far as it still shows.
     pub fn full_level(&self) -> Level {
-        let levels = [(Level::Server, &self.group), (Level::Session, &*self.session), (Level::Machine, &*self.machine)];
+        let Above { session, machine, .. } = &self.above;
+        let levels = [(Level::Server, &self.group), (Level::Session, &**session), (Level::Machine, &**machine)];
         levels.into_iter().find(|(_, group)| group.pids_full()).map_or(Level::Server, |(level, _)| level)
     }
 
     /// Removes its directories in all hierarchies, and what its processes made below them.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        self.session.remove_child(self.name.as_str())
+        match &self.above.scope {
+            Some(scope) => scope.directory.remove_tree(self.name.as_str()),
+            None => self.above.session.remove_child(self.name.as_str()),
+        }
     }
 }
 

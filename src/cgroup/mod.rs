@@ -16,9 +16,10 @@ mod tree;
 
 pub use dir::{Cgroup, CgroupError};
 pub use files::Membership;
-pub use group::{Controllers, Group, GroupPaths};
+pub use group::{Controllers, Group, GroupPaths, Make};
 pub use knobs::KnobError;
 pub use layout::{Layout, LayoutError, Mount};
-pub use leaf::{Leaf, MemoryKill, has_exited};
-pub use root::{TreeError, TreeOptions};
+pub use leaf::{Above, Leaf, MemoryKill, Scope, has_exited};
+pub use oom::Tally;
+pub use root::{TreeError, TreeOptions, ram};
 pub use tree::{Admission, AdmitError, Caller, Tree, Unplaced};

@@ -68,6 +68,41 @@ impl OomCounters {
     }
 }
 
+/// What the counters of a session, which outlive those of its leaves, were already explained by.
+#[derive(Debug)]
+pub struct Tally {
+    /// Kills that were told for a leaf of the session.
+    kills: AtomicU64,
+    /// Limits that were reached in the session or below it, up to the last told kill.
+    reached: AtomicU64,
+}
+
+impl Tally {
+    /// Begins now: what happened before explains nothing.
+    pub fn begin(session: &Cgroup) -> Self {
+        Self { kills: kills(session, None).into(), reached: read_key(session, "memory.events", "oom").into() }
+    }
+
+    /// A leaf told kills from its own counters.
+    pub(super) fn told(&self, kills: u64, session: &Cgroup) {
+        self.kills.fetch_add(kills, Ordering::Relaxed);
+        self.was_below(session);
+    }
+
+    /// Kills in the session that no leaf told; they are told now.
+    pub(super) fn untold(&self, session: &Cgroup) -> Option<u64> {
+        let all = kills(session, None);
+        let told = self.kills.fetch_max(all, Ordering::Relaxed);
+        all.checked_sub(told).filter(|untold| *untold > 0)
+    }
+
+    /// Whether a limit in the session or below it was reached since the last told kill.
+    pub(super) fn was_below(&self, session: &Cgroup) -> bool {
+        let reached = read_key(session, "memory.events", "oom");
+        self.reached.swap(reached, Ordering::Relaxed) < reached
+    }
+}
+
 /// v1: whether a level was ever at its own limit, as its peaks tell: failures of a charge (`memory.failcnt`) are not
 /// counted by every kernel (6.18 does not). Where swap is limited as well, the sum of both is charged first.
 pub(super) fn was_at_its_limit(memory: &Cgroup) -> bool {

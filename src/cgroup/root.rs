@@ -263,7 +263,7 @@ pub(super) fn close(root: &Path, changes: &Changes) {
 
 /// How much memory there is to take a share of: the machine's, or what the cgroup above the root allows if that is less,
 /// as in a container.
-pub(super) fn ram(root: &Path) -> Bytes {
+pub fn ram(root: &Path) -> Bytes {
     let info = rustix::system::sysinfo();
     let machine = info.totalram * u64::from(info.mem_unit);
     let limit = |directory: &Path| {

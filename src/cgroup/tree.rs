@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
+use wildmatch::WildMatch;
 
 use super::dir::{Cgroup, CgroupError};
 use super::files::Membership;
 use super::group::{Controllers, Group, GroupPaths, Make};
 use super::knobs::KnobError;
 use super::layout::{Layout, Mount};
-use super::leaf::{Leaf, has_exited};
+use super::leaf::{Above, Leaf, has_exited};
 use super::root;
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
@@ -47,6 +48,8 @@ pub struct Admission<'a> {
     pub session: Limits,
     /// Of the leaf.
     pub server: Limits,
+    /// Units that it may leave whatever held it there.
+    pub allow_leave: &'a [WildMatch],
 }
 
 /// Why somebody was not placed. Whatever was made is taken back before this is told.
@@ -279,7 +282,8 @@ impl Tree {
     fn try_make_leaf(&self, paths: &GroupPaths, wanted: &Admission<'_>) -> Result<Leaf, AdmitError> {
         let (machine, session) = self.make_shared_levels(paths, wanted)?;
         let group = session.make_child(wanted.leaf.as_str(), Make::New)?;
-        let limited = group.set_limits(&wanted.server).map_err(AdmitError::from).and_then(|()| self.die_whole(&group));
+        let limited = group.set_limits(&wanted.server).map_err(AdmitError::from);
+        let limited = limited.and_then(|()| Ok(group.die_as_one()?));
         if let Err(error) = limited {
             let _ = session.remove_child(wanted.leaf.as_str());
             return Err(error);
@@ -311,15 +315,12 @@ impl Tree {
 
     fn leaf(&self, key: &SessionKey, leaf: &LeafName, [machine, session, group]: [Group; 3]) -> Leaf {
         let cgroup = format!("{}/{}/{}", self.machine, key.as_str(), leaf.as_str());
-        Leaf::new(leaf.clone(), group, Arc::new(session), Arc::new(machine), cgroup)
-    }
-
-    /// `memory.oom.group`: half a session is worse than none. v1 has no such file; there the driver kills on the event.
-    fn die_whole(&self, group: &Group) -> Result<(), AdmitError> {
-        if self.controllers.memory && group.memory.is_none() {
-            group.v2.write("memory.oom.group", "1")?;
-        }
-        Ok(())
+        Leaf::new(
+            leaf.clone(),
+            group,
+            Above { session: Arc::new(session), machine: Arc::new(machine), scope: None },
+            cgroup,
+        )
     }
 
     fn move_in(&self, leaf: &Leaf, wanted: &Admission<'_>) -> Result<(), AdmitError> {

@@ -102,8 +102,8 @@ pub(super) struct Serve {
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
     pub(super) socket: Socket,
-    /// Who makes the cgroups.
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Who makes the cgroups: auto takes systemd where its manager answers and no --root is given.
+    #[arg(long, value_enum, default_value = "auto", env = "PINFOLD_BACKEND")]
     pub(super) backend: BackendChoice,
     /// The cgroup subtree to use: a directory of the cgroup v2 filesystem that this user may write.
     #[arg(long, value_name = "PATH", env = "PINFOLD_ROOT")]
@@ -114,6 +114,9 @@ pub(super) struct Serve {
     /// The background half of `--on-demand`.
     #[arg(long, hide = true)]
     pub(super) detached: bool,
+    /// The same, as a service of a manager that waits for its word.
+    #[arg(long, hide = true)]
+    pub(super) in_service: bool,
 }
 
 #[derive(Debug, Args)]

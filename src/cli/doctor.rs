@@ -44,7 +44,8 @@ impl Finding {
     }
 
     fn note(what: &'static str, detail: impl Into<String>, remedy: &str) -> Self {
-        Self { what, verdict: Verdict::Note, detail: detail.into(), remedy: Some(remedy.to_owned()) }
+        let remedy = (!remedy.is_empty()).then(|| remedy.to_owned());
+        Self { what, verdict: Verdict::Note, detail: detail.into(), remedy }
     }
 
     fn problem(what: &'static str, detail: impl Into<String>, remedy: &str) -> Self {
@@ -65,7 +66,8 @@ pub(super) fn doctor(doctor: &args::Doctor) -> u8 {
             let detail =
                 format!("version {}, process {}, at {}", description.version, description.pid, socket.display());
             findings.push(Finding::ok("daemon", detail));
-            findings.push(Finding::ok("backend", format!("{}, below {}", description.backend, description.root)));
+            findings.push(backend(&description));
+            findings.extend(description.notes.iter().map(|note| Finding::note("backend", note, "")));
             findings.extend(limits(&description));
             findings.push(stdin(&description));
             Some(description)
@@ -128,6 +130,11 @@ fn user(daemon: &Description) -> Finding {
     } else {
         Finding::ok("user", format!("{name}, in the daemon of uid {}: leaves belong to that user", daemon.uid))
     }
+}
+
+fn backend(daemon: &Description) -> Finding {
+    let detail = format!("{}, below {}: {}", daemon.backend, daemon.root, daemon.backend_why);
+    Finding::ok("backend", detail)
 }
 
 fn limits(daemon: &Description) -> Vec<Finding> {

@@ -6,6 +6,7 @@ mod end;
 mod ls;
 mod run;
 mod serve;
+mod service;
 mod status;
 mod text;
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::args::{self, BackendChoice};
+use super::service;
 use super::{DONE, NO, failed};
+use crate::backend::Choice;
 use crate::chain::chain;
 use crate::client;
 use crate::daemon::{self, Options};
@@ -14,17 +16,13 @@ use crate::daemon::{self, Options};
 const SYSTEM_CONFIG: &str = "/etc/pinfold/pinfold.toml";
 
 pub(super) fn serve(serve: args::Serve) -> u8 {
-    if serve.on_demand && !serve.detached {
-        return go_to_background();
+    if serve.on_demand && !serve.detached && !serve.in_service {
+        return if service::start(&serve) { say_ready() } else { go_to_background() };
     }
     let socket = match serve.socket.socket.map_or_else(client::user_socket, Ok) {
         Ok(socket) => socket,
         Err(error) => return failed(&error),
     };
-    if serve.backend == BackendChoice::Systemd {
-        eprintln!("pinfold: this version has the cgroupfs backend only: leave out --backend systemd");
-        return NO;
-    }
     if serve.detached {
         leave_the_host();
     }
@@ -35,20 +33,36 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
     if let Err(error) = daemon::start_log(log.as_deref()) {
         return refuse(serve.detached, &error);
     }
-    let options =
-        Options { config: serve.config.or_else(default_config), socket, root: serve.root, on_demand: serve.detached };
+    let options = Options {
+        config: serve.config.or_else(default_config),
+        socket,
+        backend: match serve.backend {
+            BackendChoice::Auto => Choice::Auto,
+            BackendChoice::Systemd => Choice::Systemd,
+            BackendChoice::Cgroupfs => Choice::Cgroupfs,
+        },
+        root: serve.root,
+        on_demand: serve.on_demand,
+    };
     let ready = || {
-        if options.on_demand {
+        service::notify_ready();
+        if serve.detached {
             answer("ready");
         }
     };
     match daemon::serve(&options, ready) {
         Ok(()) => DONE,
         Err(error) => {
-            let status = refuse(options.on_demand, &error);
+            let status = refuse(serve.detached, &error);
             if matches!(error, daemon::ServeError::Config(_)) { client::EXIT_CONFIG } else { status }
         }
     }
+}
+
+/// The front half's one line, where a manager started the back half.
+fn say_ready() -> u8 {
+    println!("ready");
+    DONE
 }
 
 fn default_config() -> Option<PathBuf> {

@@ -18,6 +18,7 @@ use crate::timespan::{TimeSpan, TimeSpanError};
 pub(super) struct File {
     best_effort: Option<bool>,
     uncontained: Option<Uncontained>,
+    allow_leave: Option<Vec<String>>,
     #[serde(default)]
     machine: LevelTable,
     #[serde(default)]
@@ -39,6 +40,7 @@ impl File {
         Settings {
             best_effort: self.best_effort.unwrap_or(built_in.best_effort),
             uncontained: self.uncontained.unwrap_or(built_in.uncontained),
+            allow_leave: self.allow_leave.iter().flatten().map(|pattern| WildMatch::new(pattern)).collect(),
             machine: self.machine.limits(),
             session: self.session.limits(),
             server: self.server.wishes(),

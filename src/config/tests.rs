@@ -50,7 +50,16 @@ fn the_sample_shows_every_default_as_it_is() {
 
 #[test]
 fn the_sample_shows_every_key() {
-    let keys = ["best_effort", "uncontained", "on_pids", "stdin_grace", "idle_exit", "sessions_max", "servers_max"];
+    let keys = [
+        "allow_leave",
+        "best_effort",
+        "uncontained",
+        "on_pids",
+        "stdin_grace",
+        "idle_exit",
+        "sessions_max",
+        "servers_max",
+    ];
     let limits = ["memory_max", "memory_swap_max", "pids_max", "cpu_max", "cpu_weight", "io_weight", "memory_high"];
     for key in keys.into_iter().chain(limits) {
         assert!(SAMPLE.contains(key), "{key}");

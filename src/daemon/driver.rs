@@ -15,7 +15,7 @@ use super::publish::{self, Entry};
 use super::table::{Job, Server, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
-use crate::cgroup::{Caller, Membership, has_exited};
+use crate::cgroup::{Caller, Leaf, Membership, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Action, Event, Moment, State};
 use crate::policy::{Offers, OnPids, Settings};
@@ -59,6 +59,8 @@ pub(super) enum Message {
     /// A fact may have come to be: look again.
     LookAgain(u64),
     RemovalFailed(u64),
+    /// systemd has a job for this unit that is not ours.
+    Stopped(String),
     /// What an earlier daemon left could not be removed yet; and how long to wait the next time.
     SweepAgain(Box<Record>, Duration),
     /// Nothing of this server, and of its session if it was the last, is left.
@@ -197,6 +199,7 @@ impl Driver {
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
             Message::SweepAgain(record, pause) => self.sweep(record, pause),
             Message::Gone(number) => self.gone(number),
+            Message::Stopped(unit) => self.stopped(&unit),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
             Message::List { uid, reply } => {
                 let _ = reply.send(publish::entries(&self.table, uid, &self.backend));
@@ -229,6 +232,16 @@ impl Driver {
                     self.later(pause, Message::LookAgain(number));
                 }
             }
+        }
+    }
+
+    /// Only stopping makes a job for a scope that runs: systemd refuses to start it a second time.
+    fn stopped(&mut self, unit: &str) {
+        let stands_in = |leaf: &Leaf| leaf.scope() == Some(unit);
+        let servers = self.table.servers.iter();
+        let hit = servers.filter(|(_, server)| server.leaf.as_deref().is_some_and(stands_in));
+        for number in hit.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.feed(number, Event::Stopped);
         }
     }
 

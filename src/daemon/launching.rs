@@ -10,8 +10,8 @@ use super::driver::{Driver, Message, Peer};
 use super::stdin;
 use super::table::{Owner, Pending, Server, Session, Stock};
 use super::watch::Source;
-use crate::backend;
-use crate::cgroup::{Admission, AdmitError, Caller, GroupPaths, Leaf, Membership, Unplaced};
+use crate::backend::{self, AdmitError, Unplaced};
+use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Caller, GroupPaths, Leaf, Membership};
 use crate::chain::chain;
 use crate::lifecycle::{Event, State, Terms};
 use crate::naming::{LeafName, SessionKey};
@@ -206,8 +206,8 @@ impl Driver {
             owner.servers.push(number);
         }
         let machine = Membership::of(request.launcher.pid)
-            .map_err(|_| AdmitError::LauncherGone)
-            .and_then(|from| self.backend.tree().machine_paths(&from));
+            .map_err(|_| AdmitError::from(CgroupAdmitError::LauncherGone))
+            .and_then(|from| self.backend.machine_paths(&from));
         let record = machine.as_ref().ok().map(|machine| self.record(&server, machine.clone()));
         if let (Ok(machine), Some(session)) = (machine, self.table.sessions.get_mut(&plan.key)) {
             // From here on its directories may be made, whatever becomes of the launch.
@@ -253,10 +253,10 @@ impl Driver {
     fn admit(&self, placement: Placement, plan: &Plan, record: Option<Record>) {
         let Placement { number, pid, pidfd, leaf } = placement;
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
-        let (key, grant) = (plan.key.clone(), plan.grant.clone());
+        let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
         let work = move || {
             let Some(record) = record else {
-                return Admitted::Failed(AdmitError::LauncherGone.into());
+                return Admitted::Failed(CgroupAdmitError::LauncherGone.into());
             };
             if let Err(error) = records.write(&record) {
                 return Admitted::Unrecorded(chain(&error));
@@ -270,6 +270,7 @@ impl Driver {
                 machine: grant.machine,
                 session: grant.session,
                 server: grant.server,
+                allow_leave: &allow_leave,
             };
             backend.admit(&wanted).map_or_else(
                 |unplaced| {

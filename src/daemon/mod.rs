@@ -26,8 +26,8 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::backend::Backend;
-use crate::cgroup::{TreeError, TreeOptions};
+use crate::backend::{Backend, BackendError, Choice};
+use crate::cgroup::TreeOptions;
 use crate::client::beside;
 use crate::config::{Config, ConfigError};
 use crate::policy::{Offer, Offers};
@@ -44,6 +44,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// The socket to listen on.
     pub socket: PathBuf,
+    /// Who makes the cgroups.
+    pub backend: Choice,
     /// The cgroup subtree to use, else one is found.
     pub root: Option<PathBuf>,
     /// Started by a launcher: lives in a cgroup of its own, and leaves when it has been unused for a while.
@@ -56,9 +58,9 @@ pub enum ServeError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// There is no cgroup tree to work in.
+    /// There is nobody to make cgroups.
     #[error(transparent)]
-    Tree(#[from] TreeError),
+    Backend(#[from] BackendError),
     /// The runtime directory cannot be used.
     #[error(transparent)]
     Records(#[from] RecordError),
@@ -91,14 +93,16 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
     let config = options.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
     raise_descriptor_limit();
     let _lock = lock(&options.socket)?;
-    let backend =
-        Arc::new(Backend::cgroupfs(&TreeOptions { root: options.root.clone(), leave_host: options.on_demand })?);
+    let tree = TreeOptions { root: options.root.clone(), leave_host: options.on_demand };
+    let (backend, why) = Backend::open(options.backend, &tree)?;
+    tracing::info!(backend = backend.word(), "{why}");
+    let backend = Arc::new(backend);
     let records = Arc::new(Records::open(&beside(&options.socket, "d"))?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("start the event loop for", &options.socket))?;
-    let outcome = runtime.block_on(run(options, config, backend.clone(), records.clone(), ready));
+    let outcome = runtime.block_on(run(options, config, (backend.clone(), why), records.clone(), ready));
     // A write that the kernel holds up does not hold up the end of the daemon.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let _ = std::fs::remove_file(&options.socket);
@@ -110,14 +114,14 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
 async fn run(
     options: &Options,
     config: Config,
-    backend: Arc<Backend>,
+    (backend, why): (Arc<Backend>, String),
     records: Arc<Records>,
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
     let io = |doing| failed(doing, &options.socket);
     let (outbox, inbox) = mpsc::channel(INBOX);
     let offers = backend.offers();
-    let description = describe(options, &backend, &offers);
+    let description = Description { backend_why: why, ..describe(options, &backend, &offers) };
     let mut driver = Driver {
         settings: config.settings,
         offers,
@@ -138,6 +142,7 @@ async fn run(
     driver.recover();
     let listener = listen(&options.socket)?;
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
+    let relay = backend.take_stops().map(|stops| tokio::spawn(relay_stops(stops, outbox.clone())));
     let service = socket::Service { driver: outbox, backend, description };
     let connections = tokio::spawn(socket::serve(listener, Arc::new(service)));
     tracing::info!(socket = %options.socket.display(), "ready");
@@ -147,6 +152,7 @@ async fn run(
     let _ = std::fs::remove_file(&options.socket);
     connections.abort();
     stops.abort();
+    relay.inspect(|relay| relay.abort());
     tracing::info!(living = driver.servers(), "stopped; what lives is adopted by the next start");
     Ok(())
 }
@@ -154,6 +160,13 @@ async fn run(
 impl Driver {
     fn servers(&self) -> usize {
         self.table.servers.len()
+    }
+}
+
+/// What systemd stops is a fact for the driver.
+async fn relay_stops(mut units: mpsc::Receiver<String>, driver: mpsc::Sender<Message>) {
+    while let Some(unit) = units.recv().await {
+        let _ = driver.send(Message::Stopped(unit)).await;
     }
 }
 
@@ -242,8 +255,10 @@ fn describe(options: &Options, backend: &Backend, offers: &Offers) -> Descriptio
         pid: std::process::id() as i32,
         uid: nix::unistd::geteuid().as_raw(),
         backend: backend.word().to_owned(),
-        layout: backend.tree().layout().word().to_owned(),
-        root: backend.tree().root().display().to_string(),
+        backend_why: String::new(),
+        notes: Vec::new(),
+        layout: backend.layout().word().to_owned(),
+        root: backend.root().display().to_string(),
         config: options.config.as_ref().map(|path| path.display().to_string()),
         limits: limits.into_iter().map(|(name, offer)| (name.to_owned(), told(offer))).collect::<BTreeMap<_, _>>(),
         launches: 0,

@@ -31,7 +31,7 @@ pub(super) fn entries(table: &Table, uid: u32, backend: &Backend) -> Vec<Entry> 
 }
 
 fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &Backend) -> Entry {
-    let directory = backend.tree().session_directory(key);
+    let directory = backend.session_directory(key);
     let servers = session.servers.iter().filter_map(|number| table.servers.get(number));
     Entry {
         key: key.clone(),
@@ -71,6 +71,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
     let mut servers = Vec::with_capacity(entry.servers.len());
     for (mut server, leader, leaf) in entry.servers {
         if let Some(leaf) = leaf {
+            server.cgroup = leaf.group().v2().path().display().to_string();
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
             server.memory = leaf.group().memory();
             // While others are in the leaf, no event tells that its first process has left.

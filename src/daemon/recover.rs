@@ -56,14 +56,14 @@ impl Driver {
                 }
             }
         }
-        let leaves = self.backend.tree().leaves().unwrap_or_else(|error| {
+        let leaves = self.backend.leaves().unwrap_or_else(|error| {
             tracing::error!(error = %chain(&error), "the tree cannot be read");
             Vec::new()
         });
         for place in leaves {
             if !known.contains(&place) {
                 self.table.next = self.table.next.max(place.leaf.launch());
-                match self.backend.tree().sweep_unknown(&place) {
+                match self.backend.sweep_unknown(&place) {
                     Ok(()) => swept += 1,
                     Err(error) => {
                         tracing::warn!(error = %chain(&error), "a leaf that no record tells of is left alone");
@@ -71,6 +71,7 @@ impl Driver {
                 }
             }
         }
+        self.backend.sweep_empty();
         if adopted + swept > 0 {
             tracing::info!(adopted, swept, "took over from an earlier daemon");
         }
@@ -153,7 +154,7 @@ impl Driver {
     /// still be in a companion: then it is tried again.
     pub(super) fn sweep(&self, record: Box<Record>, pause: Duration) {
         let Some(place) = record.place() else { return };
-        if let Err(error) = self.backend.tree().sweep(&place, &record.machine) {
+        if let Err(error) = self.backend.sweep(&place, &record.machine) {
             tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
             self.later(pause, Message::SweepAgain(record, (pause * 2).min(SWEEP_AGAIN_MOST)));
             return;
@@ -169,6 +170,7 @@ fn resumed(ending: Ending) -> Event {
     match ending.cause {
         Cause::Requested => Event::EndRequested { now: ending.killing },
         Cause::LeaderExited => Event::LeaderExited,
+        Cause::Stopped => Event::Stopped,
         Cause::StdinClosed => Event::StdinClosed,
         Cause::OwnerGone => Event::OwnerGone,
         Cause::Memory { level } => Event::MemoryKill { level },

@@ -248,6 +248,7 @@ async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Locate
 async fn describe(service: &Service) -> Result<Description, ConnectionError> {
     let counts = ask(service, Message::Counts).await?;
     Ok(Description {
+        notes: service.backend.notes(),
         launches: counts.launches,
         refusals: counts.refusals,
         uncontained: counts.uncontained,

@@ -146,7 +146,8 @@ impl Watcher {
         let mut found = Vec::new();
         while let Ok(event) = reader.next() {
             if event.events().contains(inotify::ReadFlags::IGNORED) {
-                files.remove(&event.wd());
+                // The file is gone: systemd removes a scope with its leaves as soon as it is empty.
+                found.extend(files.remove(&event.wd()).map(Source::Events));
             } else if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) {
                 // Something changed and we cannot tell what: all are looked at.
                 found.extend(files.values().map(|number| Source::Events(*number)));

@@ -4,7 +4,7 @@
 //! driver feeds it facts and carries out its actions.
 //!
 //! ```text
-//!  Placing ──placed──▶ Running ──leader/stdin/owner──▶ Weighing ──▶ Terminating ──grace over──▶ Killing
+//!  Placing ──placed──▶ Running ─leader/stdin/owner…─▶ Weighing ──▶ Terminating ──grace over──▶ Killing
 //!     │                   │ │                            │   │          ▲   │                    │  ▲
 //!     │ failed            │ └──memory────────────────────┼───┼──────────┼───┼───────────────────▶│  │ not removable
 //!     ▼                   │                  stdin_closed▼   │ empty    │   │ empty              ▼  │
@@ -177,6 +177,8 @@ pub enum Event {
     StdinClosed,
     /// The owner's pidfd is readable.
     OwnerGone,
+    /// systemd stops the unit that the leaf stands in: it has sent SIGTERM to all of it.
+    Stopped,
     /// The kernel killed in the leaf for memory.
     MemoryKill {
         /// Whose limit it was.

@@ -65,6 +65,13 @@ fn a_memory_kill_is_stronger_than_the_exit_it_causes_and_waits_for_nothing() {
 }
 
 #[test]
+fn what_systemd_stops_is_not_asked_to_terminate_a_second_time() {
+    let told = Told::running().then(Event::LeaderExited).then(Event::Stopped).after(WEIGHING);
+    assert_eq!(told.state, State::Terminating { until: told.now + TERMS.grace, cause: Cause::Stopped });
+    assert!(!told.actions.contains(&Action::Terminate));
+}
+
+#[test]
 fn an_end_that_is_under_way_keeps_its_cause() {
     let requested = Event::EndRequested { now: false };
     let told = Told::running().then(requested).then(Event::OwnerGone).then(Event::LeaderExited).then(Event::Emptied);
@@ -98,6 +105,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::LeaderExited),
         Just(Event::StdinClosed),
         Just(Event::OwnerGone),
+        Just(Event::Stopped),
         level().prop_map(|level| Event::MemoryKill { level }),
         level().prop_map(|level| Event::PidsLimit { level }),
         Just(Event::Emptied),
@@ -121,7 +129,8 @@ proptest! {
             let step = state.step(event, now, &TERMS);
             state = step.state;
             emptied |= event == Event::Emptied;
-            may_kill |= matches!(event, Event::EndRequested { now: true } | Event::MemoryKill { .. })
+            // What systemd stops it has asked to terminate.
+            may_kill |= matches!(event, Event::EndRequested { now: true } | Event::MemoryKill { .. } | Event::Stopped)
                 || matches!(before, State::Withdrawing { .. } | State::Removing { .. });
             for action in &step.actions {
                 match action {

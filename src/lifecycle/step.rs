@@ -51,7 +51,8 @@ fn placing(doomed: Option<Cause>, event: Event, now: Moment) -> Step {
         (Event::EndRequested { .. }, None) => stay(State::Placing { doomed: Some(Cause::Requested) }),
         (Event::LeaderExited, None) => stay(State::Placing { doomed: Some(Cause::LeaderExited) }),
         (Event::OwnerGone, None) => stay(State::Placing { doomed: Some(Cause::OwnerGone) }),
-        (Event::EndRequested { .. } | Event::LeaderExited | Event::OwnerGone, Some(cause)) => {
+        (Event::Stopped, None) => stay(State::Placing { doomed: Some(Cause::Stopped) }),
+        (Event::EndRequested { .. } | Event::LeaderExited | Event::OwnerGone | Event::Stopped, Some(cause)) => {
             stay(State::Placing { doomed: Some(cause) })
         }
         // An empty leaf is what placing begins with; a closed stdin is the server's to read, once it runs.
@@ -79,6 +80,7 @@ fn running(event: Event, now: Moment, terms: &Terms) -> Step {
         Event::LeaderExited => weigh(Cause::LeaderExited, &[ReleaseStdin, ReadFacts]),
         Event::StdinClosed => weigh(Cause::StdinClosed, &[ReadFacts]),
         Event::OwnerGone => weigh(Cause::OwnerGone, &[ReadFacts]),
+        Event::Stopped => weigh(Cause::Stopped, &[ReadFacts]),
         Event::MemoryKill { level } => kill(Cause::Memory { level }, now),
         Event::PidsLimit { level } => terminate(Cause::Pids { level }, now, terms),
         // Empty while its leader lives: the leader has left the leaf, or its exit is about to be told.
@@ -100,6 +102,8 @@ impl Window {
     fn settle(self, now: Moment, terms: &Terms) -> Step {
         match self.strongest {
             cause if self.empty => remove(cause),
+            // systemd has sent SIGTERM already, and a second one cuts short what many programs do at the first.
+            cause @ Cause::Stopped => to(State::Terminating { until: now + terms.grace, cause }, &[TakeStock]),
             Cause::StdinClosed if !self.leader_gone => stay(State::Leaving { until: now + terms.stdin_grace }),
             cause => terminate(cause, now, terms),
         }
@@ -113,6 +117,7 @@ fn weighing(window: Window, event: Event, now: Moment, terms: &Terms) -> Step {
         Event::LeaderExited => to(window.with(Cause::LeaderExited), &[ReleaseStdin]),
         Event::StdinClosed => stay(window.with(Cause::StdinClosed)),
         Event::OwnerGone => stay(window.with(Cause::OwnerGone)),
+        Event::Stopped => stay(window.with(Cause::Stopped)),
         Event::MemoryKill { level } => kill(Cause::Memory { level }, now),
         // It left by itself: nothing will be told on its stderr, and its host may be waiting for that to end.
         Event::Emptied if !window.empty => {
@@ -132,7 +137,9 @@ fn weighing(window: Window, event: Event, now: Moment, terms: &Terms) -> Step {
 fn leaving(until: Moment, event: Event, now: Moment, terms: &Terms) -> Step {
     const CAUSE: Cause = Cause::StdinClosed;
     match event {
-        Event::EndRequested { now: false } | Event::OwnerGone | Event::PidsLimit { .. } => terminate(CAUSE, now, terms),
+        Event::EndRequested { now: false } | Event::OwnerGone | Event::Stopped | Event::PidsLimit { .. } => {
+            terminate(CAUSE, now, terms)
+        }
         Event::EndRequested { now: true } | Event::MemoryKill { .. } => kill(CAUSE, now),
         Event::LeaderExited => {
             let mut step = terminate(CAUSE, now, terms);
@@ -163,6 +170,7 @@ fn terminating(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
         | Event::PlacementFailed
         | Event::StdinClosed
         | Event::OwnerGone
+        | Event::Stopped
         | Event::PidsLimit { .. }
         | Event::Removed
         | Event::RemovalFailed => stay(here),
@@ -185,6 +193,7 @@ fn killing(again: Moment, pause: std::time::Duration, cause: Cause, event: Event
         | Event::PlacementFailed
         | Event::StdinClosed
         | Event::OwnerGone
+        | Event::Stopped
         | Event::PidsLimit { .. }
         | Event::Removed
         | Event::RemovalFailed => stay(here),
@@ -204,6 +213,7 @@ fn withdrawing(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
         | Event::PlacementFailed
         | Event::StdinClosed
         | Event::OwnerGone
+        | Event::Stopped
         | Event::PidsLimit { .. }
         | Event::Removed
         | Event::RemovalFailed => stay(State::Withdrawing { until, cause }),
@@ -221,6 +231,7 @@ fn removing(cause: Cause, event: Event, now: Moment) -> Step {
         | Event::LeaderExited
         | Event::StdinClosed
         | Event::OwnerGone
+        | Event::Stopped
         | Event::MemoryKill { .. }
         | Event::PidsLimit { .. }
         | Event::Placed

@@ -31,6 +31,8 @@ pub struct Settings {
     pub rules: Vec<Rule>,
     /// The hosts that are recognised, the built-in ones included.
     pub hosts: Vec<HostRule>,
+    /// Units that a launcher may leave although something that held it there cannot be taken along.
+    pub allow_leave: Vec<WildMatch>,
     /// The most sessions at a time.
     pub sessions_max: u32,
     /// The most servers at a time, in all sessions together.
@@ -47,6 +49,7 @@ impl Default for Settings {
             server: ServerWishes::default(),
             rules: Vec::new(),
             hosts: built_in_hosts(),
+            allow_leave: Vec::new(),
             sessions_max: 1000,
             servers_max: 5000,
         }

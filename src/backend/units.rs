@@ -1,0 +1,723 @@
+//! The `systemd` backend: each session is a slice with the session's limits, and in it one scope that is delegated to us
+//! and holds our leaves.
+//!
+//! ```text
+//!  pinfold.slice                        all of pinfold: the machine's limits
+//!  └─ pinfold-<key>.slice               the session: its limits are the unit's properties
+//!     └─ pinfold-<key>-<n>.scope        Delegate=yes: from here on down the cgroups are ours
+//!        ├─ <leaf>                      a server: limits set by us, read back
+//!        └─ <leaf>
+//! ```
+//!
+//! Slice and scope, because each fails alone: systemd removes a scope's cgroup, and the counters that tell why, within
+//! milliseconds of its last exit, while those of the slice stay; and only a scope is delegated. An emptied scope is dead,
+//! so the next launch of the session begins another generation.
+//!
+//! No file is written in a cgroup that systemd owns, which is every one but the leaves and the delegated scope's
+//! `cgroup.subtree_control` (systemd's CGROUP_DELEGATION, "Some Don'ts"): limits there are changed by properties.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::held::{self, Access, CannotCopy, Held, HeldError};
+use super::{AdmitError, BackendError, Unplaced};
+use crate::cgroup::{
+    Above, Admission, AdmitError as CgroupAdmitError, Caller, Cgroup, CgroupError, Controllers, Group, GroupPaths,
+    KnobError, Layout, Leaf, Make, Membership, Scope, Tally, has_exited,
+};
+use crate::limits::{Bytes, Limit, Limits};
+use crate::naming::{LeafName, MACHINE_SLICE, SessionKey};
+use crate::systemd::{Bus, Manager, Properties, SystemdError, Value};
+
+/// Between systemd's SIGTERM and its SIGKILL, when somebody stops a session's unit. While the daemon lives it ends the
+/// servers by their own grace.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// How often an admission begins anew because the scope that it found died under it.
+const TRIES: usize = 5;
+
+/// How long a unit that was stopped may keep its cgroup.
+const GONE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a scope that was just started may take to be told as active.
+const ACTIVE_MAX: Duration = Duration::from_secs(2);
+
+/// Properties without which a scope still does what it is for; an older manager does not know all of them.
+const MAY_LACK: &[&str] = &["OOMPolicy", "CollectMode", "CPUAccounting"];
+
+/// All sessions of one manager.
+#[derive(Debug)]
+pub struct Units {
+    manager: Manager,
+    layout: Layout,
+    /// The directory of the cgroup that all of the manager's units are below.
+    base: PathBuf,
+    /// The kernel's path of [`MACHINE_SLICE`].
+    machine: String,
+    controllers: Controllers,
+    sessions: Mutex<HashMap<SessionKey, Arc<Mutex<Option<Session>>>>>,
+    /// What the machine's slice was last given.
+    machine_limits: Mutex<Option<Limits>>,
+    /// The system's manager, which a user's daemon asks about the units of launchers that stand outside its own manager.
+    system: Mutex<Option<Arc<Manager>>>,
+    /// Sessions whose slice could not be removed because a launcher that was refused was still in it.
+    lingering: Mutex<Vec<SessionKey>>,
+}
+
+/// What is kept open of a session while it lives.
+#[derive(Debug)]
+struct Session {
+    group: Arc<Group>,
+    machine: Arc<Group>,
+    tally: Arc<Tally>,
+    /// What its launchers were held by where they came from, as limits: the strictest.
+    held: Limits,
+    /// What its slice restricts besides.
+    access: Access,
+}
+
+impl Units {
+    /// Connects to the manager of what this user starts, and finds out what it was given to hand on.
+    pub fn open() -> Result<Self, BackendError> {
+        let bus = Bus::find(nix::unistd::geteuid().as_raw())?;
+        let layout = Layout::detect()?;
+        if !matches!(layout, Layout::Pure { .. }) {
+            return Err(BackendError::Hybrid);
+        }
+        let manager = Manager::connect(bus)?;
+        let machine = format!("{}/{MACHINE_SLICE}", manager.cgroup());
+        let invisible = || BackendError::Invisible(machine.clone());
+        let directory = layout.v2().directory(&machine).ok_or_else(invisible)?;
+        let base = directory.parent().ok_or_else(invisible)?.to_owned();
+        let controllers = Controllers::of(&Cgroup::open(&base)?)?;
+        Ok(Self {
+            manager,
+            layout,
+            base,
+            machine,
+            controllers,
+            sessions: Mutex::default(),
+            machine_limits: Mutex::default(),
+            system: Mutex::default(),
+            lingering: Mutex::default(),
+        })
+    }
+
+    /// What is mounted here.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The manager.
+    pub fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    /// Which controllers the manager can give to its units.
+    pub fn controllers(&self) -> Controllers {
+        self.controllers
+    }
+
+    /// The directory of the machine's slice.
+    pub fn root(&self) -> PathBuf {
+        self.base.join(MACHINE_SLICE)
+    }
+
+    /// How much memory there is to take a share of, in bytes.
+    pub fn ram(&self) -> Bytes {
+        crate::cgroup::ram(&self.base)
+    }
+
+    /// The directory of a session.
+    pub fn session_directory(&self, key: &SessionKey) -> PathBuf {
+        self.root().join(key.slice())
+    }
+
+    /// Which leaf a process in `membership` stands in, if it is one of this manager's sessions.
+    pub fn locate(&self, membership: &Membership) -> Option<Caller> {
+        let below = membership.v2.as_deref()?.strip_prefix(self.machine.as_str())?.strip_prefix('/')?;
+        let mut parts = below.split('/');
+        let key = SessionKey::of_slice(parts.next()?)?;
+        let (of, _) = SessionKey::of_scope(parts.next()?)?;
+        let leaf = LeafName::parse(parts.next()?).ok()?;
+        (of == key).then_some(Caller { key, leaf })
+    }
+
+    /// The leaves that stand now, for the daemon that takes over from one that died.
+    pub fn leaves(&self) -> Result<Vec<Caller>, CgroupError> {
+        let machine = match Cgroup::open(self.root()) {
+            Ok(machine) => machine,
+            Err(error) if error.is_gone() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for slice in machine.children()? {
+            let Some(key) = SessionKey::of_slice(&slice) else { continue };
+            for (scope, _) in self.scopes(&key)? {
+                let names = scope.children()?;
+                let leaves = names.iter().filter_map(|name| LeafName::parse(name).ok());
+                found.extend(leaves.map(|leaf| Caller { key: key.clone(), leaf }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The scopes of a session whose cgroups are there, newest first.
+    fn scopes(&self, key: &SessionKey) -> Result<Vec<(Cgroup, String)>, CgroupError> {
+        let slice = match Cgroup::open(self.session_directory(key)) {
+            Ok(slice) => slice,
+            Err(error) if error.is_gone() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let names = slice.children()?;
+        let mut found: Vec<_> = names
+            .iter()
+            .filter_map(|name| SessionKey::of_scope(name))
+            .filter(|(of, _)| of == key)
+            .map(|(_, generation)| generation)
+            .collect();
+        found.sort_unstable_by(|one, other| other.cmp(one));
+        let opened = found.into_iter().filter_map(|generation| {
+            let unit = key.scope(generation);
+            // One that goes at this moment is not there.
+            slice.child(&unit).ok().map(|scope| (scope, unit))
+        });
+        Ok(opened.collect())
+    }
+
+    /// Places a launcher in a new leaf, under its limits, and proves it.
+    pub fn admit(&self, wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
+        let from = Membership::of(wanted.pid).map_err(|_| CgroupAdmitError::LauncherGone)?;
+        let held = self.held(&from, wanted)?;
+        let session = self.session(wanted.key);
+        let mut session = lock(&session);
+        let mut tries = 0;
+        let mut outlived: Vec<Box<Leaf>> = Vec::new();
+        loop {
+            tries += 1;
+            let living = self.living_scope(wanted.key)?;
+            let placed = match (&mut *session, living) {
+                (Some(session), Some(scope)) => self.join(session, scope, wanted, &held),
+                (kept, Some(scope)) => self
+                    .open_session(wanted.key)
+                    .map_err(Unplaced::from)
+                    .and_then(|opened| self.join(kept.insert(opened), scope, wanted, &held)),
+                (kept, None) => self.begin(kept, wanted, &held),
+            };
+            let error = match placed {
+                Ok(leaf) => {
+                    // The launcher has left them; systemd forgot the scope that they stand in.
+                    outlived.iter().for_each(|leaf| drop(leaf.remove()));
+                    return Ok(leaf);
+                }
+                Err(error) => error,
+            };
+            if tries < TRIES && scope_died(&error.error) && !has_exited(wanted.pidfd) {
+                outlived.extend(error.left);
+                continue;
+            }
+            let unplaced = self.withdraw(error, &from, wanted);
+            lock(&self.lingering).push(wanted.key.clone());
+            return Err(unplaced);
+        }
+    }
+
+    /// The launcher still has to print why: it goes back to where it came from, if it can.
+    fn withdraw(&self, mut unplaced: Unplaced, from: &Membership, wanted: &Admission<'_>) -> Unplaced {
+        if has_exited(wanted.pidfd) {
+            unplaced.error = CgroupAdmitError::LauncherGone.into();
+        }
+        let directory = from.v2.as_deref().and_then(|cgroup| self.layout.v2().directory(cgroup));
+        if let Some(directory) = directory.and_then(|path| Cgroup::open(path).ok()) {
+            // Where it may not go back, it exits where it is: its leaf waits for that before it is removed.
+            let _ = directory.write("cgroup.procs", &wanted.pid.to_string());
+        }
+        unplaced.left = unplaced.left.filter(|leaf| leaf.remove().is_err());
+        unplaced
+    }
+
+    /// What the launcher would leave.
+    fn held(&self, from: &Membership, wanted: &Admission<'_>) -> Result<Held, HeldError> {
+        let mut held = Held::default();
+        let Some(path) = from.v2.as_deref() else { return Err(HeldError::Invisible(from.clone())) };
+        if self.locate(from).is_some() {
+            // From one leaf of a session to another.
+            return Ok(held);
+        }
+        let to = format!("{}/{}", self.machine, wanted.key.slice());
+        for step in held::steps(path, &to) {
+            held.add_limits(&held::open(self.layout.v2(), from, &step.cgroup)?);
+            // A user manager has not the privilege for more.
+            let Some(unit) = step.unit.filter(|_| !step.user) else { continue };
+            let may_leave = wanted.allow_leave.iter().any(|glob| glob.matches(&unit));
+            match self.manager.bus() {
+                Bus::System => held.add_access(&self.manager, &unit, may_leave)?,
+                Bus::User(_) => {
+                    let mut left = Held::default();
+                    left.add_access(&*self.system_manager()?, &unit, may_leave)?;
+                    if let (Some(property), false) = (left.access.first(), may_leave) {
+                        let why = "a user manager has not the privilege to enforce it";
+                        return Err(CannotCopy { property: property.to_owned(), unit, why }.into());
+                    }
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    fn system_manager(&self) -> Result<Arc<Manager>, SystemdError> {
+        let mut system = lock(&self.system);
+        if let Some(manager) = &*system {
+            return Ok(manager.clone());
+        }
+        Ok(system.insert(Arc::new(Manager::connect(Bus::System)?)).clone())
+    }
+
+    fn session(&self, key: &SessionKey) -> Arc<Mutex<Option<Session>>> {
+        lock(&self.sessions).entry(key.clone()).or_default().clone()
+    }
+
+    /// The scope of the session that has processes, so that systemd will not end it under us.
+    fn living_scope(&self, key: &SessionKey) -> Result<Option<(Cgroup, String)>, CgroupAdmitError> {
+        for (scope, unit) in self.scopes(key)? {
+            if scope.populated()? {
+                return Ok(Some((scope, unit)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn open_session(&self, key: &SessionKey) -> Result<Session, AdmitError> {
+        let access = Access::of(&self.manager.properties(&key.slice())?);
+        Ok(Session { access, ..self.open_groups(key)? })
+    }
+
+    fn open_groups(&self, key: &SessionKey) -> Result<Session, CgroupError> {
+        let group = Group::open(&paths(self.session_directory(key)))?;
+        let machine = Group::open(&paths(self.root()))?;
+        let tally = Arc::new(Tally::begin(group.v2()));
+        let (group, machine) = (Arc::new(group), Arc::new(machine));
+        Ok(Session { group, machine, tally, held: Limits::default(), access: Access::default() })
+    }
+
+    /// The first launch of a session, or the first after its scope emptied: a scope is started with the launcher in it.
+    fn begin(&self, kept: &mut Option<Session>, wanted: &Admission<'_>, held: &Held) -> Result<Leaf, Unplaced> {
+        self.limit_machine(&wanted.machine)?;
+        let scope = wanted.key.scope(wanted.leaf.launch());
+        let before = kept.as_ref().map_or_else(Limits::default, |session| session.held);
+        let strictest = held::strictest(held::strictest(wanted.session, &before), &held.limits);
+        self.start_scope(&scope, wanted, held.access.add_to(slice_properties(wanted.key, &strictest)))?;
+        let placed = self.prove_scope(&scope, wanted).and_then(|directory| {
+            if kept.as_ref().is_none_or(|session| !session.group.v2().has("cgroup.procs")) {
+                *kept = Some(self.open_session(wanted.key)?);
+            }
+            let session = kept.as_mut().expect("it was opened the line before");
+            self.limit_session(session, wanted, held)?;
+            Ok(directory)
+        });
+        let directory = match placed {
+            Ok(directory) => directory,
+            Err(error) => {
+                // A scope whose only process was a zombie when it was attached never ends by itself.
+                let directory = Cgroup::open(self.session_directory(wanted.key).join(&scope));
+                if directory.is_ok_and(|directory| directory.populated().is_ok_and(|populated| !populated)) {
+                    let _ = self.manager.stop(&scope);
+                }
+                return Err(error.into());
+            }
+        };
+        let session = kept.as_ref().expect("a proved scope has an open session");
+        let leaf = self.make_leaf(session, directory, scope, wanted)?;
+        let moved = self.move_in(&leaf, wanted).and_then(|()| {
+            // The launcher has left the scope's own cgroup, which may now give its children limits.
+            self.hand_on(&leaf)?;
+            limit_leaf(&leaf, wanted)
+        });
+        match moved {
+            Ok(()) => Ok(leaf),
+            Err(error) => Err(Unplaced { error, left: Some(Box::new(leaf)) }),
+        }
+    }
+
+    /// A further launch of a session whose scope lives.
+    fn join(
+        &self,
+        session: &mut Session,
+        scope: (Cgroup, String),
+        wanted: &Admission<'_>,
+        held: &Held,
+    ) -> Result<Leaf, Unplaced> {
+        self.limit_machine(&wanted.machine)?;
+        self.limit_session(session, wanted, held)?;
+        let (directory, unit) = scope;
+        let leaf = self.make_leaf(session, directory, unit.clone(), wanted)?;
+        let placed = limit_leaf(&leaf, wanted).and_then(|()| self.move_in(&leaf, wanted));
+        let placed = placed.and_then(|()| self.prove_active(&unit));
+        match placed {
+            Ok(()) => Ok(leaf),
+            Err(error) => {
+                // A leaf with nobody in it goes now; the launcher may be in it, and then it goes with that.
+                let left = leaf.remove().is_err().then(|| Box::new(leaf));
+                Err(Unplaced { error, left })
+            }
+        }
+    }
+
+    fn start_scope(&self, scope: &str, wanted: &Admission<'_>, of_slice: Properties) -> Result<(), AdmitError> {
+        let slice = wanted.key.slice();
+        let there = self.session_directory(wanted.key).exists();
+        let beside = (!there).then_some((slice.as_str(), of_slice));
+        match self.start_once(scope, &slice, beside.clone(), wanted) {
+            Err(error) if error.exists() => {
+                if self.holds_launcher(scope, wanted) {
+                    // The answer to the first call was lost with its connection.
+                    return Ok(());
+                }
+                // What failed and was kept for people to see has the name; or the slice is there, if without a cgroup.
+                self.manager.reset_failed(scope)?;
+                self.manager.reset_failed(&slice)?;
+                let beside =
+                    beside.filter(|_| self.manager.active_state(&slice).is_ok_and(|state| state == "inactive"));
+                Ok(self.start_once(scope, &slice, beside, wanted)?)
+            }
+            Err(error) if error.process_is_gone() => Err(CgroupAdmitError::LauncherGone.into()),
+            other => Ok(other?),
+        }
+    }
+
+    fn start_once(
+        &self,
+        scope: &str,
+        slice: &str,
+        beside: Option<(&str, Properties)>,
+        wanted: &Admission<'_>,
+    ) -> Result<(), SystemdError> {
+        let pidfd = wanted.pidfd.try_clone_to_owned().ok();
+        let held = pidfd.filter(|_| !self.manager.lacks("PIDFDs")).map(|pidfd| Value::Held(Arc::new(pidfd)));
+        let by_number = Value::Processes(vec![wanted.pid.unsigned_abs()]);
+        let properties = |who: &str, value: Value| scope_properties(slice).with(who, value);
+        match held {
+            Some(held) => {
+                let started = self.manager.start(scope, properties("PIDFDs", held), beside.clone(), MAY_LACK);
+                match started {
+                    Err(_) if self.manager.lacks("PIDFDs") => {
+                        self.manager.start(scope, properties("PIDs", by_number), beside, MAY_LACK)
+                    }
+                    other => other,
+                }
+            }
+            None => self.manager.start(scope, properties("PIDs", by_number), beside, MAY_LACK),
+        }
+    }
+
+    fn holds_launcher(&self, scope: &str, wanted: &Admission<'_>) -> bool {
+        let expected = self.cgroup_of(wanted.key, scope);
+        Membership::of(wanted.pid).is_ok_and(|place| place.v2.as_deref() == Some(expected.as_str()))
+    }
+
+    /// The kernel's path of a scope.
+    fn cgroup_of(&self, key: &SessionKey, scope: &str) -> String {
+        format!("{}/{}/{scope}", self.machine, key.slice())
+    }
+
+    /// A job that is done is no proof: a zombie attaches "successfully", and a scope can die the moment it starts.
+    fn prove_scope(&self, scope: &str, wanted: &Admission<'_>) -> Result<Cgroup, AdmitError> {
+        if has_exited(wanted.pidfd) {
+            return Err(CgroupAdmitError::LauncherGone.into());
+        }
+        if !self.holds_launcher(scope, wanted) {
+            let found = Membership::of(wanted.pid).map_err(|_| CgroupAdmitError::LauncherGone)?;
+            return Err(CgroupAdmitError::NotMoved { wanted: self.cgroup_of(wanted.key, scope), found }.into());
+        }
+        self.prove_active(scope)?;
+        Ok(Cgroup::open(self.session_directory(wanted.key).join(scope))?)
+    }
+
+    /// A dead scope with a living process has no limits and no stop (systemd issue 36781).
+    fn prove_active(&self, scope: &str) -> Result<(), AdmitError> {
+        let start = Instant::now();
+        loop {
+            let state = self.manager.active_state(scope)?;
+            match state.as_str() {
+                "active" => return Ok(()),
+                "activating" | "reloading" if start.elapsed() < ACTIVE_MAX => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                _ => return Err(AdmitError::ScopeDied { unit: scope.to_owned(), state }),
+            }
+        }
+    }
+
+    fn make_leaf(
+        &self,
+        session: &Session,
+        directory: Cgroup,
+        unit: String,
+        wanted: &Admission<'_>,
+    ) -> Result<Leaf, AdmitError> {
+        let cgroup = format!("{}/{}", self.cgroup_of(wanted.key, &unit), wanted.leaf.as_str());
+        let scope = Group::open(&paths(directory.path().to_owned()))?;
+        let group = scope.make_child(wanted.leaf.as_str(), Make::New)?;
+        let above = Above {
+            session: session.group.clone(),
+            machine: session.machine.clone(),
+            scope: Some(Scope { directory, unit, tally: session.tally.clone() }),
+        };
+        Ok(Leaf::new(wanted.leaf.clone(), group, above, cgroup))
+    }
+
+    /// Lets the leaves of a new scope use the controllers that were delegated with it.
+    fn hand_on(&self, leaf: &Leaf) -> Result<(), AdmitError> {
+        let directory = leaf.group().v2().path().parent().map(PathBuf::from).unwrap_or_default();
+        let scope = Group::open(&paths(directory))?;
+        let offered = Controllers::of(scope.v2())?;
+        Ok(scope.delegate_controllers(offered)?)
+    }
+
+    /// Writes the launcher's number to the leaf. A user daemon may not where the launcher comes from outside its manager's
+    /// subtree; then the manager does it, which asks the system's.
+    fn move_in(&self, leaf: &Leaf, wanted: &Admission<'_>) -> Result<(), AdmitError> {
+        let gone = || AdmitError::from(CgroupAdmitError::LauncherGone);
+        match leaf.group().v2().write("cgroup.procs", &wanted.pid.to_string()) {
+            Err(error) if error.is_denied() => {
+                let unit = leaf.scope().expect("a leaf of this backend stands in a scope");
+                let attached = self.manager.attach(unit, leaf.name().as_str(), wanted.pid.unsigned_abs());
+                attached.map_err(|error| if error.process_is_gone() { gone() } else { error.into() })?;
+            }
+            Err(_) if has_exited(wanted.pidfd) => return Err(gone()),
+            other => other?,
+        }
+        if has_exited(wanted.pidfd) {
+            return Err(gone());
+        }
+        let found = Membership::of(wanted.pid).map_err(|_| gone())?;
+        if leaf.holds(&found) && leaf.populated()? {
+            return Ok(());
+        }
+        let wanted = leaf.group().v2().path().display().to_string();
+        Err(CgroupAdmitError::NotMoved { wanted, found }.into())
+    }
+
+    /// Gives the machine's slice its limits, where it does not have them.
+    fn limit_machine(&self, limits: &Limits) -> Result<(), AdmitError> {
+        let mut last = lock(&self.machine_limits);
+        let holds = || {
+            let group = Group::open(&paths(self.root())).map_err(KnobError::from)?;
+            group.verify_limits(limits)
+        };
+        if *last == Some(*limits) && holds().is_ok() {
+            return Ok(());
+        }
+        let properties = slice_limits(limits).with("Description", Value::Text("What AI agents start".into()));
+        match self.manager.start(MACHINE_SLICE, properties, None, MAY_LACK) {
+            // It is there: somebody configured it, or an earlier daemon made it. What we were told to set counts.
+            Err(error) if error.exists() => self.manager.set(MACHINE_SLICE, slice_limits(limits))?,
+            other => other?,
+        }
+        holds()?;
+        *last = Some(*limits);
+        Ok(())
+    }
+
+    /// Proves the session's limits; where its slice has others, because the configuration changed or a launcher comes
+    /// from a stricter place, they are changed.
+    fn limit_session(&self, session: &mut Session, wanted: &Admission<'_>, held: &Held) -> Result<(), AdmitError> {
+        let slice = wanted.key.slice();
+        let strictest = held::strictest(session.held, &held.limits);
+        let limits = held::strictest(wanted.session, &strictest);
+        if session.group.verify_limits(&limits).is_err() {
+            self.manager.set(&slice, slice_limits(&limits))?;
+            session.group.verify_limits(&limits)?;
+        }
+        session.held = strictest;
+        let missing = held.access.beyond(&session.access).map_err(|property| {
+            let why = "the session was given another value by a launcher from another unit";
+            HeldError::from(CannotCopy { property: property.to_owned(), unit: "its unit".into(), why })
+        })?;
+        if !missing.is_empty() {
+            self.manager.set(&slice, missing.add_to(Properties::default()))?;
+            session.access.extend(&missing);
+        }
+        Ok(())
+    }
+
+    /// Opens a leaf that an earlier daemon made.
+    pub fn adopt(&self, at: &Caller) -> Result<Leaf, CgroupError> {
+        let found = self.scopes(&at.key)?.into_iter().find_map(|(scope, unit)| {
+            let leaf = Group::open(&paths(scope.path().join(at.leaf.as_str()))).ok()?;
+            Some((scope, unit, leaf))
+        });
+        let Some((directory, unit, group)) = found else {
+            let path = self.session_directory(&at.key).join(at.leaf.as_str());
+            return Err(CgroupError::gone(path));
+        };
+        let cgroup = format!("{}/{}", self.cgroup_of(&at.key, &unit), at.leaf.as_str());
+        let session = self.session(&at.key);
+        let mut session = lock(&session);
+        let session = match &mut *session {
+            Some(session) => session,
+            kept => {
+                let access = self.manager.properties(&at.key.slice()).map(|has| Access::of(&has)).unwrap_or_default();
+                kept.insert(Session { access, ..self.open_groups(&at.key)? })
+            }
+        };
+        let above = Above {
+            session: session.group.clone(),
+            machine: session.machine.clone(),
+            scope: Some(Scope { directory, unit, tally: session.tally.clone() }),
+        };
+        Ok(Leaf::new(at.leaf.clone(), group, above, cgroup))
+    }
+
+    /// Removes an empty leaf that a dead daemon left, and its session if that was all.
+    pub fn sweep(&self, at: &Caller) -> Result<(), SweepError> {
+        for (scope, _) in self.scopes(&at.key)? {
+            scope.remove_tree(at.leaf.as_str())?;
+        }
+        self.remove_session(&at.key)
+    }
+
+    /// Stops the slice of a session that has no process any more, and with it a scope that never saw one end. That the
+    /// session is in use again is no error.
+    pub fn remove_session(&self, key: &SessionKey) -> Result<(), SweepError> {
+        let lingering: Vec<_> = std::mem::take(&mut *lock(&self.lingering));
+        for other in lingering.iter().filter(|other| *other != key) {
+            if !self.remove_if_empty(other)? {
+                lock(&self.lingering).push(other.clone());
+            }
+        }
+        self.remove_if_empty(key).map(drop)
+    }
+
+    /// Removes every session that has no process and no leaf.
+    pub fn sweep_empty(&self) {
+        let children = Cgroup::open(self.root()).and_then(|machine| machine.children()).unwrap_or_default();
+        for key in children.iter().filter_map(|slice| SessionKey::of_slice(slice)) {
+            let is_empty = self.scopes(&key).is_ok_and(|scopes| {
+                scopes.iter().all(|(scope, _)| scope.children().is_ok_and(|children| children.is_empty()))
+            });
+            if is_empty {
+                // It is tried again at the next start.
+                let _ = self.remove_if_empty(&key);
+            }
+        }
+    }
+
+    /// `false` where it has processes.
+    fn remove_if_empty(&self, key: &SessionKey) -> Result<bool, SweepError> {
+        let session = self.session(key);
+        let mut session = lock(&session);
+        let directory = self.session_directory(key);
+        let populated = match Cgroup::open(&directory) {
+            Ok(slice) => slice.populated()?,
+            Err(error) if error.is_gone() => false,
+            Err(error) => return Err(error.into()),
+        };
+        if populated {
+            return Ok(false);
+        }
+        self.manager.stop(&key.slice())?;
+        let start = Instant::now();
+        while directory.exists() && start.elapsed() < GONE_MAX {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        *session = None;
+        // Whoever waits for this session at this moment holds it too, and goes on with it.
+        let mut sessions = lock(&self.sessions);
+        if sessions.get(key).is_some_and(|entry| Arc::strong_count(entry) == 2) {
+            sessions.remove(key);
+        }
+        Ok(true)
+    }
+
+    /// Stops the machine's slice where no session is in it: at the daemon's end.
+    pub fn close(&self) {
+        let empty = Cgroup::open(self.root()).and_then(|machine| machine.children());
+        if empty.is_ok_and(|children| children.is_empty()) {
+            // That it is kept by somebody else's unit, or that the manager is gone, harms nobody.
+            let _ = self.manager.stop(MACHINE_SLICE);
+        }
+    }
+}
+
+/// A session was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// The kernel refused something.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// systemd refused something.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
+}
+
+fn limit_leaf(leaf: &Leaf, wanted: &Admission<'_>) -> Result<(), AdmitError> {
+    leaf.group().set_limits(&wanted.server)?;
+    leaf.group().die_as_one()?;
+    Ok(())
+}
+
+/// The scope ended between two steps of an admission: another generation is begun.
+fn scope_died(error: &AdmitError) -> bool {
+    match error {
+        AdmitError::ScopeDied { .. } => true,
+        AdmitError::Cgroup(CgroupAdmitError::Cgroup(error) | CgroupAdmitError::Knob(KnobError::Cgroup(error))) => {
+            error.is_gone()
+        }
+        AdmitError::Systemd(error) => error.is_gone(),
+        AdmitError::Cgroup(_) | AdmitError::Held(_) => false,
+    }
+}
+
+fn paths(v2: PathBuf) -> GroupPaths {
+    GroupPaths { v2, memory: None, pids: None }
+}
+
+fn slice_properties(key: &SessionKey, limits: &Limits) -> Properties {
+    slice_limits(limits)
+        .with("Description", Value::Text(format!("Session {key} of an AI agent")))
+        .with("CollectMode", Value::Text("inactive-or-failed".into()))
+}
+
+fn scope_properties(slice: &str) -> Properties {
+    Properties::default()
+        .with("Description", Value::Text("MCP servers of an AI agent's session".into()))
+        .with("Slice", Value::Text(slice.to_owned()))
+        .with("Delegate", Value::Flag(true))
+        // The slice's limits count; systemd would set its default for every unit here.
+        .with("TasksMax", Value::Number(u64::MAX))
+        // What becomes of a leaf whose memory ran out is ours to decide; its siblings live on.
+        .with("OOMPolicy", Value::Text("continue".into()))
+        .with("CollectMode", Value::Text("inactive-or-failed".into()))
+        .with("TimeoutStopUSec", Value::Number(STOP_MAX.as_micros() as u64))
+}
+
+/// The limits of a level as properties of its slice, each with its accounting, without which there are no counters.
+fn slice_limits(limits: &Limits) -> Properties {
+    let bytes = |limit: Limit<Bytes>| Value::Number(limit.at().map_or(u64::MAX, |Bytes(bytes)| bytes));
+    let mut properties = Properties::default()
+        .with("MemoryAccounting", Value::Flag(true))
+        .with("TasksAccounting", Value::Flag(true))
+        .with("CPUAccounting", Value::Flag(true));
+    let mut set = |name: &str, value: Option<Value>| value.into_iter().for_each(|value| properties.set(name, value));
+    set("MemoryMax", limits.memory_max.map(bytes));
+    set("MemoryHigh", limits.memory_high.map(bytes));
+    set("MemorySwapMax", limits.memory_swap_max.map(bytes));
+    set("TasksMax", limits.pids_max.map(|max| Value::Number(max.at().map_or(u64::MAX, u64::from))));
+    // Percent of one CPU as microseconds for each second.
+    let quota = |percent: u32| u64::from(percent) * 10_000;
+    set("CPUQuotaPerSecUSec", limits.cpu_max.map(|max| Value::Number(max.at().map_or(u64::MAX, quota))));
+    set("CPUWeight", limits.cpu_weight.map(|weight| Value::Number(u32::from(weight).into())));
+    if limits.io_weight.is_some() {
+        set("IOAccounting", Some(Value::Flag(true)));
+    }
+    set("IOWeight", limits.io_weight.map(|weight| Value::Number(u32::from(weight).into())));
+    properties
+}
+
+/// What is locked here is held over one session's admission or removal, which nobody may do twice at a time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

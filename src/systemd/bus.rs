@@ -1,0 +1,80 @@
+//! Where a systemd manager can be spoken to.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// systemd itself asks for this directory to know whether it is in charge (sd_booted(3)).
+const BOOTED: &str = "/run/systemd/system";
+
+/// Which manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bus {
+    /// The system's, on the system bus.
+    System,
+    /// A user's.
+    User(UserBus),
+}
+
+/// How a user's manager is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserBus {
+    /// Through the user's bus.
+    Socket(PathBuf),
+    /// At the manager's own socket, where the user has no bus: `dbus-user-session` or `dbus-broker` is not installed.
+    Private(PathBuf),
+}
+
+/// Why no manager can be spoken to; the message says what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BusMissing {
+    /// Another init.
+    #[error("systemd does not manage this machine ({BOOTED} is missing)")]
+    NotBooted,
+    /// The user has no manager now.
+    #[error(
+        "the service manager of uid {uid} does not run ({} is missing): \
+         `loginctl enable-linger` starts it at boot and keeps it while nobody is logged in", runtime.display()
+    )]
+    NoUserManager {
+        /// Whose.
+        uid: u32,
+        /// Where it would be.
+        runtime: PathBuf,
+    },
+    /// The manager runs, and no socket of it or of the bus is there.
+    #[error(
+        "{} has neither the socket of a user bus nor that of a service manager: install dbus-user-session \
+         or dbus-broker, and log in again", .0.display()
+    )]
+    NoSocket(PathBuf),
+}
+
+impl Bus {
+    /// The manager for what this user starts: the system's for root, else the user's own.
+    pub fn find(uid: u32) -> Result<Self, BusMissing> {
+        if !Path::new(BOOTED).is_dir() {
+            return Err(BusMissing::NotBooted);
+        }
+        if uid == 0 { Ok(Self::System) } else { user_bus(uid).map(Self::User) }
+    }
+
+    /// For people: which manager it is.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::System => "the system manager",
+            Self::User(_) => "the user manager",
+        }
+    }
+}
+
+/// A host gives its servers neither `XDG_RUNTIME_DIR` nor a bus address, so the directory is derived from the uid.
+fn user_bus(uid: u32) -> Result<UserBus, BusMissing> {
+    let runtime = PathBuf::from(format!("/run/user/{uid}"));
+    if !std::fs::metadata(&runtime).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid) {
+        return Err(BusMissing::NoUserManager { uid, runtime });
+    }
+    let is_socket = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let bus = Some(runtime.join("bus")).filter(is_socket).map(UserBus::Socket);
+    let private = || Some(runtime.join("systemd/private")).filter(is_socket).map(UserBus::Private);
+    bus.or_else(private).ok_or(BusMissing::NoSocket(runtime))
+}

@@ -1,0 +1,114 @@
+//! Where processes live: units that an administrator sees, limits that the kernel holds.
+
+use crate::kernel::slowness;
+use crate::support::*;
+
+#[test]
+fn a_session_is_a_slice_with_its_limits_and_a_delegated_scope_with_its_leaves() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::with_config(
+        "[machine]\nmemory_max = '600M'\n[session]\nmemory_max = '300M'\npids_max = 300\ncpu_max = '150%'\n\
+         cpu_weight = 50\n[server]\nmemory_max = '200M'\npids_max = 50\n",
+    );
+    let server = machine.up(&["--session", "s"], "exec cat");
+    let session = machine.session("s");
+    let (slice, scope) = (session.slice(), session.scope(0));
+    assert_eq!(property(&slice, "ActiveState"), "active");
+    assert_eq!(property(&slice, "MemoryMax"), (300 << 20).to_string());
+    assert_eq!(property(&slice, "MemorySwapMax"), "0");
+    assert_eq!(property(&slice, "TasksMax"), "300");
+    assert_eq!(property(&slice, "CPUQuotaPerSecUSec"), "1.500000s");
+    assert_eq!(property(&slice, "CPUWeight"), "50");
+    assert_eq!(property("pinfold.slice", "MemoryMax"), (600 << 20).to_string());
+    assert_eq!(property(&scope, "Delegate"), "yes");
+    assert_eq!(property(&scope, "Slice"), slice);
+    assert_eq!(property(&scope, "ActiveState"), "active");
+    let directory = session.directory();
+    assert_eq!(knob(&directory, "memory.max"), (300 << 20).to_string());
+    assert_eq!(knob(&directory, "memory.swap.max"), "0");
+    assert_eq!(knob(&directory, "pids.max"), "300");
+    assert_eq!(knob(&directory, "cpu.max"), "150000 100000");
+    assert_eq!(knob(&directory, "cpu.weight"), "50");
+    assert_eq!(knob(&base().join("pinfold.slice"), "memory.max"), (600 << 20).to_string());
+    let leaf = session.leaf(0);
+    assert_eq!(knob(&leaf, "memory.max"), (200 << 20).to_string());
+    assert_eq!(knob(&leaf, "memory.oom.group"), "1");
+    assert_eq!(knob(&leaf, "pids.max"), "50");
+    assert_eq!(processes(&leaf), [server.pid()]);
+    machine.ask(&["end", "s"]);
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn a_second_server_joins_the_scope_of_its_session() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let _one = machine.up(&["--session", "s", "--server", "one"], "exec cat");
+    let two = machine.up(&["--session", "s", "--server", "two"], "exec cat");
+    let session = machine.session("s");
+    assert_eq!(session.scope(0), session.scope(1));
+    assert_ne!(session.leaf(0), session.leaf(1));
+    assert_eq!(processes(&session.leaf(1)), [two.pid()]);
+    machine.ask(&["end", "--server", "s/one"]);
+    assert!(lives(two.pid()));
+    assert_eq!(machine.session("s").scope(0), session.scope(0));
+    machine.ask(&["end", "s"]);
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn a_launch_after_the_scope_emptied_begins_another_generation() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let mut scopes = std::collections::BTreeSet::new();
+    for _ in 0..6 {
+        let mut server = machine.up(&["--session", "s"], "exec cat");
+        scopes.insert(machine.session("s").scope(0));
+        drop(server.child.stdin.take());
+        // Not waited for: the next launch meets the scope while it empties.
+        server.exit_status();
+    }
+    assert_eq!(scopes.len(), 6, "{scopes:?}");
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn limits_that_the_configuration_changed_are_changed_at_the_next_launch() {
+    if !offered() {
+        return;
+    }
+    let mut machine = Machine::with_config("[session]\nmemory_max = '300M'\n[server]\nmemory_max = '100M'\n");
+    let _one = machine.up(&["--session", "s"], "exec cat");
+    machine.kill_daemon();
+    std::fs::write(machine.path("pinfold.toml"), "[session]\nmemory_max = '400M'\n[server]\nmemory_max = '100M'\n")
+        .unwrap();
+    machine.start();
+    let _two = machine.up(&["--session", "s"], "exec cat");
+    let session = machine.session("s");
+    assert_eq!(property(&session.slice(), "MemoryMax"), (400 << 20).to_string());
+    assert_eq!(knob(&session.directory(), "memory.max"), (400 << 20).to_string());
+    machine.ask(&["end", "s"]);
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn many_sessions_begin_and_end_at_the_same_time() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let count = 500 / (slowness() as usize * 5).max(1);
+    let run = |number| machine.run(&["--session", &format!("s{number}")], "echo up; exec cat");
+    let mut servers: Vec<_> = (0..count).map(run).collect();
+    for server in &mut servers {
+        assert_eq!(server.line(), "up", "{}", machine.log());
+    }
+    machine.ask(&["end", "--all", "--now"]);
+    machine.expect_nothing_left();
+}
