@@ -1,35 +1,20 @@
-//! The `systemd` backend: each session is a slice with the session's limits, and in it one scope that is delegated to us
-//! and holds our leaves.
-//!
-//! ```text
-//!  pinfold.slice                        all of pinfold: the machine's limits
-//!  └─ pinfold-<key>.slice               the session: its limits are the unit's properties
-//!     └─ pinfold-<key>-<n>.scope        Delegate=yes: from here on down the cgroups are ours
-//!        ├─ <leaf>                      a server: limits set by us, read back
-//!        └─ <leaf>
-//! ```
-//!
-//! Slice and scope, because each fails alone: systemd removes a scope's cgroup, and the counters that tell why, within
-//! milliseconds of its last exit, while those of the slice stay; and only a scope is delegated. An emptied scope is dead,
-//! so the next launch of the session begins another generation.
-//!
-//! No file is written in a cgroup that systemd owns, which is every one but the leaves and the delegated scope's
-//! `cgroup.subtree_control` (systemd's CGROUP_DELEGATION, "Some Don'ts"): limits there are changed by properties.
+//! A launch in a session of units: slice and scope are started, the leaf is made and limited, the launcher moved in, and
+//! each step proved from the kernel and from the manager.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::held::{self, Access, CannotCopy, Held, HeldError};
-use super::{AdmitError, BackendError, Unplaced};
+use super::{Session, Units, lock, paths};
+use crate::backend::held::{CannotCopy, Held, HeldError};
+use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
-    Above, Admission, AdmitError as CgroupAdmitError, Caller, Cgroup, CgroupError, Controllers, Group, GroupPaths,
-    KnobError, Layout, Leaf, Make, Membership, Scope, Tally, has_exited,
+    Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Controllers, Group, KnobError, Leaf, Make, Membership,
+    Scope, has_exited,
 };
 use crate::limits::{Bytes, Limit, Limits};
-use crate::naming::{LeafName, MACHINE_SLICE, SessionKey};
-use crate::systemd::{Bus, Manager, Properties, SystemdError, Value};
+use crate::naming::{MACHINE_SLICE, SessionKey};
+use crate::systemd::{Bus, Properties, SystemdError, Value};
 
 /// Between systemd's SIGTERM and its SIGKILL, when somebody stops a session's unit. While the daemon lives it ends the
 /// servers by their own grace.
@@ -38,155 +23,13 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// How often an admission begins anew because the scope that it found died under it.
 const TRIES: usize = 5;
 
-/// How long a unit that was stopped may keep its cgroup.
-const GONE_MAX: Duration = Duration::from_secs(2);
-
 /// How long a scope that was just started may take to be told as active.
 const ACTIVE_MAX: Duration = Duration::from_secs(2);
 
 /// Properties without which a scope still does what it is for; an older manager does not know all of them.
 const MAY_LACK: &[&str] = &["OOMPolicy", "CollectMode", "CPUAccounting"];
 
-/// All sessions of one manager.
-#[derive(Debug)]
-pub struct Units {
-    manager: Manager,
-    layout: Layout,
-    /// The directory of the cgroup that all of the manager's units are below.
-    base: PathBuf,
-    /// The kernel's path of [`MACHINE_SLICE`].
-    machine: String,
-    controllers: Controllers,
-    sessions: Mutex<HashMap<SessionKey, Arc<Mutex<Option<Session>>>>>,
-    /// What the machine's slice was last given.
-    machine_limits: Mutex<Option<Limits>>,
-    /// The system's manager, which a user's daemon asks about the units of launchers that stand outside its own manager.
-    system: Mutex<Option<Arc<Manager>>>,
-    /// Sessions whose slice could not be removed because a launcher that was refused was still in it.
-    lingering: Mutex<Vec<SessionKey>>,
-}
-
-/// What is kept open of a session while it lives.
-#[derive(Debug)]
-struct Session {
-    group: Arc<Group>,
-    machine: Arc<Group>,
-    tally: Arc<Tally>,
-    /// What its launchers were held by where they came from, as limits: the strictest.
-    held: Limits,
-    /// What its slice restricts besides.
-    access: Access,
-}
-
 impl Units {
-    /// Connects to the manager of what this user starts, and finds out what it was given to hand on.
-    pub fn open() -> Result<Self, BackendError> {
-        let bus = Bus::find(nix::unistd::geteuid().as_raw())?;
-        let layout = Layout::detect()?;
-        if !matches!(layout, Layout::Pure { .. }) {
-            return Err(BackendError::Hybrid);
-        }
-        let manager = Manager::connect(bus)?;
-        let machine = format!("{}/{MACHINE_SLICE}", manager.cgroup());
-        let invisible = || BackendError::Invisible(machine.clone());
-        let directory = layout.v2().directory(&machine).ok_or_else(invisible)?;
-        let base = directory.parent().ok_or_else(invisible)?.to_owned();
-        let controllers = Controllers::of(&Cgroup::open(&base)?)?;
-        Ok(Self {
-            manager,
-            layout,
-            base,
-            machine,
-            controllers,
-            sessions: Mutex::default(),
-            machine_limits: Mutex::default(),
-            system: Mutex::default(),
-            lingering: Mutex::default(),
-        })
-    }
-
-    /// What is mounted here.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// The manager.
-    pub fn manager(&self) -> &Manager {
-        &self.manager
-    }
-
-    /// Which controllers the manager can give to its units.
-    pub fn controllers(&self) -> Controllers {
-        self.controllers
-    }
-
-    /// The directory of the machine's slice.
-    pub fn root(&self) -> PathBuf {
-        self.base.join(MACHINE_SLICE)
-    }
-
-    /// How much memory there is to take a share of, in bytes.
-    pub fn ram(&self) -> Bytes {
-        crate::cgroup::ram(&self.base)
-    }
-
-    /// The directory of a session.
-    pub fn session_directory(&self, key: &SessionKey) -> PathBuf {
-        self.root().join(key.slice())
-    }
-
-    /// Which leaf a process in `membership` stands in, if it is one of this manager's sessions.
-    pub fn locate(&self, membership: &Membership) -> Option<Caller> {
-        let below = membership.v2.as_deref()?.strip_prefix(self.machine.as_str())?.strip_prefix('/')?;
-        let mut parts = below.split('/');
-        let key = SessionKey::of_slice(parts.next()?)?;
-        let (of, _) = SessionKey::of_scope(parts.next()?)?;
-        let leaf = LeafName::parse(parts.next()?).ok()?;
-        (of == key).then_some(Caller { key, leaf })
-    }
-
-    /// The leaves that stand now, for the daemon that takes over from one that died.
-    pub fn leaves(&self) -> Result<Vec<Caller>, CgroupError> {
-        let machine = match Cgroup::open(self.root()) {
-            Ok(machine) => machine,
-            Err(error) if error.is_gone() => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut found = Vec::new();
-        for slice in machine.children()? {
-            let Some(key) = SessionKey::of_slice(&slice) else { continue };
-            for (scope, _) in self.scopes(&key)? {
-                let names = scope.children()?;
-                let leaves = names.iter().filter_map(|name| LeafName::parse(name).ok());
-                found.extend(leaves.map(|leaf| Caller { key: key.clone(), leaf }));
-            }
-        }
-        Ok(found)
-    }
-
-    /// The scopes of a session whose cgroups are there, newest first.
-    fn scopes(&self, key: &SessionKey) -> Result<Vec<(Cgroup, String)>, CgroupError> {
-        let slice = match Cgroup::open(self.session_directory(key)) {
-            Ok(slice) => slice,
-            Err(error) if error.is_gone() => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let names = slice.children()?;
-        let mut found: Vec<_> = names
-            .iter()
-            .filter_map(|name| SessionKey::of_scope(name))
-            .filter(|(of, _)| of == key)
-            .map(|(_, generation)| generation)
-            .collect();
-        found.sort_unstable_by(|one, other| other.cmp(one));
-        let opened = found.into_iter().filter_map(|generation| {
-            let unit = key.scope(generation);
-            // One that goes at this moment is not there.
-            slice.child(&unit).ok().map(|scope| (scope, unit))
-        });
-        Ok(opened.collect())
-    }
-
     /// Places a launcher in a new leaf, under its limits, and proves it.
     pub fn admit(&self, wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
         let from = Membership::of(wanted.pid).map_err(|_| CgroupAdmitError::LauncherGone)?;
@@ -265,41 +108,6 @@ impl Units {
             }
         }
         Ok(held)
-    }
-
-    fn system_manager(&self) -> Result<Arc<Manager>, SystemdError> {
-        let mut system = lock(&self.system);
-        if let Some(manager) = &*system {
-            return Ok(manager.clone());
-        }
-        Ok(system.insert(Arc::new(Manager::connect(Bus::System)?)).clone())
-    }
-
-    fn session(&self, key: &SessionKey) -> Arc<Mutex<Option<Session>>> {
-        lock(&self.sessions).entry(key.clone()).or_default().clone()
-    }
-
-    /// The scope of the session that has processes, so that systemd will not end it under us.
-    fn living_scope(&self, key: &SessionKey) -> Result<Option<(Cgroup, String)>, CgroupAdmitError> {
-        for (scope, unit) in self.scopes(key)? {
-            if scope.populated()? {
-                return Ok(Some((scope, unit)));
-            }
-        }
-        Ok(None)
-    }
-
-    fn open_session(&self, key: &SessionKey) -> Result<Session, AdmitError> {
-        let access = Access::of(&self.manager.properties(&key.slice())?);
-        Ok(Session { access, ..self.open_groups(key)? })
-    }
-
-    fn open_groups(&self, key: &SessionKey) -> Result<Session, CgroupError> {
-        let group = Group::open(&paths(self.session_directory(key)))?;
-        let machine = Group::open(&paths(self.root()))?;
-        let tally = Arc::new(Tally::begin(group.v2()));
-        let (group, machine) = (Arc::new(group), Arc::new(machine));
-        Ok(Session { group, machine, tally, held: Limits::default(), access: Access::default() })
     }
 
     /// The first launch of a session, or the first after its scope emptied: a scope is started with the launcher in it.
@@ -415,11 +223,6 @@ impl Units {
     fn holds_launcher(&self, scope: &str, wanted: &Admission<'_>) -> bool {
         let expected = self.cgroup_of(wanted.key, scope);
         Membership::of(wanted.pid).is_ok_and(|place| place.v2.as_deref() == Some(expected.as_str()))
-    }
-
-    /// The kernel's path of a scope.
-    fn cgroup_of(&self, key: &SessionKey, scope: &str) -> String {
-        format!("{}/{}/{scope}", self.machine, key.slice())
     }
 
     /// A job that is done is no proof: a zombie attaches "successfully", and a scope can die the moment it starts.
@@ -542,115 +345,6 @@ impl Units {
         }
         Ok(())
     }
-
-    /// Opens a leaf that an earlier daemon made.
-    pub fn adopt(&self, at: &Caller) -> Result<Leaf, CgroupError> {
-        let found = self.scopes(&at.key)?.into_iter().find_map(|(scope, unit)| {
-            let leaf = Group::open(&paths(scope.path().join(at.leaf.as_str()))).ok()?;
-            Some((scope, unit, leaf))
-        });
-        let Some((directory, unit, group)) = found else {
-            let path = self.session_directory(&at.key).join(at.leaf.as_str());
-            return Err(CgroupError::gone(path));
-        };
-        let cgroup = format!("{}/{}", self.cgroup_of(&at.key, &unit), at.leaf.as_str());
-        let session = self.session(&at.key);
-        let mut session = lock(&session);
-        let session = match &mut *session {
-            Some(session) => session,
-            kept => {
-                let access = self.manager.properties(&at.key.slice()).map(|has| Access::of(&has)).unwrap_or_default();
-                kept.insert(Session { access, ..self.open_groups(&at.key)? })
-            }
-        };
-        let above = Above {
-            session: session.group.clone(),
-            machine: session.machine.clone(),
-            scope: Some(Scope { directory, unit, tally: session.tally.clone() }),
-        };
-        Ok(Leaf::new(at.leaf.clone(), group, above, cgroup))
-    }
-
-    /// Removes an empty leaf that a dead daemon left, and its session if that was all.
-    pub fn sweep(&self, at: &Caller) -> Result<(), SweepError> {
-        for (scope, _) in self.scopes(&at.key)? {
-            scope.remove_tree(at.leaf.as_str())?;
-        }
-        self.remove_session(&at.key)
-    }
-
-    /// Stops the slice of a session that has no process any more, and with it a scope that never saw one end. That the
-    /// session is in use again is no error.
-    pub fn remove_session(&self, key: &SessionKey) -> Result<(), SweepError> {
-        let lingering: Vec<_> = std::mem::take(&mut *lock(&self.lingering));
-        for other in lingering.iter().filter(|other| *other != key) {
-            if !self.remove_if_empty(other)? {
-                lock(&self.lingering).push(other.clone());
-            }
-        }
-        self.remove_if_empty(key).map(drop)
-    }
-
-    /// Removes every session that has no process and no leaf.
-    pub fn sweep_empty(&self) {
-        let children = Cgroup::open(self.root()).and_then(|machine| machine.children()).unwrap_or_default();
-        for key in children.iter().filter_map(|slice| SessionKey::of_slice(slice)) {
-            let is_empty = self.scopes(&key).is_ok_and(|scopes| {
-                scopes.iter().all(|(scope, _)| scope.children().is_ok_and(|children| children.is_empty()))
-            });
-            if is_empty {
-                // It is tried again at the next start.
-                let _ = self.remove_if_empty(&key);
-            }
-        }
-    }
-
-    /// `false` where it has processes.
-    fn remove_if_empty(&self, key: &SessionKey) -> Result<bool, SweepError> {
-        let session = self.session(key);
-        let mut session = lock(&session);
-        let directory = self.session_directory(key);
-        let populated = match Cgroup::open(&directory) {
-            Ok(slice) => slice.populated()?,
-            Err(error) if error.is_gone() => false,
-            Err(error) => return Err(error.into()),
-        };
-        if populated {
-            return Ok(false);
-        }
-        self.manager.stop(&key.slice())?;
-        let start = Instant::now();
-        while directory.exists() && start.elapsed() < GONE_MAX {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        *session = None;
-        // Whoever waits for this session at this moment holds it too, and goes on with it.
-        let mut sessions = lock(&self.sessions);
-        if sessions.get(key).is_some_and(|entry| Arc::strong_count(entry) == 2) {
-            sessions.remove(key);
-        }
-        Ok(true)
-    }
-
-    /// Stops the machine's slice where no session is in it: at the daemon's end.
-    pub fn close(&self) {
-        let empty = Cgroup::open(self.root()).and_then(|machine| machine.children());
-        if empty.is_ok_and(|children| children.is_empty()) {
-            // That it is kept by somebody else's unit, or that the manager is gone, harms nobody.
-            let _ = self.manager.stop(MACHINE_SLICE);
-        }
-    }
-}
-
-/// A session was not removed.
-#[derive(Debug, thiserror::Error)]
-pub enum SweepError {
-    /// The kernel refused something.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// systemd refused something.
-    #[error(transparent)]
-    Systemd(#[from] SystemdError),
 }
 
 fn limit_leaf(leaf: &Leaf, wanted: &Admission<'_>) -> Result<(), AdmitError> {
@@ -669,10 +363,6 @@ fn scope_died(error: &AdmitError) -> bool {
         AdmitError::Systemd(error) => error.is_gone(),
         AdmitError::Cgroup(_) | AdmitError::Held(_) => false,
     }
-}
-
-fn paths(v2: PathBuf) -> GroupPaths {
-    GroupPaths { v2, memory: None, pids: None }
 }
 
 fn slice_properties(key: &SessionKey, limits: &Limits) -> Properties {
@@ -715,9 +405,4 @@ fn slice_limits(limits: &Limits) -> Properties {
     }
     set("IOWeight", limits.io_weight.map(|weight| Value::Number(u32::from(weight).into())));
     properties
-}
-
-/// What is locked here is held over one session's admission or removal, which nobody may do twice at a time.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
