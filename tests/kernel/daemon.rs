@@ -34,18 +34,18 @@ fn from_a_host(machine: &Machine, arguments: &[&str]) -> Command {
 }
 
 /// A daemon that a launcher started, told to leave at the end of the test.
-struct OnDemand {
+pub struct OnDemand {
     pid: i32,
 }
 
 impl OnDemand {
     #[track_caller]
-    fn of(machine: &Machine) -> Self {
+    pub fn of(machine: &Machine) -> Self {
         Self { pid: machine.described()["pid"].as_i64().unwrap() as i32 }
     }
 
     #[track_caller]
-    fn stop(self, machine: &Machine) {
+    pub fn stop(self, machine: &Machine) {
         signal(self.pid, Signal::SIGTERM);
         expect_gone(self.pid);
         eventually("it took its directories along", || {

@@ -13,3 +13,4 @@ mod limits;
 mod orders;
 mod ownership;
 mod servers;
+mod upkeep;
