@@ -177,7 +177,7 @@ fn the_hosts_own_wait_tells_how_the_server_ended() {
         let mut server = machine.run(&[], &format!("exit {status}"));
         assert_eq!(server.exit_status(), status);
     }
-    for (name, number) in [("TERM", 15), ("KILL", 9), ("PIPE", 13), ("HUP", 1)] {
+    for (name, number) in [("TERM", 15), ("KILL", 9), ("PIPE", 13), ("USR1", 10)] {
         let mut server = machine.run(&[], &format!("kill -{name} $$"));
         assert_eq!(server.exit_status(), 128 + number);
         assert_eq!(server.stderr(), "", "the host knows already");
