@@ -76,7 +76,8 @@ pub enum BackendError {
     },
 }
 
-/// Why somebody was not placed. Whatever was made is taken back before this is told.
+/// Why somebody was not placed. Whatever was made is taken back before this is told, but for the leaf that [`Unplaced`]
+/// may still hold.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
     /// The kernel refused something, or the launcher is gone.

@@ -1,4 +1,4 @@
-//! Parsers of what the kernel writes in cgroup and proc files. Pure: text in, values out.
+//! Parsers of what the kernel writes in cgroup and proc files: text in, values out. [`Membership::of`] alone reads a file.
 
 /// The value of `key` in a flat keyed file (`populated 1`), as `cgroup.events` and `memory.stat` are.
 pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {

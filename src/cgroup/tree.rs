@@ -52,7 +52,8 @@ pub struct Admission<'a> {
     pub allow_leave: &'a [WildMatch],
 }
 
-/// Why somebody was not placed. Whatever was made is taken back before this is told.
+/// Why somebody was not placed. Whatever was made is taken back before this is told, but for the leaf that [`Unplaced`]
+/// may still hold.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
     /// The launcher died meanwhile.

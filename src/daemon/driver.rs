@@ -1,6 +1,7 @@
 //! The one task that owns the table of sessions: it feeds facts to [`crate::lifecycle`] and carries out the actions.
 //!
-//! Others send it messages and get copies. It never blocks: what takes the kernel long is done by [`super::jobs`].
+//! Others send it messages and get copies. What takes the kernel long is done by [`super::jobs`];
+//! what it reads itself are small files of cgroupfs and proc.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;

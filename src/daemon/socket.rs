@@ -1,7 +1,7 @@
 //! Bytes on the unix socket to driver messages and back: varlink, one task for each connection.
 //!
 //! The peer is who the kernel says it is; nothing a client sends names a path, a unit or a pid that is acted upon. Every
-//! message has a bound, every connection a deadline, and the descriptors that come along are close-on-exec.
+//! message has a bound, every read, answer and write a deadline, and the descriptors that come along are close-on-exec.
 
 use std::io;
 use std::mem::MaybeUninit;
