@@ -161,7 +161,7 @@ fn descriptors_arrive_as_the_host_passed_them_and_none_of_ours_does() {
             arrows.map(|(left, target)| format!("{} {}", number(left), kind(target))).collect()
         };
         let [bare, contained] = bare_and_contained(&machine, &prefix, &["ls", "-l", "/proc/self/fd"]);
-        assert!(listed(&bare).len() >= 3, "{bare:?}");
+        assert!(listed(&bare).iter().any(|line| line.starts_with("1 pipe")), "{bare:?}");
         assert_eq!(listed(&contained), listed(&bare), "{passing:?}");
     }
     machine.expect_nothing_left();
