@@ -116,8 +116,8 @@ python_packages() {
 fill_venv() {
     quietly python3 -m venv --clear "$venv" &&
         quietly "$venv/bin/pip" install --requirement tests/servers/requirements.txt &&
-        # uvx keeps an environment of its own; the ring then runs it without network.
-        UV_CACHE_DIR=$cache/uv UV_CONSTRAINT=tests/servers/requirements.txt \
+        # uvx keeps an environment of its own; the ring then runs it without network. It is to trust whom pip and npm trust.
+        UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 UV_CACHE_DIR=$cache/uv UV_CONSTRAINT=tests/servers/requirements.txt \
             UV_PYTHON=$venv/bin/python UV_PYTHON_DOWNLOADS=never \
             quietly "$venv/bin/uvx" mcp-server-time --help
 }

@@ -7,6 +7,7 @@ mod ending;
 mod jobs;
 mod launching;
 mod log;
+mod places;
 mod publish;
 mod recover;
 mod socket;
@@ -143,7 +144,7 @@ async fn run(
     let listener = listen(&options.socket)?;
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
     let relay = backend.take_stops().map(|stops| tokio::spawn(relay_stops(stops, outbox.clone())));
-    let service = socket::Service { driver: outbox, backend, description };
+    let service = socket::Service::new(outbox, backend, description);
     let connections = tokio::spawn(socket::serve(listener, Arc::new(service)));
     tracing::info!(socket = %options.socket.display(), "ready");
     ready();

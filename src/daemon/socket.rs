@@ -13,9 +13,11 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::driver::{Message, Peer};
 use super::launching::LaunchRequest;
+use super::places::{Place, Places};
 use super::publish;
 use crate::backend::Backend;
 use crate::cgroup::{Membership, has_exited};
@@ -23,11 +25,14 @@ use crate::process;
 use crate::snapshot::SessionView;
 use crate::wire::{self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located};
 
-/// Connections at a time; the others wait in the listen queue.
-const CONNECTIONS_MAX: usize = 512;
+/// How long a client may take for its first message, from its turn on.
+const FIRST_MAX: Duration = Duration::from_secs(10);
 
-/// How long a connection may be silent between messages, and how long it may take to read its reply.
+/// How long it may take for each further one, from the reply to the message's last byte; and to read its reply.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Views that are read from the kernel at a time, so that they leave room for what ends sessions.
+const VIEWS_MAX: usize = 8;
 
 /// How long the driver may take to answer: beyond the longest end.
 const ANSWER_MAX: Duration = Duration::from_secs(700);
@@ -35,9 +40,18 @@ const ANSWER_MAX: Duration = Duration::from_secs(700);
 /// What every connection needs.
 #[derive(Debug)]
 pub(super) struct Service {
-    pub(super) driver: mpsc::Sender<Message>,
-    pub(super) backend: Arc<Backend>,
-    pub(super) description: Description,
+    driver: mpsc::Sender<Message>,
+    backend: Arc<Backend>,
+    description: Description,
+    places: Arc<Places>,
+    views: Semaphore,
+}
+
+impl Service {
+    pub(super) fn new(driver: mpsc::Sender<Message>, backend: Arc<Backend>, description: Description) -> Self {
+        let views = Semaphore::new(VIEWS_MAX);
+        Self { driver, backend, description, places: Arc::default(), views }
+    }
 }
 
 /// Why a connection ended before the client closed it.
@@ -53,13 +67,13 @@ enum ConnectionError {
     Silent,
     #[error("the daemon is stopping")]
     Stopping,
+    #[error("uid {0} has too many connections open")]
+    Crowd(u32),
 }
 
 /// Accepts connections until the listener fails.
 pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) -> io::Result<()> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             // Out of descriptors, or the client is gone already: neither is the end of the service.
@@ -71,22 +85,33 @@ pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) -> io::
         };
         let service = service.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection(stream, &service).await {
+            if let Err(error) = admit(stream, &service).await {
                 tracing::debug!(%error, "connection closed");
             }
-            drop(place);
         });
     }
 }
 
-async fn connection(stream: UnixStream, service: &Service) -> Result<(), ConnectionError> {
+/// Finds out who calls, and serves the connection when its user's turn comes.
+async fn admit(stream: UnixStream, service: &Service) -> Result<(), ConnectionError> {
     let (peer, pidfd) = identify(&stream)?;
-    let mut stream = stream;
+    let place: Place = service.places.open(peer.uid).ok_or(ConnectionError::Crowd(peer.uid))?;
+    let _turn = place.turn().await;
+    connection(stream, peer, pidfd.as_ref(), service).await
+}
+
+async fn connection(
+    mut stream: UnixStream,
+    peer: Peer,
+    pidfd: Option<&OwnedFd>,
+    service: &Service,
+) -> Result<(), ConnectionError> {
+    let mut deadline = Instant::now() + FIRST_MAX;
     let mut inbox = Inbox::default();
     let mut descriptors = Vec::new();
     loop {
         while inbox.whole().is_none() {
-            let read = tokio::time::timeout(SILENCE_MAX, receive(&stream, &mut inbox, &mut descriptors));
+            let read = tokio::time::timeout_at(deadline, receive(&stream, &mut inbox, &mut descriptors));
             match read.await {
                 Err(_) => return Err(ConnectionError::Silent),
                 Ok(Ok(0)) => return Ok(()),
@@ -99,11 +124,12 @@ async fn connection(stream: UnixStream, service: &Service) -> Result<(), Connect
         let Some(message) = inbox.take() else { continue };
         let sent = std::mem::take(&mut descriptors);
         let reply = match Call::decode(&message)? {
-            Ok(call) => answer(service, peer, pidfd.as_ref(), call, sent).await?,
+            Ok(call) => answer(service, peer, pidfd, call, sent).await?,
             Err(fault) => fault.encode(),
         };
         let written = tokio::time::timeout(SILENCE_MAX, stream.write_all(&reply));
         written.await.map_err(|_| ConnectionError::Silent)??;
+        deadline = Instant::now() + SILENCE_MAX;
     }
 }
 
@@ -230,6 +256,12 @@ async fn end(
 
 async fn list(service: &Service, peer: Peer) -> Result<Vec<SessionView>, ConnectionError> {
     let entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
+    read_views(service, entries).await
+}
+
+/// Reads what the kernel tells of these sessions.
+async fn read_views(service: &Service, entries: Vec<publish::Entry>) -> Result<Vec<SessionView>, ConnectionError> {
+    let _one_of_few = service.views.acquire().await.expect("the semaphore is never closed");
     let views = tokio::task::spawn_blocking(move || entries.into_iter().map(publish::view).collect());
     views.await.map_err(|_| ConnectionError::Stopping)
 }
@@ -239,9 +271,7 @@ async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Locate
     let Some(caller) = caller else { return Ok(Err(Fault::NotContained(pid))) };
     let mut entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
     entries.retain(|entry| entry.key == caller.key);
-    let Some(entry) = entries.pop() else { return Ok(Err(Fault::NotContained(pid))) };
-    let view = tokio::task::spawn_blocking(move || publish::view(entry));
-    let session = view.await.map_err(|_| ConnectionError::Stopping)?;
+    let Some(session) = read_views(service, entries).await?.pop() else { return Ok(Err(Fault::NotContained(pid))) };
     Ok(Ok(Located { session, leaf: caller.leaf.as_str().to_owned() }))
 }
 
