@@ -50,10 +50,17 @@ const AFTER_DASHES: [&str; 12] = [
 const SHELLS: [&str; 8] = ["ash", "bash", "busybox", "dash", "fish", "ksh", "sh", "zsh"];
 
 /// Commands of a shell that prepare the one that matters.
-const SETUP: [&str; 20] = [
-    ".", ":", "[", "cd", "echo", "eval", "export", "mkdir", "printf", "pushd", "set", "shopt", "sleep", "source",
-    "test", "trap", "true", "ulimit", "umask", "unset",
+const SETUP: [&str; 33] = [
+    ".", ":", "[", "[[", "break", "cd", "continue", "echo", "eval", "exit", "export", "false", "kill", "local",
+    "mkdir", "printf", "pushd", "read", "readonly", "return", "set", "shift", "shopt", "sleep", "source", "test",
+    "trap", "true", "type", "ulimit", "umask", "unset", "wait",
 ];
+
+/// Words of a shell's grammar that stand before a command.
+const BEFORE: [&str; 8] = ["!", "do", "elif", "else", "if", "then", "until", "while"];
+
+/// Words of a shell's grammar with no command behind them.
+const ALONE: [&str; 7] = ["case", "done", "esac", "fi", "for", "function", "select"];
 
 /// The command line inside this one. `None` where `program` wraps nothing, or what it wraps cannot be told.
 pub(super) fn inside(program: &str, args: &[String]) -> Option<Vec<String>> {
@@ -114,7 +121,14 @@ fn shell(args: &[String]) -> Option<Vec<String>> {
         _ => vec![word],
     };
     let expanded = commands(text).into_iter().map(|words| words.into_iter().flat_map(expand).collect::<Vec<_>>());
-    expanded.filter_map(|words| command(&words)).find(|words| !SETUP.contains(&words[0].as_str()))
+    let begun = expanded.filter_map(|words| {
+        command(words.iter().position(|word| !is_one_of(word, &BEFORE)).map_or(&[], |at| &words[at..]))
+    });
+    begun.into_iter().find(|words| !is_one_of(&words[0], &SETUP) && !is_one_of(&words[0], &ALONE))
+}
+
+fn is_one_of(word: &str, words: &[&str]) -> bool {
+    words.contains(&word)
 }
 
 /// Splits the text of a shell into commands and words, as far as quotes and operators go. It expands nothing: what is
@@ -123,12 +137,22 @@ fn commands(text: &str) -> Vec<Vec<String>> {
     let mut all = vec![Vec::new()];
     let mut word: Option<String> = None;
     let mut quote: Option<char> = None;
+    // How many `$(` of the word are open.
+    let mut nested = 0;
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match (quote, c) {
             (Some(open), c) if c == open => quote = None,
             (Some('"') | None, '\\') => word.get_or_insert_default().extend(chars.next()),
             (Some(_), c) => word.get_or_insert_default().push(c),
+            (None, '(') if nested > 0 || word.as_ref().is_some_and(|word| word.ends_with('$')) => {
+                nested += 1;
+                word.get_or_insert_default().push(c);
+            }
+            (None, c) if nested > 0 => {
+                nested -= usize::from(c == ')');
+                word.get_or_insert_default().push(c);
+            }
             (None, '"' | '\'') => {
                 quote = Some(c);
                 word.get_or_insert_default();
@@ -172,6 +196,10 @@ mod tests {
             ("sh", "-c¦exec \"$0\" \"$@\"¦npx¦x", Some("exec¦npx¦x")),
             ("sh", "-c¦exec \"$@\"¦sh¦npx¦x", Some("exec¦npx¦x")),
             ("sh", "-c¦{ npx ${X}; }", Some("npx¦${X}")),
+            ("sh", "-c¦if [ -f x ]; then npx x; else exit 1; fi", Some("npx¦x")),
+            ("sh", "-c¦for i in 1 2; do A=b npx x; done", Some("npx¦x")),
+            ("sh", "-c¦while ! npx x; do sleep 1; done; exit", Some("npx¦x")),
+            ("sh", "-c¦i=0; while [ $i -lt 9 ]; do sleep 1 & i=$((i+1)); done; wait", None),
             ("sh", "-c¦", None),
             ("sh", "-c", None),
             ("sh", "-e¦start.sh¦x", Some("start.sh¦x")),
