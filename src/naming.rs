@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::session::{Name, SessionId, SessionRef};
+use crate::session::{Name, SessionId};
 
 /// The text is not a name that this module makes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +32,7 @@ impl NamingError {
 ///
 /// It holds letters, digits and `_` only. Above all no `-`: systemd takes `a-b.slice` for a child of `a.slice`
 /// (systemd.slice(5)). 48 bits do not collide by accident, but a user can search for a collision on purpose, so whoever
-/// keys a table by this compares the [`SessionRef`] as well and refuses a second session under the same key.
+/// keys a table by this compares uid and id as well and refuses a second session under the same key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SessionKey(String);
@@ -96,12 +96,6 @@ impl SessionKey {
 
 /// The systemd slice of all of pinfold.
 pub const MACHINE_SLICE: &str = "pinfold.slice";
-
-impl From<&SessionRef> for SessionKey {
-    fn from(session: &SessionRef) -> Self {
-        Self::new(session.uid, &session.id)
-    }
-}
 
 /// The directory of one launch below its session: `<slug>.<launch>`, for instance `server-filesystem.17`.
 ///

@@ -155,15 +155,6 @@ pub enum NamedBy {
     Nested,
 }
 
-/// Who a session is: two users' equal ids are two sessions.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct SessionRef {
-    /// The user whose session it is.
-    pub uid: u32,
-    /// What its host calls it.
-    pub id: SessionId,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

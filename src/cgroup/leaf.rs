@@ -2,6 +2,7 @@
 //!
 //! A leaf is single-use: once `cgroup.kill` was written in it, kernels before 7.3 kill at birth what clone3(2) puts there.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,9 @@ const PAUSE_FIRST: Duration = Duration::from_micros(50);
 
 /// The longest pause between two reads of `cgroup.events`.
 const PAUSE_MOST: Duration = Duration::from_millis(10);
+
+/// Processes that are held at a time to be killed one by one.
+const HELD_MAX: usize = 256;
 
 /// The kernel killed in the leaf for memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,10 +150,12 @@ impl Leaf {
             _ => {}
         }
         for companion in [&self.group.memory, &self.group.pids].into_iter().flatten() {
-            for pid in companion.all_processes()? {
-                let Some(pidfd) = open_process(pid) else { continue };
-                if in_companion(companion, pid) {
-                    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            for pids in companion.all_processes()?.chunks(HELD_MAX) {
+                let held: Vec<_> = pids.iter().filter_map(|pid| Some((*pid, open_process(*pid)?))).collect();
+                // Before they were held, a number may have passed to a stranger.
+                let still_in: HashSet<i32> = companion.all_processes()?.into_iter().collect();
+                for (_, pidfd) in held.iter().filter(|(pid, _)| still_in.contains(pid)) {
+                    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
                 }
             }
         }
@@ -256,11 +262,6 @@ impl Leaf {
             None => self.above.session.remove_child(self.name.as_str()),
         }
     }
-}
-
-/// Whether the process is in this v1 companion now: the number alone may have passed to a stranger.
-fn in_companion(companion: &Cgroup, pid: i32) -> bool {
-    companion.all_processes().is_ok_and(|pids| pids.contains(&pid))
 }
 
 /// A descriptor of the process with this number now, if there is one.
