@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::cgroup::{Cgroup, CgroupError, Membership, Mount};
 use crate::limits::{Bytes, Limit, Limits};
+use crate::sys::bpf::Attach;
 use crate::systemd::{Manager, Properties, SystemdError, Value, Variant};
 
 /// Restrictions of access that another unit can be given.
@@ -62,6 +63,14 @@ pub enum HeldError {
     /// Something cannot be taken along.
     #[error(transparent)]
     CannotCopy(#[from] CannotCopy),
+    /// Somebody other than systemd attached a program to a cgroup that the launcher would leave: a container runtime does.
+    #[error("moving the launcher would free it from the BPF program ({kind}) of {cgroup}, which systemd did not make")]
+    Program {
+        /// Where it is attached, as bpftool(8) calls it.
+        kind: &'static str,
+        /// Whose it is.
+        cgroup: String,
+    },
     /// The launcher's own cgroup cannot be seen.
     #[error("the launcher's cgroup {0:?} is not visible in this daemon's cgroup namespace")]
     Invisible(Membership),
@@ -85,13 +94,22 @@ pub(super) fn steps(from: &str, to: &str) -> Vec<Step> {
     let mut at = from.trim_end_matches('/');
     while !at.is_empty() && !below(to, at) {
         let (above, name) = at.rsplit_once('/').unwrap_or(("", at));
-        let is_unit =
-            [".service", ".scope", ".slice", ".socket", ".mount", ".swap"].iter().any(|end| name.ends_with(end));
         let user = above.split('/').any(|part| part.starts_with("user@") && part.ends_with(".service"));
-        found.push(Step { cgroup: at.to_owned(), unit: is_unit.then(|| name.to_owned()), user });
+        found.push(Step { cgroup: at.to_owned(), unit: is_unit(name).then(|| name.to_owned()), user });
         at = above;
     }
     found
+}
+
+impl Step {
+    /// The unit that it is, or that it stands in.
+    pub(super) fn unit_around(&self) -> Option<&str> {
+        self.cgroup.rsplit('/').find(|name| is_unit(name))
+    }
+}
+
+fn is_unit(name: &str) -> bool {
+    [".service", ".scope", ".slice", ".socket", ".mount", ".swap"].iter().any(|end| name.ends_with(end))
 }
 
 impl Held {
@@ -136,6 +154,23 @@ impl Held {
         }
         Ok(())
     }
+}
+
+/// The first program that a unit's properties do not account for.
+pub(super) fn unaccounted(programs: &[Attach], has: &BTreeMap<String, Variant>) -> Option<Attach> {
+    let set = |names: &[&str]| names.iter().any(|name| has.get(*name).is_some_and(|value| !value.is_nothing()));
+    let accounted = |at: &Attach| match at {
+        Attach::Device => {
+            set(&["DeviceAllow"]) || has.get("DevicePolicy").is_some_and(|policy| !policy.is_text("auto"))
+        }
+        Attach::Ingress | Attach::Egress => {
+            set(&["IPAddressAllow", "IPAddressDeny", "RestrictNetworkInterfaces"])
+                || has.get("IPAccounting").is_some_and(Variant::is_true)
+        }
+        Attach::Bind4 | Attach::Bind6 => set(&["SocketBindAllow", "SocketBindDeny"]),
+        _ => false,
+    };
+    programs.iter().copied().find(|at| !accounted(at))
 }
 
 impl Access {

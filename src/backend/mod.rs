@@ -363,6 +363,9 @@ pub fn refusal(error: &AdmitError) -> Refusal {
         AdmitError::Held(HeldError::CannotCopy(_)) => {
             "set the same for pinfold.slice and name the unit in `allow_leave` of the configuration, or launch from another unit"
         }
+        AdmitError::Held(HeldError::Program { .. }) => {
+            "name the unit in `allow_leave` of the configuration, launch from another one, or run a pinfold of its own in there"
+        }
         AdmitError::Held(HeldError::Systemd(_)) => "`systemctl status` tells whether the manager answers",
         AdmitError::Held(HeldError::Cgroup(_) | HeldError::Invisible(_)) => {
             "run pinfold in the same cgroup namespace as its callers"
@@ -382,8 +385,8 @@ fn cgroup_remedy(error: &CgroupAdmitError) -> &'static str {
             "`pinfold doctor` tells what holds here"
         }
         CgroupAdmitError::Invisible(_) => "run pinfold in the same cgroup namespace as its callers",
-        CgroupAdmitError::Sheds { .. } => {
-            "run a pinfold of its own inside that cgroup (`pinfold serve --root`), so that the limit keeps holding"
+        CgroupAdmitError::Sheds { .. } | CgroupAdmitError::ShedsProgram { .. } => {
+            "run a pinfold of its own inside that cgroup (`pinfold serve --root`), so that it keeps holding"
         }
     }
 }

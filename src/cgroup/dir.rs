@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 
 use super::files;
+use crate::sys::bpf::{self, Attach};
 
 /// The most that is read of one file; the longest, `cgroup.procs`, then tells half a million processes.
 const FILE_BYTES_MAX: usize = 4 << 20;
@@ -134,6 +135,11 @@ impl Cgroup {
     /// Whether it has this file: a controller that is not enabled here has none.
     pub fn has(&self, file: &str) -> bool {
         rustix::fs::accessat(&self.fd, file, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    }
+
+    /// Where BPF programs are attached to it, as far as the kernel tells us: that takes `CAP_NET_ADMIN`.
+    pub fn programs(&self) -> Vec<Attach> {
+        Attach::ALL.into_iter().filter(|at| bpf::attached(&self.fd, *at).is_ok_and(|count| count > 0)).collect()
     }
 
     /// Whether children can be made in it.

@@ -86,6 +86,14 @@ pub enum AdmitError {
         /// Whose it is.
         cgroup: PathBuf,
     },
+    /// Moving it would free it from what somebody attached to its cgroup.
+    #[error("moving the launcher would free it from the BPF program ({kind}) of {}", cgroup.display())]
+    ShedsProgram {
+        /// Where it is attached, as bpftool(8) calls it.
+        kind: &'static str,
+        /// Whose it is.
+        cgroup: PathBuf,
+    },
 }
 
 /// Somebody was not placed.
@@ -374,9 +382,10 @@ impl Tree {
         }
     }
 
-    /// On pure v2 a launcher leaves every limit between its cgroup and what it has in common with our tree.
+    /// A launcher leaves what is attached to the cgroups between its own and what it has in common with our tree, and on
+    /// pure v2 their limits.
     fn refuse_shedding(&self, from: &Membership) -> Result<(), AdmitError> {
-        let Layout::Pure { v2 } = &self.layout else { return Ok(()) };
+        let (v2, limited) = (self.layout.v2(), matches!(self.layout, Layout::Pure { .. }));
         if self.locate(from).is_some() {
             return Ok(());
         }
@@ -384,8 +393,11 @@ impl Tree {
         let mut place = from.v2.as_deref().and_then(|cgroup| v2.directory(cgroup)).ok_or_else(invisible)?;
         while !self.root.starts_with(&place) && place != v2.point {
             let cgroup = Cgroup::open(&place)?;
+            if let Some(program) = cgroup.programs().first() {
+                return Err(AdmitError::ShedsProgram { kind: program.word(), cgroup: place });
+            }
             for file in ["memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max"] {
-                let Ok(value) = cgroup.read(file) else { continue };
+                let Some(value) = cgroup.read(file).ok().filter(|_| limited) else { continue };
                 let value = value.trim();
                 if !value.starts_with("max") {
                     return Err(AdmitError::Sheds { file, value: value.to_owned(), cgroup: place });

@@ -1,6 +1,8 @@
 //! Raw system calls: the only `unsafe` of the crate. Each block states the fact that makes it sound.
 #![expect(unsafe_code, reason = "this is the room for it")]
 
+pub mod bpf;
+
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;

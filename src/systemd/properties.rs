@@ -48,6 +48,11 @@ impl Variant {
         matches!(&*self.0, DBus::Str(own) if own.as_str() == text)
     }
 
+    /// Whether it is a flag that is set.
+    pub fn is_true(&self) -> bool {
+        matches!(&*self.0, DBus::Bool(true))
+    }
+
     /// Two lists as one. `None` where they are none, or none of the same type.
     pub fn joined(&self, other: &Self) -> Option<Self> {
         let (DBus::Array(one), DBus::Array(two)) = (&*self.0, &*other.0) else { return None };

@@ -14,4 +14,5 @@ mod limits;
 mod orders;
 mod ownership;
 mod servers;
+mod shedding;
 mod upkeep;

@@ -399,3 +399,27 @@ pub fn lives(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
+
+/// Attaches a BPF program to a cgroup that allows every device, as a container runtime attaches one that does not.
+#[track_caller]
+pub fn attach_device_program(cgroup: &Path) {
+    let attached = Command::new("python3").args(["-c", ATTACH]).arg(cgroup).output().unwrap();
+    assert!(attached.status.success(), "{attached:?}");
+}
+
+/// bpf(2): BPF_PROG_LOAD of `r0 = 1; exit` as BPF_PROG_TYPE_CGROUP_DEVICE, then BPF_PROG_ATTACH at BPF_CGROUP_DEVICE.
+const ATTACH: &str = r"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def bpf(command, attributes):
+    buffer = ctypes.create_string_buffer(attributes, 128)
+    done = libc.syscall(321, command, buffer, len(buffer))
+    if done < 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+    return done
+code = ctypes.create_string_buffer(struct.pack('<BBhi', 0xb7, 0, 0, 1) + struct.pack('<BBhi', 0x95, 0, 0, 0))
+license = ctypes.create_string_buffer(b'GPL')
+program = bpf(5, struct.pack('IIQQ', 15, 2, ctypes.addressof(code), ctypes.addressof(license)))
+cgroup = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY)
+bpf(8, struct.pack('IIII', cgroup, program, 6, 0))
+";

@@ -58,3 +58,33 @@ fn addresses_and_devices_that_a_unit_denies_are_denied_to_its_session() {
     machine.ask(&["end", "--all"]);
     machine.expect_nothing_left();
 }
+
+#[test]
+fn a_program_that_somebody_attached_behind_systemds_back_is_not_shed() {
+    if !offered() || !is_system() {
+        return;
+    }
+    for (config, launched) in [("", false), ("allow_leave = ['pinfold-test-host.service']\n", true)] {
+        let machine = Machine::with_config(config);
+        let manager =
+            ["systemd-run", "--system", "--quiet", "--collect", "--unit=pinfold-test-host", "--service-type=exec"];
+        let started = Command::new(manager[0]).args(&manager[1..]).args(["sleep", "1000"]).status().unwrap();
+        assert!(started.success());
+        let cgroup = property("pinfold-test-host.service", "ControlGroup");
+        let cgroup = std::path::Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/'));
+        attach_device_program(&cgroup);
+        let run = machine.pinfold(&["run", "--session", "s", "--", "echo", "launched"]);
+        let mut sh = Command::new("sh");
+        sh.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\""])
+            .arg(&cgroup)
+            .arg(run.get_program())
+            .args(run.get_args());
+        sh.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = sh.stdin(Stdio::null()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.stdout == b"launched\n", launched, "{told}");
+        assert_eq!(told.contains("would free it from the BPF program (cgroup_device) of"), !launched, "{told}");
+        systemctl(&["stop", "pinfold-test-host.service"]);
+        machine.expect_nothing_left();
+    }
+}

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-pub use crate::kernel::{Launched, eventually, lives, processes, signal};
+pub use crate::kernel::{Launched, attach_device_program, eventually, lives, processes, signal};
 use crate::kernel::{PINFOLD, slowness};
 
 /// The binary under test: `PINFOLD_TEST_BINARY` in a guest, where what was built lies elsewhere.

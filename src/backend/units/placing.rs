@@ -1,12 +1,13 @@
 //! A launch in a session of units: slice and scope are started, the leaf is made and limited, the launcher moved in, and
 //! each step proved from the kernel and from the manager.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Session, Units, lock, paths};
-use crate::backend::held::{CannotCopy, Held, HeldError};
+use crate::backend::held::{CannotCopy, Held, HeldError, Step};
 use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
     Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Controllers, Group, KnobError, Leaf, Make, Membership,
@@ -91,10 +92,12 @@ impl Units {
         }
         let to = format!("{}/{}", self.machine, wanted.key.slice());
         for step in held::steps(path, &to) {
-            held.add_limits(&held::open(self.layout.v2(), from, &step.cgroup)?);
+            let cgroup = held::open(self.layout.v2(), from, &step.cgroup)?;
+            held.add_limits(&cgroup);
+            self.refuse_programs(&step, &cgroup, wanted)?;
             // A user manager has not the privilege for more.
             let Some(unit) = step.unit.filter(|_| !step.user) else { continue };
-            let may_leave = wanted.allow_leave.iter().any(|glob| glob.matches(&unit));
+            let may_leave = may_leave(&unit, wanted);
             match self.manager.bus() {
                 Bus::System => held.add_access(&self.manager, &unit, may_leave)?,
                 Bus::User(_) => {
@@ -108,6 +111,26 @@ impl Units {
             }
         }
         Ok(held)
+    }
+
+    /// What somebody attached to a cgroup behind systemd's back cannot be taken along.
+    fn refuse_programs(&self, step: &Step, cgroup: &Cgroup, wanted: &Admission<'_>) -> Result<(), HeldError> {
+        let programs = cgroup.programs();
+        let has = match (&step.unit, programs.is_empty()) {
+            (_, true) => return Ok(()),
+            (Some(unit), false) if !step.user => match self.manager.bus() {
+                Bus::System => self.manager.properties(unit)?,
+                Bus::User(_) => self.system_manager()?.properties(unit)?,
+            },
+            // A user manager has not the privilege to attach any.
+            _ => BTreeMap::new(),
+        };
+        match held::unaccounted(&programs, &has) {
+            Some(program) if !step.unit_around().is_some_and(|unit| may_leave(unit, wanted)) => {
+                Err(HeldError::Program { kind: program.word(), cgroup: step.cgroup.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The first launch of a session, or the first after its scope emptied: a scope is started with the launcher in it.
@@ -345,6 +368,10 @@ impl Units {
         }
         Ok(())
     }
+}
+
+fn may_leave(unit: &str, wanted: &Admission<'_>) -> bool {
+    wanted.allow_leave.iter().any(|glob| glob.matches(unit))
 }
 
 fn limit_leaf(leaf: &Leaf, wanted: &Admission<'_>) -> Result<(), AdmitError> {

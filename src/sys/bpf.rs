@@ -1,0 +1,95 @@
+//! Which BPF programs somebody attached to a cgroup (bpf(2), `BPF_PROG_QUERY`): they restrict what no cgroup file tells.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// `BPF_PROG_QUERY` of linux/bpf.h.
+const PROG_QUERY: libc::c_int = 16;
+
+/// Where a program is attached: a number of `enum bpf_attach_type` in linux/bpf.h, which only ever grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// What comes in from the network.
+    Ingress = 0,
+    /// What goes out to it.
+    Egress = 1,
+    /// New sockets.
+    SockCreate = 2,
+    /// Devices that are opened.
+    Device = 6,
+    /// Addresses that sockets are bound to.
+    Bind4 = 8,
+    /// As `Bind4`, for IPv6.
+    Bind6 = 9,
+    /// Addresses that sockets are connected to.
+    Connect4 = 10,
+    /// As `Connect4`, for IPv6.
+    Connect6 = 11,
+    /// Addresses that datagrams are sent to.
+    SendMsg4 = 14,
+    /// As `SendMsg4`, for IPv6.
+    SendMsg6 = 15,
+    /// Kernel settings below /proc/sys.
+    Sysctl = 18,
+}
+
+impl Attach {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Ingress,
+        Self::Egress,
+        Self::SockCreate,
+        Self::Device,
+        Self::Bind4,
+        Self::Bind6,
+        Self::Connect4,
+        Self::Connect6,
+        Self::SendMsg4,
+        Self::SendMsg6,
+        Self::Sysctl,
+    ];
+
+    /// As bpftool(8) calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ingress => "cgroup_inet_ingress",
+            Self::Egress => "cgroup_inet_egress",
+            Self::SockCreate => "cgroup_inet_sock_create",
+            Self::Device => "cgroup_device",
+            Self::Bind4 => "cgroup_inet4_bind",
+            Self::Bind6 => "cgroup_inet6_bind",
+            Self::Connect4 => "cgroup_inet4_connect",
+            Self::Connect6 => "cgroup_inet6_connect",
+            Self::SendMsg4 => "cgroup_udp4_sendmsg",
+            Self::SendMsg6 => "cgroup_udp6_sendmsg",
+            Self::Sysctl => "cgroup_sysctl",
+        }
+    }
+}
+
+/// The part of `union bpf_attr` that a query uses, and the room that newer kernels write to.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct Query {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    reserved: [u32; 9],
+}
+
+/// How many programs are attached to this cgroup itself at one place. It takes `CAP_NET_ADMIN`; without it, and on a
+/// kernel without BPF, the kernel refuses to tell.
+pub fn attached(cgroup: impl AsFd, at: Attach) -> Result<u32, Errno> {
+    let target_fd = u32::try_from(cgroup.as_fd().as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    let mut query = Query { target_fd, attach_type: at as u32, ..Query::default() };
+    // SAFETY: the kernel reads and writes no more than the size that is given, which is that of the structure; with no
+    // array of numbers in it, it writes the count and flags only.
+    let told = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    Errno::result(told)?;
+    Ok(query.prog_cnt)
+}
