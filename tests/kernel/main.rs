@@ -13,4 +13,5 @@ mod limits;
 mod orders;
 mod ownership;
 mod servers;
+mod ttl;
 mod upkeep;
