@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Bytes;
+use crate::timespan::TimeSpan;
 
 /// Whose limit it was: the server's own, its session's, or the machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +58,11 @@ pub enum Cause {
         /// Whose limit was reached.
         level: Level,
     },
+    /// Its session's time-to-live is over.
+    Expired {
+        /// How long that was.
+        ttl: TimeSpan,
+    },
     /// The launch failed after its leaf was made: there never was a server.
     LaunchFailed,
 }
@@ -71,7 +77,7 @@ impl Cause {
             Self::OwnerGone => Some(3),
             Self::StdinClosed => Some(2),
             Self::LeaderExited => Some(1),
-            Self::Requested | Self::Pids { .. } | Self::LaunchFailed => None,
+            Self::Requested | Self::Pids { .. } | Self::Expired { .. } | Self::LaunchFailed => None,
         }
     }
 
@@ -85,6 +91,7 @@ impl Cause {
             Self::OwnerGone => "owner_gone",
             Self::Memory { .. } => "memory",
             Self::Pids { .. } => "pids",
+            Self::Expired { .. } => "expired",
             Self::LaunchFailed => "launch_failed",
         }
     }
@@ -101,6 +108,7 @@ impl fmt::Display for Cause {
             Self::OwnerGone => f.write_str("the process that owned it is gone"),
             Self::Memory { level } => write!(f, "memory ran out: {} was reached", whose("memory", *level)),
             Self::Pids { level } => write!(f, "no more processes: {} was reached", whose("process", *level)),
+            Self::Expired { ttl } => write!(f, "its session's time-to-live of {ttl} is over"),
             Self::LaunchFailed => f.write_str("its launch failed"),
         }
     }

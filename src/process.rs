@@ -3,8 +3,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags};
+use rustix::time::ClockId;
 
 use crate::policy::ProcessFacts;
 use crate::session::ProcessId;
@@ -95,6 +97,22 @@ pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
     pid.ok_or_else(|| io::Error::other("the descriptor is no pidfd"))
+}
+
+/// Time since boot, the machine's sleep included (`CLOCK_BOOTTIME`, clock_gettime(2)).
+pub fn since_boot() -> Duration {
+    elapsed(ClockId::Boottime)
+}
+
+/// Time since boot without the machine's sleep (`CLOCK_MONOTONIC`): what systemd's timers go by.
+pub fn awake_since_boot() -> Duration {
+    elapsed(ClockId::Monotonic)
+}
+
+/// What a clock shows that begins at zero.
+fn elapsed(clock: ClockId) -> Duration {
+    let now = rustix::time::clock_gettime(clock);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// The id of this boot: what was written down before it is about other processes.

@@ -16,6 +16,7 @@ use crate::naming::{LeafName, SessionKey};
 use crate::outcome::Cause;
 use crate::policy::OnPids;
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
+use crate::timespan::TimeSpan;
 
 /// A record is far smaller; what is larger is none of ours.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
@@ -65,11 +66,23 @@ pub struct Record {
     pub on_pids: OnPids,
     /// When it was launched.
     pub started_at: SystemTime,
+    /// When its session's time is over, where it has a time-to-live.
+    #[serde(default)]
+    pub expires: Option<Expiry>,
     /// Limits that do not hold.
     pub warnings: Vec<String>,
     /// Its end, once that has begun: it goes on whatever becomes of the daemon that began it.
     #[serde(default)]
     pub ending: Option<Ending>,
+}
+
+/// When a session's time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiry {
+    /// How long it was given to live.
+    pub ttl: TimeSpan,
+    /// The moment, since boot (`CLOCK_BOOTTIME`): whoever sets the clock does not move it, and the machine's sleep counts.
+    pub at: Duration,
 }
 
 /// An end that has begun.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::argv::MaskedArgv;
 use crate::limits::Bytes;
 use crate::session::{Name, SessionId};
+use crate::timespan::TimeSpan;
 
 /// Memory charged to a cgroup, in bytes. `null` where the kernel does not tell, or where there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,10 @@ pub struct SessionView {
     pub backend: String,
     /// The session's directory, an absolute path.
     pub cgroup: String,
+    /// How long it may live from its first launch on; `null` where that has no end.
+    pub ttl: Option<TimeSpan>,
+    /// When that is over, RFC 3339 in UTC.
+    pub expires_at: Option<String>,
     /// Processes of all its servers.
     pub processes: u32,
     /// What it uses, all servers together.

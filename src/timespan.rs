@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// A time span as in systemd.time(7), of one part: a whole number with `ms`, `s`, `min`, `h` or `d`, at most 30 days.
 ///
 /// A number without a unit is refused, so that nobody waits 5000 seconds for what was meant as milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TimeSpan(Duration);
 

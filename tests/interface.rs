@@ -73,6 +73,8 @@ fn session() -> SessionView {
         state: "running".into(),
         backend: "cgroupfs".into(),
         cgroup: "/sys/fs/cgroup/x".into(),
+        ttl: None,
+        expires_at: None,
         processes: 3,
         memory: MemoryView::default(),
         servers: vec![server()],
@@ -92,7 +94,9 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
         peak_bytes: None,
     };
     let ended = Ended { session: session().id, server: server().name, leaf: "fs.1".into(), outcome };
-    assert_eq!(written("type Ended ("), sent(&ended));
+    let expired = Outcome { cause: Cause::Expired { ttl: "8h".parse().unwrap() }, ..outcome };
+    let expired = Ended { outcome: expired, ..ended.clone() };
+    assert_eq!(written("type Ended ("), sent(&ended).union(&sent(&expired)).cloned().collect());
 }
 
 #[test]

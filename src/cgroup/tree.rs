@@ -6,6 +6,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use wildmatch::WildMatch;
@@ -50,6 +51,8 @@ pub struct Admission<'a> {
     pub server: Limits,
     /// Units that it may leave whatever held it there.
     pub allow_leave: &'a [WildMatch],
+    /// Since boot (`CLOCK_BOOTTIME`): when its end, if that was ordered for its session's time-to-live, has to be over.
+    pub until: Option<Duration>,
 }
 
 /// Why somebody was not placed. Whatever was made is taken back before this is told, but for the leaf that [`Unplaced`]

@@ -68,6 +68,9 @@ fn page(session: &SessionView) -> String {
         ls::amount(memory.max_bytes),
         session.processes,
     );
+    if let (Some(ttl), Some(at)) = (&session.ttl, &session.expires_at) {
+        page.push_str(&format!(" Expires: {at}, {ttl} after its first launch\n"));
+    }
     for server in &session.servers {
         page.push_str(&format!(
             "\n  {} ({}), process {}, since {}\n    {}\n    processes: {}; memory: {} RSS, {} at most, limit {}; stdin {}{}\n",

@@ -9,9 +9,12 @@ use serde::Deserialize;
 use wildmatch::WildMatch;
 
 use crate::limits::{CpuMax, Limit, LimitError, LimitWishes, MEMORY_MAX_FLOOR, MemorySize, PidsMax, Weight};
-use crate::policy::{GRACE_MAX, HostRule, OnPids, Rule, ServerWishes, Settings, Uncontained, WhenRule};
+use crate::policy::{GRACE_MAX, HostRule, OnPids, Rule, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule};
 use crate::session::Name;
 use crate::timespan::{TimeSpan, TimeSpanError};
+
+/// The shortest time that a session may be given to live.
+const TTL_MIN: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,7 +25,7 @@ pub(super) struct File {
     #[serde(default)]
     machine: LevelTable,
     #[serde(default)]
-    session: LevelTable,
+    session: SessionTable,
     #[serde(default)]
     server: ServerTable,
     #[serde(default)]
@@ -42,7 +45,7 @@ impl File {
             uncontained: self.uncontained.unwrap_or(built_in.uncontained),
             allow_leave: self.allow_leave.iter().flatten().map(|pattern| WildMatch::new(pattern)).collect(),
             machine: self.machine.limits(),
-            session: self.session.limits(),
+            session: self.session.wishes(),
             server: self.server.wishes(),
             rules: self.rule.iter().map(|rule| rule.0.clone()).collect(),
             ..built_in
@@ -81,7 +84,14 @@ macro_rules! table_of_limits {
     };
 }
 table_of_limits!(LevelTable {});
+table_of_limits!(SessionTable { ttl: Ttl });
 table_of_limits!(ServerTable { grace: Grace, stdin_grace: Grace, on_pids: OnPids });
+
+impl SessionTable {
+    fn wishes(&self) -> SessionWishes {
+        SessionWishes { limits: self.limits(), ttl: self.ttl.map(|Ttl(ttl)| ttl) }
+    }
+}
 
 impl ServerTable {
     fn wishes(&self) -> ServerWishes {
@@ -103,7 +113,7 @@ struct RuleTable(Rule);
 #[serde(deny_unknown_fields)]
 struct WrittenRule {
     when: When,
-    session: Option<LevelTable>,
+    session: Option<SessionTable>,
     server: Option<ServerTable>,
 }
 
@@ -133,7 +143,7 @@ impl TryFrom<WrittenRule> for RuleTable {
         let glob = |pattern: Option<String>| pattern.map(|pattern| WildMatch::new(&pattern));
         Ok(Self(Rule {
             when: WhenRule { host: glob(when.host), session: glob(when.session), server: glob(when.server) },
-            session: session.unwrap_or_default().limits(),
+            session: session.unwrap_or_default().wishes(),
             server: server.unwrap_or_default().wishes(),
         }))
     }
@@ -237,6 +247,27 @@ impl TryFrom<Scalar> for Grace {
             return Err(format!("{span} would hold up the end of a session for too long; write at most {max}s"));
         }
         Ok(Self(span.duration()))
+    }
+}
+
+/// How long a session may live. Less than a second would end it before its first server has answered.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+struct Ttl(Limit<TimeSpan>);
+
+impl TryFrom<Scalar> for Ttl {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        if text == "infinity" {
+            return Ok(Self(Limit::Infinity));
+        }
+        let span: TimeSpan = text.parse().map_err(|TimeSpanError { .. }| {
+            format!("{text:?} is not a time to live; write 8h, 30min or \"infinity\" (at most 30d)")
+        })?;
+        if span.duration() < TTL_MIN {
+            return Err(format!("{span} is too short to live for; write at least {}s", TTL_MIN.as_secs()));
+        }
+        Ok(Self(Limit::At(span)))
     }
 }
 

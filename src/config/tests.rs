@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::{Bytes, LimitWishes, MemorySize};
-use crate::policy::{OnPids, Uncontained};
+use crate::limits::{Bytes, MemorySize};
+use crate::policy::{OnPids, SessionWishes, Uncontained};
 use crate::session::{Name, SessionId};
 
 const SAMPLE: &str = include_str!("../../deploy/pinfold.toml");
@@ -56,6 +56,7 @@ fn the_sample_shows_every_key() {
         "uncontained",
         "on_pids",
         "stdin_grace",
+        "ttl",
         "idle_exit",
         "sessions_max",
         "servers_max",
@@ -87,6 +88,7 @@ fn every_key_is_understood() {
         memory_max = "infinity"
         [session]
         pids_max = "infinity"
+        ttl = "8h"
         [server]
         memory_max = "1.5G"
         memory_swap_max = 0
@@ -100,6 +102,9 @@ fn every_key_is_understood() {
         [[rule]]
         when.server = "a*"
         server.memory_max = "16M"
+        [[rule]]
+        when.host = "a*"
+        session.ttl = "infinity"
         [[host]]
         name = "codex"
         session_env = "CODEX_THREAD_ID"
@@ -122,7 +127,9 @@ fn every_key_is_understood() {
     assert_eq!(settings.server.grace, Some(Duration::from_millis(500)));
     assert_eq!((settings.server.stdin_grace, settings.server.on_pids), (Some(Duration::ZERO), Some(OnPids::End)));
     assert!(settings.server.limits.cpu_weight.is_some() && settings.server.limits.io_weight.is_some());
-    assert_eq!(settings.rules[0].session, LimitWishes::default());
+    assert_eq!(settings.rules[0].session, SessionWishes::default());
+    assert_eq!(settings.session.ttl, Some(Limit::At("8h".parse().unwrap())));
+    assert_eq!(settings.rules[1].session.ttl, Some(Limit::Infinity));
     let codex = settings.host(&Name::parse("codex").unwrap()).unwrap();
     assert_eq!(codex.session_env.as_deref(), Some("CODEX_THREAD_ID"));
     assert!(codex.session_is_process && codex.commands == ["codex"], "what was not said stays");
@@ -145,6 +152,9 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ("[server]\nmemory_max = true", "p.toml:2: memory_max = true: \"true\" is not a memory size"),
         ("[session]\nmemory_max = \"0%\"", "p.toml:2: memory_max = \"0%\": 0% is less"),
         ("[session]\nmemory_high = \"1G\"", "p.toml:2: memory_high = \"1G\": memory_high is not held yet"),
+        ("[session]\nttl = 5", "p.toml:2: ttl = 5: \"5\" is not a time to live; write 8h"),
+        ("[session]\nttl = \"999ms\"", "p.toml:2: ttl = \"999ms\": 999ms is too short to live for; write at least 1s"),
+        ("[machine]\nttl = \"1h\"", "p.toml:2: ttl = \"1h\": unknown field"),
         ("[machine]\npids_max = 0", "p.toml:2: pids_max = 0: \"0\" is not a number of processes"),
         ("[machine]\ngrace = \"1s\"", "p.toml:2: grace = \"1s\": unknown field"),
         ("[server]\ncpu_weight = 0", "p.toml:2: cpu_weight = 0: \"0\" is not a weight"),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::expiry::Alarm;
 use super::jobs::{self, Done, Work};
 use super::launching::{Admitted, LaunchRequest};
 use super::publish::{self, Entry};
@@ -101,6 +102,8 @@ pub(super) struct Driver {
     pub(super) start: Instant,
     /// For the work it starts.
     pub(super) outbox: mpsc::Sender<Message>,
+    /// Rings when a session's time is over.
+    pub(super) alarm: Alarm,
     /// Leave when nothing was contained for so long.
     pub(super) idle_exit: Option<Duration>,
     /// Since when nothing is contained.
@@ -227,6 +230,7 @@ impl Driver {
                 }
             }
             Source::Events(number) => self.look(number),
+            Source::Alarm => self.expire(),
             Source::Oom(number) => {
                 self.look(number);
                 for pause in OOM_RECHECKS {

@@ -66,6 +66,8 @@ struct Plan {
 
 impl Driver {
     pub(super) fn launch(&mut self, request: LaunchRequest, reply: oneshot::Sender<Result<Launched, Fault>>) {
+        // What is over ends before anybody joins it.
+        self.expire();
         let planned = self.plan(&request).and_then(|plan| Ok((self.hold_owner(plan.owner)?, plan)));
         match planned {
             Ok((owner, plan)) => self.place(request, plan, owner, reply),
@@ -193,15 +195,19 @@ impl Driver {
             busy: false,
             stock: Stock::default(),
         };
-        let session = self.table.sessions.entry(plan.key.clone()).or_insert_with(|| Session {
+        self.table.sessions.entry(plan.key.clone()).or_insert_with(|| Session {
             id: plan.name.id.clone(),
             uid: plan.uid,
             named_by: plan.name.named_by,
             host: plan.host.clone(),
             servers: Vec::new(),
+            expires: None,
             machines: Vec::new(),
         });
-        session.servers.push(number);
+        self.begin_time(&plan.key, plan.grant.ttl);
+        if let Some(session) = self.table.sessions.get_mut(&plan.key) {
+            session.servers.push(number);
+        }
         if let Some(owner) = self.table.owners.get_mut(&owner) {
             owner.servers.push(number);
         }
@@ -244,6 +250,7 @@ impl Driver {
             stdin_grace: server.terms.stdin_grace,
             on_pids: server.on_pids,
             started_at: server.started_at,
+            expires: session.expires,
             warnings: server.warnings.clone(),
             ending: server.state.cause().map(|cause| Ending { cause, killing }),
         })
@@ -271,6 +278,7 @@ impl Driver {
                 session: grant.session,
                 server: grant.server,
                 allow_leave: &allow_leave,
+                until: record.expires.map(|expiry| expiry.at + record.grace),
             };
             backend.admit(&wanted).map_or_else(
                 |unplaced| {

@@ -4,6 +4,7 @@
 
 mod driver;
 mod ending;
+mod expiry;
 mod jobs;
 mod launching;
 mod log;
@@ -134,12 +135,14 @@ async fn run(
         counts: Default::default(),
         start: Instant::now(),
         outbox: outbox.clone(),
+        alarm: expiry::Alarm::new().map_err(io("make a timer for"))?,
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
         polled: Duration::ZERO,
         cleaning: 0,
         stop_by: None,
     };
+    driver.watcher.watch(&driver.alarm, watch::Source::Alarm).map_err(io("watch a timer for"))?;
     driver.recover();
     let listener = listen(&options.socket)?;
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;

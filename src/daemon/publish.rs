@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::table::{Server, Session, Table};
 use crate::backend::Backend;
@@ -9,6 +10,7 @@ use crate::cgroup::{Leaf, Membership};
 use crate::limits::Bytes;
 use crate::naming::SessionKey;
 use crate::process;
+use crate::records::Expiry;
 use crate::session::{Name, ProcessId, SessionId};
 use crate::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
 
@@ -21,6 +23,7 @@ pub(super) struct Entry {
     host: Option<Name>,
     backend: &'static str,
     cgroup: String,
+    expires: Option<Expiry>,
     servers: Vec<(ServerView, ProcessId, Option<Arc<Leaf>>)>,
 }
 
@@ -40,6 +43,7 @@ fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &Backend) 
         host: session.host.clone(),
         backend: backend.word(),
         cgroup: directory.display().to_string(),
+        expires: session.expires,
         servers: servers.map(|server| (facts(server, &directory), server.leader, server.leaf.clone())).collect(),
     }
 }
@@ -97,10 +101,18 @@ pub(super) fn view(entry: Entry) -> SessionView {
         state: if ending { "ending" } else { "running" }.to_owned(),
         backend: entry.backend.to_owned(),
         cgroup: entry.cgroup,
+        ttl: entry.expires.map(|expiry| expiry.ttl),
+        expires_at: entry.expires.map(|expiry| humantime::format_rfc3339_seconds(moment(expiry)).to_string()),
         processes: servers.iter().map(|server| server.processes).sum(),
         memory,
         servers,
     }
+}
+
+/// The moment on the clock as it stands now.
+fn moment(Expiry { at, .. }: Expiry) -> SystemTime {
+    let (wall, boot) = (SystemTime::now(), process::since_boot());
+    if at >= boot { wall + (at - boot) } else { wall - (boot - at) }
 }
 
 fn is_outside(leader: ProcessId, leaf: &Leaf) -> bool {

@@ -72,6 +72,7 @@ impl Driver {
             }
         }
         self.backend.sweep_empty();
+        self.expire();
         if adopted + swept > 0 {
             tracing::info!(adopted, swept, "took over from an earlier daemon");
         }
@@ -114,9 +115,12 @@ impl Driver {
             named_by: record.named_by,
             host: record.host.clone(),
             servers: Vec::new(),
+            expires: None,
             machines: Vec::new(),
         });
         session.servers.push(number);
+        // One that ended and one that was launched meanwhile may differ: the later moment is that of the session.
+        session.expires = session.expires.into_iter().chain(record.expires).max_by_key(|expiry| expiry.at);
         if !session.machines.contains(&record.machine) {
             session.machines.push(record.machine.clone());
         }
@@ -132,6 +136,9 @@ impl Driver {
         }
         if let Some(ending) = record.ending {
             self.feed(number, resumed(ending));
+        }
+        if let Some(expiry) = record.expires.filter(|expiry| expiry.at <= process::since_boot()) {
+            self.feed(number, Event::Expired { ttl: expiry.ttl });
         }
     }
 
@@ -175,6 +182,7 @@ fn resumed(ending: Ending) -> Event {
         Cause::OwnerGone => Event::OwnerGone,
         Cause::Memory { level } => Event::MemoryKill { level },
         Cause::Pids { level } => Event::PidsLimit { level },
+        Cause::Expired { ttl } => Event::Expired { ttl },
         Cause::LaunchFailed => Event::EndRequested { now: true },
     }
 }

@@ -13,6 +13,7 @@ use crate::lifecycle::{State, Terms};
 use crate::limits::Bytes;
 use crate::naming::{LeafName, SessionKey};
 use crate::policy::OnPids;
+use crate::records::Expiry;
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::wire::{EndReply, Ended, Fault, Launched};
 
@@ -95,6 +96,8 @@ pub(super) struct Session {
     pub(super) host: Option<Name>,
     /// Its servers' numbers.
     pub(super) servers: Vec<u64>,
+    /// When its time is over, where it has a time-to-live.
+    pub(super) expires: Option<Expiry>,
     /// The machine levels that its leaves were made below; more than one where callers stand in different v1 cgroups.
     pub(super) machines: Vec<GroupPaths>,
 }

@@ -26,6 +26,8 @@ pub enum Source {
     Oom(u64),
     /// An event file of a leaf.
     Events(u64),
+    /// The timer of sessions with a time-to-live.
+    Alarm,
 }
 
 /// How many events are taken at a time.
@@ -41,6 +43,7 @@ impl Source {
             Self::Stdin(number) => (3, number),
             Self::Oom(number) => (4, number),
             Self::Events(number) => (5, number),
+            Self::Alarm => (6, 0),
         };
         (kind << 56) | (number & ((1 << 56) - 1))
     }
@@ -53,6 +56,7 @@ impl Source {
             3 => Self::Stdin(number),
             4 => Self::Oom(number),
             5 => Self::Events(number),
+            6 => Self::Alarm,
             _ => return None,
         })
     }
@@ -78,13 +82,14 @@ impl Watcher {
     }
 
     /// Watches a descriptor: a pidfd or eventfd for becoming readable, a stdin for its hang-up. A hang-up and an exit
-    /// last, so each is told once (`EPOLLONESHOT`); an eventfd is told whenever it moves (`EPOLLET`).
+    /// last, so each is told once (`EPOLLONESHOT`); an eventfd is told whenever it moves, a timer whenever it is over
+    /// (`EPOLLET`).
     pub fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
         use epoll::EventFlags as Flags;
         let flags = match source {
             // A socketpair tells a half-close as RDHUP, a pipe as HUP, which needs no asking.
             Source::Stdin(_) => Flags::RDHUP | Flags::ONESHOT,
-            Source::Oom(_) => Flags::IN | Flags::ET,
+            Source::Oom(_) | Source::Alarm => Flags::IN | Flags::ET,
             Source::Leader(_) | Source::Owner(_) | Source::Events(_) => Flags::IN | Flags::ONESHOT,
         };
         Ok(epoll::add(self.epoll.get_ref(), fd, epoll::EventData::new_u64(source.token()), flags)?)

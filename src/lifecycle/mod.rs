@@ -14,7 +14,7 @@
 //!
 //! * One death shows as several facts: a killed host closes stdin first, and what the kernel killed for memory also
 //!   exits. So the first fact opens a short window ([`WEIGHING`]) in which the strongest one is found.
-//! * An end that is under way keeps its cause.
+//! * An end that is under way keeps its cause. A time-to-live that is over ends as a request does.
 //! * Only the kernel ends an end: `Emptied` means that the leaf's `cgroup.events` said `populated 0`.
 //! * `cgroup.kill` is written again on a deadline: before Linux 6.12.16 and 6.1.129 a fork could slip through one write.
 #![forbid(unsafe_code)]
@@ -28,6 +28,7 @@ mod model;
 use std::time::Duration;
 
 use crate::outcome::{Cause, Level};
+use crate::timespan::TimeSpan;
 
 /// Time since the daemon's start, on the monotonic clock.
 pub type Moment = Duration;
@@ -188,6 +189,11 @@ pub enum Event {
     PidsLimit {
         /// Whose limit it was.
         level: Level,
+    },
+    /// The time-to-live of its session is over: as much of an order as a request.
+    Expired {
+        /// How long it was.
+        ttl: TimeSpan,
     },
     /// The leaf's `cgroup.events` says `populated 0`.
     Emptied,

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::{Action, Event, KILL_AGAIN, Moment, State, Terms, WEIGHING};
 use crate::outcome::{Cause, Level};
+use crate::timespan::TimeSpan;
 
 const TERMS: Terms = Terms { grace: Duration::from_secs(3), stdin_grace: Duration::from_secs(5) };
 const START: Moment = Duration::from_secs(100);
@@ -96,6 +97,32 @@ fn an_end_that_arrives_while_placing_withdraws_the_launch() {
     assert!(matches!(told.state, State::Withdrawing { cause: Cause::Requested, .. }));
 }
 
+fn ttl() -> TimeSpan {
+    "8h".parse().unwrap()
+}
+
+#[test]
+fn what_expires_ends_as_if_its_end_was_requested_and_says_why() {
+    let cause = Cause::Expired { ttl: ttl() };
+    let expired = Event::Expired { ttl: ttl() };
+    let told = Told::running().then(expired);
+    assert_eq!(told.state, State::Terminating { until: told.now + TERMS.grace, cause });
+    assert_eq!(told.actions, [Action::TakeStock, Action::Terminate]);
+    let told = Told::running().then(Event::LeaderExited).then(expired);
+    assert!(matches!(told.state, State::Terminating { .. }) && told.state.cause() == Some(cause), "{:?}", told.state);
+    let placing = Told { state: State::Placing { doomed: None }, ..Told::running() };
+    let told = placing.then(expired).then(Event::Placed);
+    assert!(matches!(told.state, State::Withdrawing { .. }) && told.state.cause() == Some(cause), "{:?}", told.state);
+}
+
+#[test]
+fn what_expires_while_it_ends_keeps_its_cause() {
+    let told = Told::running().then(Event::StdinClosed).after(WEIGHING).then(Event::Expired { ttl: ttl() });
+    assert!(matches!(told.state, State::Terminating { cause: Cause::StdinClosed, .. }), "{:?}", told.state);
+    let told = told.then(Event::Expired { ttl: ttl() }).then(Event::Emptied).then(Event::Expired { ttl: ttl() });
+    assert_eq!(told.state, State::Removing { cause: Cause::StdinClosed });
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let level = || prop_oneof![Just(Level::Server), Just(Level::Session), Just(Level::Machine)];
     prop_oneof![
@@ -108,6 +135,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Stopped),
         level().prop_map(|level| Event::MemoryKill { level }),
         level().prop_map(|level| Event::PidsLimit { level }),
+        Just(Event::Expired { ttl: ttl() }),
         Just(Event::Emptied),
         Just(Event::Tick),
         Just(Event::Removed),

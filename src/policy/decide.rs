@@ -10,6 +10,7 @@ use super::settings::{OnPids, Settings};
 use crate::limits::{Bytes, CpuMax, Limit, LimitWishes, Limits, MEMORY_MAX_FLOOR, MemorySize, PidsMax, Weight};
 use crate::outcome::Level;
 use crate::session::{Name, SessionId};
+use crate::timespan::TimeSpan;
 
 /// The longest grace that is granted: an end that anybody can put off for longer is none.
 pub const GRACE_MAX: Duration = Duration::from_secs(600);
@@ -95,6 +96,8 @@ pub struct Grant {
     pub session: Limits,
     /// Of all sessions together.
     pub machine: Limits,
+    /// How long the session may live, if this launch is its first.
+    pub ttl: Limit<TimeSpan>,
     /// Between SIGTERM and the kill.
     pub grace: Duration,
     /// Between the hang-up of stdin and SIGTERM.
@@ -131,7 +134,8 @@ fn grant(settings: &Settings, request: &Request<'_>, table: &Table) -> Result<Gr
     let mut scale = Scale { settings, offers: request.offered, dropped: Vec::new() };
     let built_in = Settings::built_in_server();
     let machine_limits = scale.level(Level::Machine, settings.machine, Settings::built_in_machine())?;
-    let session_limits = scale.level(Level::Session, session, Settings::built_in_session())?;
+    let built_in_session = Settings::built_in_session();
+    let session_limits = scale.level(Level::Session, session.limits, built_in_session.limits)?;
     let server_limits = scale.level(Level::Server, server.limits, built_in.limits)?;
     let mut warnings = scale.warnings();
     warnings.extend(out_of_reach(
@@ -144,6 +148,7 @@ fn grant(settings: &Settings, request: &Request<'_>, table: &Table) -> Result<Gr
         server: server_limits,
         session: session_limits,
         machine: machine_limits,
+        ttl: session.or(built_in_session).ttl.unwrap_or(Limit::Infinity),
         grace: bounded("grace", manners.grace)?,
         stdin_grace: bounded("stdin_grace", manners.stdin_grace)?,
         on_pids: manners.on_pids.unwrap_or(OnPids::Report),

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use wildmatch::WildMatch;
 
 use super::*;
-use crate::policy::{Rule, ServerWishes, WhenRule};
+use crate::policy::{Rule, ServerWishes, SessionWishes, WhenRule};
 
 const GIB: u64 = 1 << 30;
 
@@ -118,7 +118,7 @@ fn what_the_launch_asks_for_goes_before_a_later_rule_before_an_earlier_one_befor
     let rule = |server: &str, wishes: ServerWishes| Rule {
         when: WhenRule { server: Some(WildMatch::new(server)), ..WhenRule::default() },
         server: wishes,
-        session: LimitWishes::default(),
+        session: SessionWishes::default(),
     };
     let of = |text: &str| ServerWishes { limits: memory(text), ..ServerWishes::default() };
     let second = Some(Duration::from_secs(1));
@@ -187,12 +187,31 @@ fn the_default_of_no_swap_gives_way_and_a_written_one_does_not() {
 }
 
 #[test]
+fn a_session_lives_for_as_long_as_the_last_rule_that_speaks_of_it_says() {
+    let mut launch = launch();
+    assert_eq!(launch.granted().ttl, Limit::Infinity);
+    let ttl = |text: &str| SessionWishes { ttl: Some(Limit::At(text.parse().unwrap())), ..SessionWishes::default() };
+    launch.settings.session = ttl("8h");
+    assert_eq!(Some(launch.granted().ttl), ttl("8h").ttl);
+    let rule = |session: &str, wishes: SessionWishes| Rule {
+        when: WhenRule { session: Some(WildMatch::new(session)), ..WhenRule::default() },
+        session: wishes,
+        server: ServerWishes::default(),
+    };
+    let for_ever = SessionWishes { ttl: Some(Limit::Infinity), ..SessionWishes::default() };
+    launch.settings.rules = vec![rule("*", ttl("1h")), rule("agent:*", for_ever), rule("other", ttl("2h"))];
+    assert_eq!(launch.granted().ttl, Limit::Infinity);
+    launch.settings.rules.remove(1);
+    assert_eq!(Some(launch.granted().ttl), ttl("1h").ttl);
+}
+
+#[test]
 fn no_limit_needs_no_controller() {
     let mut launch = launch();
     launch.offers.pids = missing("pids");
     let infinite = Some("infinity".parse().unwrap());
     launch.settings.machine.pids_max = infinite;
-    launch.settings.session.pids_max = infinite;
+    launch.settings.session.limits.pids_max = infinite;
     launch.wishes.pids_max = infinite;
     assert_eq!(launch.granted().server.pids_max, None);
     launch.offers.pids = Offer::Holds;
@@ -310,7 +329,7 @@ proptest! {
         let [memory, swap, pids, cpu, io] = offers;
         launch.offers = Offers { memory, swap, pids, cpu, io, ram: Bytes(ram) };
         launch.settings.best_effort = best_effort;
-        launch.settings.session = session;
+        launch.settings.session.limits = session;
         launch.wishes = wishes;
         launch.table.sessions = sessions;
         let Decision::Granted(grant) = launch.decide() else { return Ok(()) };

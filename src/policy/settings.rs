@@ -9,6 +9,7 @@ use wildmatch::WildMatch;
 
 use crate::limits::{Bytes, Limit, LimitWishes, MemorySize, PidsMax};
 use crate::session::{Name, SessionId};
+use crate::timespan::TimeSpan;
 
 /// What the configuration file says. [`Settings::default`] is a file that says nothing.
 ///
@@ -23,8 +24,8 @@ pub struct Settings {
     pub uncontained: Uncontained,
     /// Limits of all sessions together.
     pub machine: LimitWishes,
-    /// Limits of each session.
-    pub session: LimitWishes,
+    /// Limits of each session, and how long it may live.
+    pub session: SessionWishes,
     /// Limits and manners of each server.
     pub server: ServerWishes,
     /// Exceptions, in the order of the file: where several match, what a later one says wins.
@@ -45,7 +46,7 @@ impl Default for Settings {
             best_effort: false,
             uncontained: Uncontained::Allow,
             machine: LimitWishes::default(),
-            session: LimitWishes::default(),
+            session: SessionWishes::default(),
             server: ServerWishes::default(),
             rules: Vec::new(),
             hosts: built_in_hosts(),
@@ -63,9 +64,13 @@ impl Settings {
         LimitWishes { memory_max: Some(MemorySize::Share(75_00)), pids_max: pids(16_384), ..no_swap() }
     }
 
-    /// A session's limits where the file says nothing: one runaway agent leaves room for a second.
-    pub fn built_in_session() -> LimitWishes {
-        LimitWishes { memory_max: Some(MemorySize::Share(50_00)), pids_max: pids(4096), ..no_swap() }
+    /// A session's limits where the file says nothing: one runaway agent leaves room for a second. It lives for as long
+    /// as it has servers: nothing ends for its age unless somebody said so.
+    pub fn built_in_session() -> SessionWishes {
+        SessionWishes {
+            limits: LimitWishes { memory_max: Some(MemorySize::Share(50_00)), pids_max: pids(4096), ..no_swap() },
+            ttl: Some(Limit::Infinity),
+        }
     }
 
     /// A server's limits and manners where the file says nothing. A Node server needs 70 to 185 MB, a headless browser
@@ -120,6 +125,23 @@ pub enum OnPids {
     End,
 }
 
+/// What somebody wrote down for sessions. `None`: nothing was said, a wider rule decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SessionWishes {
+    /// The limits of the session.
+    pub limits: LimitWishes,
+    /// How long it may live, from its first launch on.
+    pub ttl: Option<Limit<TimeSpan>>,
+}
+
+impl SessionWishes {
+    /// These wishes, and where they say nothing, the wider ones.
+    #[must_use]
+    pub fn or(self, wider: Self) -> Self {
+        Self { limits: self.limits.or(wider.limits), ttl: self.ttl.or(wider.ttl) }
+    }
+}
+
 /// What somebody wrote down for servers. `None`: nothing was said, a wider rule decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerWishes {
@@ -152,7 +174,7 @@ pub struct Rule {
     /// Which launches it speaks of.
     pub when: WhenRule,
     /// What it says for the session.
-    pub session: LimitWishes,
+    pub session: SessionWishes,
     /// What it says for the server.
     pub server: ServerWishes,
 }

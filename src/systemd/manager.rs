@@ -222,6 +222,15 @@ impl Manager {
         gone_is_success(state, "inactive".to_owned())
     }
 
+    /// Since when a unit is active, in microseconds of `CLOCK_MONOTONIC`; 0 where it is not.
+    pub fn active_since(&self, unit: &str) -> Result<u64, SystemdError> {
+        const SINCE: &str = "ActiveEnterTimestampMonotonic";
+        let since = self.call("look at", unit, |link, unit| {
+            Box::pin(async move { u64::try_from(link.unit_property(&unit, UNIT, SINCE).await?) })
+        });
+        gone_is_success(since, 0)
+    }
+
     /// One call and the job that it makes.
     fn job(
         &self,

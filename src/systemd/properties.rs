@@ -53,6 +53,14 @@ impl Variant {
         matches!(&*self.0, DBus::Bool(true))
     }
 
+    /// Its number (`t`).
+    pub fn number(&self) -> Option<u64> {
+        match &*self.0 {
+            DBus::U64(number) => Some(*number),
+            _ => None,
+        }
+    }
+
     /// Two lists as one. `None` where they are none, or none of the same type.
     pub fn joined(&self, other: &Self) -> Option<Self> {
         let (DBus::Array(one), DBus::Array(two)) = (&*self.0, &*other.0) else { return None };

@@ -15,4 +15,5 @@ mod orders;
 mod ownership;
 mod servers;
 mod shedding;
+mod ttl;
 mod upkeep;

@@ -16,3 +16,4 @@ mod on_demand;
 mod outside;
 mod places;
 mod shedding;
+mod ttl;

@@ -11,7 +11,7 @@
 //!
 //! Slice and scope, because each fails alone: systemd removes a scope's cgroup, and the counters that tell why, within
 //! milliseconds of its last exit, while those of the slice stay; and only a scope is delegated. An emptied scope is dead,
-//! so the next launch of the session begins another generation.
+//! so the next launch of the session begins another generation. So does one that needs what no living scope was given.
 //!
 //! No file is written in a cgroup that systemd owns, which is every one but the leaves and the delegated scope's
 //! `cgroup.subtree_control` (systemd's CGROUP_DELEGATION, "Some Don'ts"): limits there are changed by properties.
@@ -22,6 +22,7 @@ mod removing;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::backend::held::Access;
 use crate::backend::{AdmitError, BackendError};
@@ -64,7 +65,17 @@ struct Session {
     held: Limits,
     /// What its slice restricts besides.
     access: Access,
+    /// What its living scopes were given, as far as it was asked for.
+    scopes: HashMap<String, Given>,
 }
+
+/// What a scope was given when it was made, and cannot be given any more (org.freedesktop.systemd1(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Given {
+    /// Since boot: systemd does not stop it before. `None`: never.
+    until: Option<Duration>,
+}
+
 impl Units {
     /// Connects to the manager of what this user starts, and finds out what it was given to hand on.
     pub fn open() -> Result<Self, BackendError> {
@@ -188,17 +199,19 @@ impl Units {
         let machine = Group::open(&paths(self.root()))?;
         let tally = Arc::new(Tally::begin(group.v2()));
         let (group, machine) = (Arc::new(group), Arc::new(machine));
-        Ok(Session { group, machine, tally, held: Limits::default(), access: Access::default() })
+        let (held, access) = (Limits::default(), Access::default());
+        Ok(Session { group, machine, tally, held, access, scopes: HashMap::new() })
     }
 
-    /// The scope of the session that has processes, so that systemd will not end it under us.
-    fn living_scope(&self, key: &SessionKey) -> Result<Option<(Cgroup, String)>, CgroupAdmitError> {
+    /// The scopes of the session that have processes, so that systemd will not end them under us. Newest first.
+    fn living_scopes(&self, key: &SessionKey) -> Result<Vec<(Cgroup, String)>, CgroupAdmitError> {
+        let mut living = Vec::new();
         for (scope, unit) in self.scopes(key)? {
             if scope.populated()? {
-                return Ok(Some((scope, unit)));
+                living.push((scope, unit));
             }
         }
-        Ok(None)
+        Ok(living)
     }
 
     fn system_manager(&self) -> Result<Arc<Manager>, SystemdError> {

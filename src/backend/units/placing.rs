@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Session, Units, lock, paths};
+use super::{Given, Session, Units, lock, paths};
 use crate::backend::held::{CannotCopy, Held, HeldError, Step};
 use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
@@ -15,7 +15,8 @@ use crate::cgroup::{
 };
 use crate::limits::{Bytes, Limit, Limits};
 use crate::naming::{MACHINE_SLICE, SessionKey};
-use crate::systemd::{Bus, Properties, SystemdError, Value};
+use crate::process;
+use crate::systemd::{Bus, Properties, SystemdError, Value, Variant};
 
 /// Between systemd's SIGTERM and its SIGKILL, when somebody stops a session's unit. While the daemon lives it ends the
 /// servers by their own grace.
@@ -28,7 +29,10 @@ const TRIES: usize = 5;
 const ACTIVE_MAX: Duration = Duration::from_secs(2);
 
 /// Properties without which a scope still does what it is for; an older manager does not know all of them.
-const MAY_LACK: &[&str] = &["OOMPolicy", "CollectMode", "CPUAccounting"];
+const MAY_LACK: &[&str] = &["OOMPolicy", "CollectMode", "CPUAccounting", "RuntimeMaxUSec"];
+
+/// How much later than the daemon systemd ends what has outlived its session's time-to-live: it is for daemons that died.
+const DEAD_MAN_MARGIN: Duration = Duration::from_secs(10);
 
 impl Units {
     /// Places a launcher in a new leaf, under its limits, and proves it.
@@ -41,14 +45,13 @@ impl Units {
         let mut outlived: Vec<Box<Leaf>> = Vec::new();
         loop {
             tries += 1;
-            let living = self.living_scope(wanted.key)?;
-            let placed = match (&mut *session, living) {
-                (Some(session), Some(scope)) => self.join(session, scope, wanted, &held),
-                (kept, Some(scope)) => self
-                    .open_session(wanted.key)
-                    .map_err(Unplaced::from)
-                    .and_then(|opened| self.join(kept.insert(opened), scope, wanted, &held)),
-                (kept, None) => self.begin(kept, wanted, &held),
+            let placed = match self.fitting_scope(&mut session, wanted) {
+                Ok(Some(scope)) => {
+                    let session = session.as_mut().expect("a session with a living scope is open");
+                    self.join(session, scope, wanted, &held)
+                }
+                Ok(None) => self.begin(&mut session, wanted, &held),
+                Err(error) => Err(error.into()),
             };
             let error = match placed {
                 Ok(leaf) => {
@@ -66,6 +69,46 @@ impl Units {
             lock(&self.lingering).push(wanted.key.clone());
             return Err(unplaced);
         }
+    }
+
+    /// The living scope that the launcher may join; its session is open then. A scope that has not what this launch needs is
+    /// passed over: what it was given cannot be changed.
+    fn fitting_scope(
+        &self,
+        kept: &mut Option<Session>,
+        wanted: &Admission<'_>,
+    ) -> Result<Option<(Cgroup, String)>, AdmitError> {
+        let living = self.living_scopes(wanted.key)?;
+        if living.is_empty() {
+            return Ok(None);
+        }
+        let session = match kept {
+            Some(session) => session,
+            None => kept.insert(self.open_session(wanted.key)?),
+        };
+        session.scopes.retain(|unit, _| living.iter().any(|(_, name)| name == unit));
+        for (directory, unit) in living {
+            let given = match session.scopes.get(&unit) {
+                Some(given) => *given,
+                None => self.given(&unit)?,
+            };
+            session.scopes.insert(unit.clone(), given);
+            if given.fits(wanted) {
+                return Ok(Some((directory, unit)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What an earlier daemon gave a scope.
+    fn given(&self, unit: &str) -> Result<Given, SystemdError> {
+        let number = |value: &Variant| value.number().filter(|number| *number != u64::MAX);
+        let longest = self.manager.properties(unit)?.get("RuntimeMaxUSec").and_then(number);
+        let Some(longest) = longest else { return Ok(Given { until: None }) };
+        // systemd's clock stands still while the machine sleeps.
+        let since = Duration::from_micros(self.manager.active_since(unit)?);
+        let over = (since + Duration::from_micros(longest)).saturating_sub(process::awake_since_boot());
+        Ok(Given { until: Some((process::since_boot() + over).saturating_sub(DEAD_MAN_MARGIN)) })
     }
 
     /// The launcher still has to print why: it goes back to where it came from, if it can.
@@ -159,7 +202,8 @@ impl Units {
                 return Err(error.into());
             }
         };
-        let session = kept.as_ref().expect("a proved scope has an open session");
+        let session = kept.as_mut().expect("a proved scope has an open session");
+        session.scopes.insert(scope.clone(), Given { until: wanted.until });
         let leaf = self.make_leaf(session, directory, scope, wanted)?;
         let moved = self.move_in(&leaf, wanted).and_then(|()| {
             // The launcher has left the scope's own cgroup, which may now give its children limits.
@@ -228,7 +272,7 @@ impl Units {
         let pidfd = wanted.pidfd.try_clone_to_owned().ok();
         let held = pidfd.filter(|_| !self.manager.lacks("PIDFDs")).map(|pidfd| Value::Held(Arc::new(pidfd)));
         let by_number = Value::Processes(vec![wanted.pid.unsigned_abs()]);
-        let properties = |who: &str, value: Value| scope_properties(slice).with(who, value);
+        let properties = |who: &str, value: Value| scope_properties(slice, wanted).with(who, value);
         match held {
             Some(held) => {
                 let started = self.manager.start(scope, properties("PIDFDs", held), beside.clone(), MAY_LACK);
@@ -374,6 +418,17 @@ fn may_leave(unit: &str, wanted: &Admission<'_>) -> bool {
     wanted.allow_leave.iter().any(|glob| glob.matches(unit))
 }
 
+impl Given {
+    /// Whether a launch that has to be let live for so long may join.
+    fn fits(self, wanted: &Admission<'_>) -> bool {
+        match (self.until, wanted.until) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(until), Some(wanted)) => wanted <= until,
+        }
+    }
+}
+
 fn limit_leaf(leaf: &Leaf, wanted: &Admission<'_>) -> Result<(), AdmitError> {
     leaf.group().set_limits(&wanted.server)?;
     leaf.group().die_as_one()?;
@@ -398,8 +453,15 @@ fn slice_properties(key: &SessionKey, limits: &Limits) -> Properties {
         .with("CollectMode", Value::Text("inactive-or-failed".into()))
 }
 
-fn scope_properties(slice: &str) -> Properties {
-    Properties::default()
+fn scope_properties(slice: &str, wanted: &Admission<'_>) -> Properties {
+    let properties = match wanted.until {
+        Some(until) => {
+            let left = until.saturating_sub(process::since_boot()) + DEAD_MAN_MARGIN;
+            Properties::default().with("RuntimeMaxUSec", Value::Number(left.as_micros() as u64))
+        }
+        None => Properties::default(),
+    };
+    properties
         .with("Description", Value::Text("MCP servers of an AI agent's session".into()))
         .with("Slice", Value::Text(slice.to_owned()))
         .with("Delegate", Value::Flag(true))
