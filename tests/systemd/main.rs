@@ -10,9 +10,11 @@ mod kernel;
 mod support;
 
 mod ends;
+mod installed;
 mod manager;
 mod memory;
 mod on_demand;
 mod outside;
 mod places;
 mod shedding;
+mod units;
