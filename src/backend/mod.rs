@@ -12,7 +12,7 @@ use crate::cgroup::{
 use crate::chain::chain;
 use crate::naming::SessionKey;
 use crate::policy::{Offer, Offers, Refusal};
-use crate::systemd::{BusMissing, Stopped, SystemdError};
+use crate::systemd::{Bus, BusMissing, Stopped, SystemdError};
 pub use held::{CannotCopy, HeldError};
 pub use units::{SweepError, Units};
 
@@ -65,8 +65,18 @@ pub enum BackendError {
         "--root names a cgroup subtree, which only the cgroupfs backend has: leave it out, or say --backend cgroupfs"
     )]
     RootWithSystemd,
+    /// The daemon is not where it was moved.
+    #[error(
+        "{scope} was started for this process, and the kernel tells {found:?}: `systemctl status {scope}` tells more"
+    )]
+    NotMoved {
+        /// The scope that was made for it.
+        scope: String,
+        /// Where it is.
+        found: Option<String>,
+    },
     /// Neither backend works.
-    #[error("{tree}; and the systemd backend cannot be used: {systemd}")]
+    #[error("{systemd}; and without a service manager")]
     Neither {
         /// Why there is no tree.
         #[source]
@@ -196,7 +206,12 @@ impl Backend {
     pub fn notes(&self) -> Vec<String> {
         let Self::Systemd(units) = self else { return Vec::new() };
         let unknown = units.manager().unknown_properties();
-        unknown.iter().map(|name| format!("this systemd does not know {name}=: it is left out")).collect()
+        let means = |name: &str| units::NEWER.iter().find(|(newer, _)| *newer == name).map(|(_, means)| *means);
+        let told = |name: String| {
+            let means = means(&name).unwrap_or("it is left out");
+            format!("this systemd does not know {name}=: {means}")
+        };
+        unknown.into_iter().map(told).collect()
     }
 
     /// Which limits hold here.
@@ -277,6 +292,23 @@ impl Backend {
         match self {
             Self::Cgroupfs(tree) => Ok(tree.remove_session(key, machine)?),
             Self::Systemd(units) => units.remove_session(key),
+        }
+    }
+
+    /// The service manager, where there is one.
+    pub fn bus(&self) -> Option<&Bus> {
+        match self {
+            Self::Cgroupfs(_) => None,
+            Self::Systemd(units) => Some(units.manager().bus()),
+        }
+    }
+
+    /// Moves this process out of its host's cgroup, in which it would die with its host, into a scope of its own. Where
+    /// directories are made it has moved when they were opened ([`TreeOptions::leave_host`]).
+    pub fn leave_host(&self, scope: &str) -> Result<(), BackendError> {
+        match self {
+            Self::Cgroupfs(_) => Ok(()),
+            Self::Systemd(units) => units.leave_host(scope),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::args::{self, BackendChoice};
-use super::service;
+use super::service::{self, Started};
 use super::{DONE, NO, failed};
 use crate::backend::Choice;
 use crate::chain::chain;
@@ -17,7 +17,11 @@ const SYSTEM_CONFIG: &str = "/etc/pinfold/pinfold.toml";
 
 pub(super) fn serve(serve: args::Serve) -> u8 {
     if serve.on_demand && !serve.detached && !serve.in_service {
-        return if service::start(&serve) { say_ready() } else { go_to_background() };
+        return match service::start(&serve) {
+            Started::Yes => say("ready", DONE),
+            Started::No => go_to_background(),
+            Started::Refused(why, status) => say(&why, status),
+        };
     }
     let socket = match serve.socket.socket.map_or_else(client::user_socket, Ok) {
         Ok(socket) => socket,
@@ -35,6 +39,7 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
     }
     let options = Options {
         config: serve.config.or_else(default_config),
+        scope: serve.detached.then(|| format!("{}.scope", service::unit(&socket))),
         socket,
         backend: match serve.backend {
             BackendChoice::Auto => Choice::Auto,
@@ -59,13 +64,14 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
     }
 }
 
-/// The front half's one line, where a manager started the back half.
-fn say_ready() -> u8 {
-    println!("ready");
-    DONE
+/// The front half's one line, where it is about a service.
+fn say(line: &str, status: u8) -> u8 {
+    // A launcher that is gone has no use for it.
+    let _ = writeln!(io::stdout(), "{}", line.replace('\n', " "));
+    status
 }
 
-fn default_config() -> Option<PathBuf> {
+pub(super) fn default_config() -> Option<PathBuf> {
     let path = if nix::unistd::geteuid().is_root() {
         PathBuf::from(SYSTEM_CONFIG)
     } else {

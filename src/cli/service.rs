@@ -1,16 +1,21 @@
-//! The on-demand daemon as a transient service: a manager keeps it out of its host's cgroup, starts it again when it
-//! fails, and shows it to whoever looks.
+//! The on-demand daemon as a service, the installed one or a transient one: a manager keeps it out of its host's cgroup,
+//! starts it again when it fails, and shows it to whoever looks.
 
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use super::args::{BackendChoice, Serve};
+use crate::chain::chain;
 use crate::client;
+use crate::config::Config;
 use crate::systemd::{Bus, Manager, Properties, SystemdError, Value};
+
+/// The unit that an administrator, or a user for own use, installs (`systemd/` in the sources).
+pub(super) const INSTALLED: &str = "pinfold.service";
 
 /// How long the daemon may take to be ready.
 const START_MAX: Duration = Duration::from_secs(15);
@@ -18,40 +23,103 @@ const START_MAX: Duration = Duration::from_secs(15);
 /// What an older manager may not know, and the daemon can do without.
 const MAY_LACK: &[&str] = &["CollectMode"];
 
-/// Starts it there; `false` where no manager answers, or a subtree was named, or the service did not start: then it is
-/// started without one, and says itself what is wrong.
-pub(super) fn start(serve: &Serve) -> bool {
-    if serve.root.is_some() || serve.backend == BackendChoice::Cgroupfs {
-        return false;
-    }
-    let Some(socket) = serve.socket.socket.clone().or_else(|| client::user_socket().ok()) else { return false };
-    let Ok(manager) = Bus::find(nix::unistd::geteuid().as_raw()).map(Manager::connect) else { return false };
-    let (Ok(manager), Ok(program)) = (manager, std::env::current_exe()) else { return false };
-    let unit = unit(&socket);
-    let started = || manager.start(&unit, properties(&program, &socket), None, MAY_LACK);
-    let started = started().or_else(|error: SystemdError| {
-        if !error.exists() {
-            return Err(error);
-        }
-        // One that failed has the name; one that runs is what is wanted.
-        manager.reset_failed(&unit)?;
-        if manager.active_state(&unit)? == "active" { Ok(()) } else { started() }
-    });
-    if started.is_err() {
-        // It would be started again and again; what is wrong is said by the one that is started without a service.
-        let _ = manager.stop(&unit).and_then(|()| manager.reset_failed(&unit));
-    }
-    started.is_ok()
+/// What came of it.
+pub(super) enum Started {
+    /// The daemon listens.
+    Yes,
+    /// It is to be started without a service; if something is wrong with it, it says so itself.
+    No,
+    /// The installed unit did not start: why, and what to exit with. Another daemon than the installed one is not wanted.
+    Refused(String, u8),
 }
 
-/// One daemon for one socket; the one that everybody uses has the plain name.
-fn unit(socket: &Path) -> String {
+/// Starts it there: the installed unit, where there is one for this socket and nothing else was asked for, else a transient
+/// service.
+pub(super) fn start(serve: &Serve) -> Started {
+    if serve.root.is_some() || serve.backend == BackendChoice::Cgroupfs {
+        return Started::No;
+    }
+    let Some(socket) = serve.socket.socket.clone().or_else(|| client::user_socket().ok()) else { return Started::No };
+    let Ok(manager) = Bus::find(nix::unistd::geteuid().as_raw()).map(Manager::connect) else { return Started::No };
+    let (Ok(manager), Ok(program)) = (manager, std::env::current_exe()) else { return Started::No };
+    if is_for_installed(serve, &socket, &manager) {
+        return start_installed(&manager);
+    }
+    // A manager sees other files than a caller with a /tmp of its own: its service may listen where nobody here finds it.
+    let is_found = || UnixStream::connect(&socket).is_ok();
+    let unit = format!("{}.service", unit(&socket));
+    match start_transient(&manager, &unit, properties(&program, &socket)) {
+        Ok(_) if is_found() => Started::Yes,
+        // It is somebody else's, who does find it.
+        Ok(Transient::RanAlready) => Started::No,
+        Ok(Transient::Started) | Err(_) => {
+            // It would be started again and again; what is wrong is said by the one that is started without a service.
+            let _ = manager.stop(&unit).and_then(|()| manager.reset_failed(&unit));
+            Started::No
+        }
+    }
+}
+
+/// Whether the administrator's unit serves this socket as it was asked for.
+fn is_for_installed(serve: &Serve, socket: &Path, manager: &Manager) -> bool {
+    serve.config.is_none()
+        && serve.backend == BackendChoice::Auto
+        && socket == manager.bus().runtime_directory().join("pinfold.sock")
+        && manager.unit_text(INSTALLED, "LoadState").is_ok_and(|state| state == "loaded")
+}
+
+fn start_installed(manager: &Manager) -> Started {
+    let started = manager.start_installed(INSTALLED).or_else(|error| match manager.active_state(INSTALLED)?.as_str() {
+        "active" => Ok(()),
+        // One that failed too often is not started again before this.
+        "failed" => manager.reset_failed(INSTALLED).and_then(|()| manager.start_installed(INSTALLED)),
+        _ => Err(error),
+    });
+    match started {
+        Ok(()) => Started::Yes,
+        Err(error) => match super::serve::default_config().map(|path| Config::load(&path)) {
+            Some(Err(wrong)) => Started::Refused(chain(&wrong), client::EXIT_CONFIG),
+            _ => {
+                Started::Refused(format!("{}; see `{}`", chain(&error), status_of(manager.bus(), INSTALLED)), super::NO)
+            }
+        },
+    }
+}
+
+/// The command that shows a unit of this manager.
+pub(super) fn status_of(bus: &Bus, unit: &str) -> String {
+    let user = if matches!(bus, Bus::User(_)) { "--user " } else { "" };
+    format!("systemctl {user}status {unit}")
+}
+
+/// A transient service that runs.
+enum Transient {
+    Started,
+    RanAlready,
+}
+
+fn start_transient(manager: &Manager, unit: &str, properties: Properties) -> Result<Transient, SystemdError> {
+    match manager.start(unit, properties.clone(), None, MAY_LACK) {
+        Err(error) if error.exists() => {}
+        started => return started.map(|()| Transient::Started),
+    }
+    // One that failed has the name; one that runs is what is wanted.
+    manager.reset_failed(unit)?;
+    if manager.active_state(unit)? == "active" {
+        return Ok(Transient::RanAlready);
+    }
+    manager.start(unit, properties, None, MAY_LACK).map(|()| Transient::Started)
+}
+
+/// The name, without its kind, of the unit that an on-demand daemon runs in. There is one daemon for one socket; the one
+/// that everybody uses has the plain name.
+pub(super) fn unit(socket: &Path) -> String {
     if client::user_socket().is_ok_and(|usual| usual == socket) {
-        return "pinfold-daemon.service".to_owned();
+        return "pinfold-daemon".to_owned();
     }
     let digest = Sha256::digest(socket.as_os_str().as_encoded_bytes());
     let tag: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("pinfold-daemon-{tag}.service")
+    format!("pinfold-daemon-{tag}")
 }
 
 fn properties(program: &Path, socket: &Path) -> Properties {

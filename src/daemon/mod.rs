@@ -7,6 +7,7 @@ mod ending;
 mod expiry;
 mod jobs;
 mod launching;
+mod lock;
 mod log;
 mod places;
 mod publish;
@@ -19,7 +20,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ use tokio::sync::mpsc;
 
 use crate::backend::{Backend, BackendError, Choice};
 use crate::cgroup::TreeOptions;
-use crate::client::beside;
+use crate::client::{ClientError, beside};
 use crate::config::{Config, ConfigError};
 use crate::policy::{Offer, Offers};
 use crate::process;
@@ -52,6 +53,8 @@ pub struct Options {
     pub root: Option<PathBuf>,
     /// Started by a launcher: lives in a cgroup of its own, and leaves when it has been unused for a while.
     pub on_demand: bool,
+    /// The scope that it moves to where a service manager makes the cgroups: of one that is no service.
+    pub scope: Option<String>,
 }
 
 /// Why the daemon did not start, or had to stop.
@@ -69,6 +72,20 @@ pub enum ServeError {
     /// Another daemon has this socket.
     #[error("another pinfold serves {}: stop it first, or give this one another --socket", .0.display())]
     Taken(PathBuf),
+    /// Another daemon works with this service manager.
+    #[error(
+        "another pinfold works with {manager}{}: a service manager has one daemon for all its sessions, so use that one \
+         or stop it first", .socket.as_ref().map_or_else(String::new, |at| format!(" and listens at {}", at.display()))
+    )]
+    ManagerTaken {
+        /// Which manager.
+        manager: &'static str,
+        /// Where the other one listens, if that is known.
+        socket: Option<PathBuf>,
+    },
+    /// There is no directory for a lock.
+    #[error(transparent)]
+    Directory(#[from] ClientError),
     /// Something of the operating system failed.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -82,9 +99,6 @@ pub enum ServeError {
     },
 }
 
-/// How long a daemon waits for the one before it, which no longer listens and has not let go of its lock yet.
-const HANDOVER_MAX: Duration = Duration::from_secs(5);
-
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeError {
     let path = path.to_owned();
     move |source| ServeError::Io { doing, path, source }
@@ -94,10 +108,14 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeEr
 pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> {
     let config = options.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
     raise_descriptor_limit();
-    let _lock = lock(&options.socket)?;
+    let _socket = lock::socket(&options.socket)?;
     let tree = TreeOptions { root: options.root.clone(), leave_host: options.on_demand };
     let (backend, why) = Backend::open(options.backend, &tree)?;
     tracing::info!(backend = backend.word(), "{why}");
+    let _manager = backend.bus().map(|bus| lock::manager(bus, &options.socket)).transpose()?;
+    if let Some(scope) = &options.scope {
+        backend.leave_host(scope)?;
+    }
     let backend = Arc::new(backend);
     let records = Arc::new(Records::open(&beside(&options.socket, "d"))?);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -183,31 +201,6 @@ fn stop_on_signals(driver: mpsc::Sender<Message>) -> io::Result<tokio::task::Joi
         }
         let _ = driver.send(Message::Stop).await;
     }))
-}
-
-/// One daemon for one socket, for as long as it lives.
-fn lock(socket: &Path) -> Result<std::fs::File, ServeError> {
-    let path = beside(socket, "lock");
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed("open", &path))?;
-    let deadline = Instant::now() + HANDOVER_MAX;
-    loop {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(errno) => return Err(failed("lock", &path)(errno.into())),
-        }
-        // One that cannot be spoken to is on its way out, or in.
-        if Instant::now() >= deadline || std::os::unix::net::UnixStream::connect(socket).is_ok() {
-            return Err(ServeError::Taken(socket.to_owned()));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Who may connect: the user, or for the system daemon whoever is in the group `pinfold`.

@@ -32,8 +32,8 @@ pub enum BusMissing {
     NotBooted,
     /// The user has no manager now.
     #[error(
-        "the service manager of uid {uid} does not run ({} is missing): \
-         `loginctl enable-linger` starts it at boot and keeps it while nobody is logged in", runtime.display()
+        "uid {uid} has no service manager now ({} is missing): log in, or have root run \
+         `loginctl enable-linger {uid}`, which starts one and keeps it", runtime.display()
     )]
     NoUserManager {
         /// Whose.
@@ -58,6 +58,24 @@ impl Bus {
         if uid == 0 { Ok(Self::System) } else { user_bus(uid).map(Self::User) }
     }
 
+    /// Where pinfold keeps what there is one of for each manager: it follows from the manager, and from nothing that a
+    /// caller may say.
+    pub fn runtime_directory(&self) -> PathBuf {
+        match self {
+            Self::System => PathBuf::from("/run/pinfold"),
+            Self::User(_) => runtime(nix::unistd::geteuid().as_raw()).join("pinfold"),
+        }
+    }
+
+    /// For people: how it is spoken to.
+    pub fn way(&self) -> &'static str {
+        match self {
+            Self::System => "on the system bus",
+            Self::User(UserBus::Socket(_)) => "on the user bus",
+            Self::User(UserBus::Private(_)) => "at its own socket, because there is no user bus",
+        }
+    }
+
     /// For people: which manager it is.
     pub fn word(&self) -> &'static str {
         match self {
@@ -69,7 +87,7 @@ impl Bus {
 
 /// A host gives its servers neither `XDG_RUNTIME_DIR` nor a bus address, so the directory is derived from the uid.
 fn user_bus(uid: u32) -> Result<UserBus, BusMissing> {
-    let runtime = PathBuf::from(format!("/run/user/{uid}"));
+    let runtime = runtime(uid);
     if !std::fs::metadata(&runtime).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid) {
         return Err(BusMissing::NoUserManager { uid, runtime });
     }
@@ -77,4 +95,9 @@ fn user_bus(uid: u32) -> Result<UserBus, BusMissing> {
     let bus = Some(runtime.join("bus")).filter(is_socket).map(UserBus::Socket);
     let private = || Some(runtime.join("systemd/private")).filter(is_socket).map(UserBus::Private);
     bus.or_else(private).ok_or(BusMissing::NoSocket(runtime))
+}
+
+/// logind makes it for a user with a manager (user-runtime-dir@.service).
+fn runtime(uid: u32) -> PathBuf {
+    PathBuf::from(format!("/run/user/{uid}"))
 }

@@ -115,6 +115,11 @@ impl Link {
         self.call(PATH, MANAGER, "StartTransientUnit", &body).await?.body().deserialize()
     }
 
+    /// Starts a unit that is installed; gives the job.
+    pub(super) async fn start_unit(&self, unit: &str) -> zbus::Result<OwnedObjectPath> {
+        self.call(PATH, MANAGER, "StartUnit", &(unit, "replace")).await?.body().deserialize()
+    }
+
     /// Stops a unit; gives the job.
     pub(super) async fn stop_unit(&self, unit: &str) -> zbus::Result<OwnedObjectPath> {
         self.call(PATH, MANAGER, "StopUnit", &(unit, "replace")).await?.body().deserialize()
@@ -139,6 +144,11 @@ impl Link {
     /// The object of a loaded unit.
     pub(super) async fn get_unit(&self, unit: &str) -> zbus::Result<OwnedObjectPath> {
         self.call(PATH, MANAGER, "GetUnit", &(unit,)).await?.body().deserialize()
+    }
+
+    /// The object of a unit, which is loaded for it where it was not.
+    pub(super) async fn load_unit(&self, unit: &str) -> zbus::Result<OwnedObjectPath> {
+        self.call(PATH, MANAGER, "LoadUnit", &(unit,)).await?.body().deserialize()
     }
 
     /// All properties of a loaded unit that are of its kind (`Service`, `Slice`…).

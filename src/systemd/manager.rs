@@ -11,7 +11,7 @@ use zbus::OwnedObjectPath;
 use super::bus::Bus;
 use super::error::{Reason, SystemdError};
 use super::link::{self, CONNECT_MAX, Link, SIGNALS, Signal};
-use super::properties::{Properties, Variant};
+use super::properties::{Properties, Value, Variant};
 
 /// How long one call may take, a lost connection included.
 const CALL_MAX: Duration = Duration::from_secs(10);
@@ -29,6 +29,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 const STOPS: usize = 1024;
 
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
+
+/// The scope that [`Manager::probe`] asks for, and that never starts.
+const PROBE: &str = "pinfold-probe.scope";
 
 /// The name of a scope that got a job which is not ours: somebody stops it.
 pub type Stopped = String;
@@ -176,6 +179,44 @@ impl Manager {
                 return Err(error);
             }
         }
+    }
+
+    /// Starts a unit that is installed, and waits for its job: a service of type `notify` is ready then.
+    pub fn start_installed(&self, unit: &str) -> Result<(), SystemdError> {
+        self.job("start", unit, |link, unit| Box::pin(async move { link.start_unit(&unit).await }))
+    }
+
+    /// Finds out which of these properties of a scope the manager does not know, before one is needed.
+    ///
+    /// It asks for a scope with no process in it, which no manager starts: one that knows the property refuses it for that.
+    pub fn probe<'a>(&self, properties: impl Iterator<Item = &'a str>) -> Result<(), SystemdError> {
+        for name in properties {
+            // None of them is a flag: whatever else is wrong, a manager looks for the name first.
+            let asked = self.start(PROBE, Properties::default().with(name, Value::Flag(true)), None, &[]);
+            match asked.map_err(|error| (matches!(error.reason(), Reason::Refused { .. }), error)) {
+                // What was found is kept by `start`.
+                Ok(()) | Err((true, _)) => {}
+                Err((false, error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A text that the manager tells of a unit of any kind: `LoadState`, `FragmentPath`, `UnitFileState`….
+    pub fn unit_text(&self, unit: &str, property: &'static str) -> Result<String, SystemdError> {
+        self.call("look at", unit, move |link, unit| {
+            Box::pin(async move {
+                let path = link.load_unit(&unit).await?;
+                String::try_from(link.property(Some(path.as_str()), Some(UNIT), property).await?)
+            })
+        })
+    }
+
+    /// Whether a unit was made over the bus, and not from a file that somebody installed.
+    pub fn is_transient(&self, unit: &str) -> Result<bool, SystemdError> {
+        self.call("look at", unit, |link, unit| {
+            Box::pin(async move { bool::try_from(link.unit_property(&unit, UNIT, "Transient").await?) })
+        })
     }
 
     /// Stops a unit with all that is below it, and waits for the job. That it is gone is success.

@@ -10,6 +10,7 @@ mod kernel;
 mod support;
 
 mod ends;
+mod installed;
 mod manager;
 mod memory;
 mod on_demand;
@@ -17,3 +18,4 @@ mod outside;
 mod places;
 mod shedding;
 mod ttl;
+mod units;

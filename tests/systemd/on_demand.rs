@@ -1,5 +1,8 @@
 //! The daemon that a first launch starts: a service of the manager, not a part of its host.
 
+use std::path::Path;
+use std::process::Stdio;
+
 use crate::support::*;
 
 /// The service of an on-demand daemon, and its main process.
@@ -63,4 +66,43 @@ fn a_daemon_that_cannot_start_says_why() {
     assert_eq!(server.exit_status(), 125);
     let told = server.stderr();
     assert!(told.contains("no_such_key"), "{told}");
+}
+
+/// `pinfold run` in a mount namespace that has a directory, and a copy of the binary in it, which no manager sees.
+fn run_unseen(machine: &Machine, program: &Path, socket: &Path) -> Launched {
+    let unseen = machine.path("unseen");
+    let mut run = std::process::Command::new("bwrap");
+    run.args(["--dev-bind", "/", "/", "--tmpfs"]).arg(&unseen).arg("--bind").arg(binary()).arg(unseen.join("pinfold"));
+    run.arg("--").arg(program).args(["run", "--session", "s", "--", "sh", "-c", "echo up; exec cat"]);
+    run.env("PINFOLD_SOCKET", socket).env("PINFOLD_CONFIG", machine.path("pinfold.toml"));
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Launched::spawn(run)
+}
+
+#[test]
+fn where_no_service_can_be_started_the_daemon_moves_to_a_scope_of_its_own() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::without_daemon("[daemon]\nidle_exit = '1s'\n");
+    let unseen = machine.path("unseen");
+    std::fs::create_dir(&unseen).unwrap();
+    // The manager cannot execute what it does not see; or its service listens where the launcher does not find it.
+    for (program, socket) in [(unseen.join("pinfold"), machine.socket()), (binary(), unseen.join("pinfold.sock"))] {
+        let mut server = run_unseen(&machine, &program, &socket);
+        let line = server.line();
+        assert_eq!(line, "up", "{}", if line.is_empty() { server.stderr() } else { String::new() });
+        let scope = units().into_iter().find(|unit| unit.starts_with("pinfold-daemon") && unit.ends_with(".scope"));
+        let scope = scope.unwrap_or_else(|| panic!("no daemon's scope: {:?}", units()));
+        let cgroup = property(&scope, "ControlGroup");
+        let pids = knob(Path::new(&format!("/sys/fs/cgroup{cgroup}")), "cgroup.procs");
+        let comm = std::fs::read_to_string(format!("/proc/{pids}/comm")).unwrap();
+        assert_eq!(comm.trim(), "pinfold", "{pids}");
+        drop(server.child.stdin.take());
+        server.exit_status();
+        eventually("the daemon has left, and nothing of it", || {
+            let left = units();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        });
+    }
 }

@@ -16,6 +16,7 @@
 //! No file is written in a cgroup that systemd owns, which is every one but the leaves and the delegated scope's
 //! `cgroup.subtree_control` (systemd's CGROUP_DELEGATION, "Some Don'ts"): limits there are changed by properties.
 
+mod host;
 mod placing;
 mod removing;
 
@@ -35,6 +36,13 @@ use crate::naming::{LeafName, MACHINE_SLICE, SessionKey};
 use crate::systemd::{Bus, Manager, SystemdError};
 
 pub use removing::SweepError;
+
+/// Properties that not every manager knows, and what it means where one does not.
+pub(super) const NEWER: &[(&str, &str)] = &[
+    ("PIDFDs", "launchers are placed by their number, and looked at again afterwards"),
+    ("OOMPolicy", "systemd may stop a whole session for memory, where the kernel ended one server"),
+    ("CollectMode", "units that failed stay listed until `systemctl reset-failed`"),
+];
 
 /// All sessions of one manager.
 #[derive(Debug)]
@@ -85,6 +93,7 @@ impl Units {
             return Err(BackendError::Hybrid);
         }
         let manager = Manager::connect(bus)?;
+        manager.probe(NEWER.iter().map(|(name, _)| *name))?;
         let machine = format!("{}/{MACHINE_SLICE}", manager.cgroup());
         let invisible = || BackendError::Invisible(machine.clone());
         let directory = layout.v2().directory(&machine).ok_or_else(invisible)?;
