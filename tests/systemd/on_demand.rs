@@ -52,15 +52,3 @@ fn an_on_demand_daemon_that_is_killed_is_started_again_and_adopts() {
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
 }
-
-#[test]
-fn a_daemon_that_cannot_start_says_why() {
-    if !offered() {
-        return;
-    }
-    let machine = Machine::without_daemon("[daemon]\nno_such_key = 1\n");
-    let mut server = machine.run(&["--session", "s"], "echo not reached");
-    assert_eq!(server.exit_status(), 125);
-    let told = server.stderr();
-    assert!(told.contains("no_such_key"), "{told}");
-}

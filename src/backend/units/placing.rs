@@ -53,6 +53,7 @@ impl Units {
                 Ok(leaf) => {
                     // The launcher has left them; systemd forgot the scope that they stand in.
                     outlived.iter().for_each(|leaf| drop(leaf.remove()));
+                    lock(&self.lingering).remove(wanted.key);
                     return Ok(leaf);
                 }
                 Err(error) => error,
@@ -62,7 +63,7 @@ impl Units {
                 continue;
             }
             let unplaced = self.withdraw(error, &from, wanted);
-            lock(&self.lingering).push(wanted.key.clone());
+            lock(&self.lingering).insert(wanted.key.clone());
             return Err(unplaced);
         }
     }
