@@ -57,6 +57,8 @@ pub(super) struct Peer {
 pub(super) enum Message {
     Launch(Box<LaunchRequest>, oneshot::Sender<Result<Launched, Fault>>),
     Admitted(u64, Box<Admitted>),
+    /// The launcher has waited for its place for long enough.
+    Overdue(u64),
     JobDone(u64, Job, Done),
     /// A fact may have come to be: look again.
     LookAgain(u64),
@@ -198,6 +200,7 @@ impl Driver {
         match message {
             Message::Launch(request, reply) => self.launch(*request, reply),
             Message::Admitted(number, outcome) => self.admitted(number, *outcome),
+            Message::Overdue(number) => self.overdue(number),
             Message::JobDone(number, job, done) => self.job_done(number, job, done),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),

@@ -1,5 +1,6 @@
 //! The driver's side of an end: who may order it, and who is told when it is over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -12,6 +13,13 @@ use crate::chain::chain;
 use crate::lifecycle::Event;
 use crate::outcome::{Cause, Outcome};
 use crate::wire::{End, EndReply, Ended, Fault};
+
+/// The first wait before a session that could not be removed is tried again; it doubles up to [`REMOVE_AGAIN_MOST`]. What
+/// is still there when the daemon stops is swept by the next one.
+const REMOVE_AGAIN: Duration = Duration::from_millis(200);
+
+/// The longest wait before a session is tried to be removed again.
+const REMOVE_AGAIN_MOST: Duration = Duration::from_secs(10);
 
 /// Beyond the longest grace: how long a waiting `end` waits for the kernel.
 const END_WAIT: Duration = Duration::from_secs(10);
@@ -52,30 +60,48 @@ impl Driver {
         if let Some(stdin) = &server.stdin {
             self.watcher.forget(stdin);
         }
-        self.clean_up(server.key, leaf, gone.session.map(|session| session.machines).unwrap_or_default(), number);
+        self.clean_up(server.key, leaf, gone.session.map(|session| session.machines), number);
     }
 
-    /// Removes the record, and the session's directories with its last server; then answers who waited for it.
+    /// Removes the record, and what was made for the session if that is gone; then answers who waited for it. What cannot be
+    /// removed now is tried again.
     pub(super) fn clean_up(
         &mut self,
         key: crate::naming::SessionKey,
         leaf: String,
-        machines: Vec<crate::cgroup::GroupPaths>,
+        machines: Option<Vec<crate::cgroup::GroupPaths>>,
         number: u64,
     ) {
         self.cleaning += 1;
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
-        let work = move || {
-            if let Err(error) = backend.remove_session(&key, &machines) {
-                tracing::warn!(error = %chain(&error), "the session's directory stays until the next start");
-            }
-            if let Err(error) = records.remove(&leaf) {
-                tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+        let remove = move || {
+            let Some(machines) = &machines else { return true };
+            let removed = backend.remove_session(&key, machines);
+            let removed =
+                removed.inspect_err(|error| tracing::debug!(error = %chain(error), "the session stays for now"));
+            removed.is_ok()
+        };
+        let remove = Arc::new(remove);
+        let first = {
+            let remove = remove.clone();
+            move || {
+                let removed = remove();
+                if let Err(error) = records.remove(&leaf) {
+                    tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+                }
+                removed
             }
         };
         tokio::spawn(async move {
-            let _ = tokio::task::spawn_blocking(work).await;
+            let mut removed = tokio::task::spawn_blocking(first).await;
             let _ = outbox.send(Message::Gone(number)).await;
+            let mut pause = REMOVE_AGAIN;
+            while matches!(removed, Ok(false)) {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(REMOVE_AGAIN_MOST);
+                let remove = remove.clone();
+                removed = tokio::task::spawn_blocking(move || remove()).await;
+            }
         });
     }
 

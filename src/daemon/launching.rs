@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -13,6 +13,7 @@ use super::watch::Source;
 use crate::backend::{self, AdmitError, Unplaced};
 use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Caller, GroupPaths, Leaf, Membership};
 use crate::chain::chain;
+use crate::client::LAUNCH_MAX;
 use crate::lifecycle::{Event, State, Terms};
 use crate::naming::{LeafName, SessionKey};
 use crate::policy::{self, Decision, Grant, Refusal, Request, SessionName, SessionNaming, Table as Fullness};
@@ -20,6 +21,9 @@ use crate::process::{self, Ancestor};
 use crate::records::{Ending, Record};
 use crate::session::{Name, ProcessId};
 use crate::wire::{Fault, Launch, Launched};
+
+/// How long placing may take before the launcher is refused: that is to reach it while it still listens.
+const PLACE_MAX: Duration = LAUNCH_MAX.saturating_sub(Duration::from_secs(5));
 
 /// A launch, and what the kernel told about who asks for it.
 #[derive(Debug)]
@@ -280,20 +284,36 @@ impl Driver {
                 allow_leave: &allow_leave,
                 until: record.expires.map(|expiry| expiry.at + record.grace),
             };
-            backend.admit(&wanted).map_or_else(
-                |unplaced| {
-                    // The session may have been made for this launch alone; one that is in use stays.
-                    let _ = backend.remove_session(&key, std::slice::from_ref(&record.machine));
-                    Admitted::Failed(unplaced)
-                },
-                Admitted::Placed,
-            )
+            backend.admit(&wanted).map_or_else(Admitted::Failed, Admitted::Placed)
         };
         tokio::spawn(async move {
-            if let Ok(outcome) = tokio::task::spawn_blocking(work).await {
+            let mut work = tokio::task::spawn_blocking(work);
+            let outcome = tokio::select! {
+                outcome = &mut work => outcome,
+                () = tokio::time::sleep(PLACE_MAX) => {
+                    let _ = outbox.send(Message::Overdue(number)).await;
+                    work.await
+                }
+            };
+            if let Ok(outcome) = outcome {
                 let _ = outbox.send(Message::Admitted(number, Box::new(outcome))).await;
             }
         });
+    }
+
+    /// Placing goes on for as long as each of its steps may, and the launcher does not wait for that: it is told before it
+    /// gives up by itself. Where it is placed after all, its exit ends it.
+    pub(super) fn overdue(&mut self, number: u64) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(pending) = server.launch.take() else { return };
+        let name = server.name.clone();
+        let refusal = Refusal {
+            reason: format!("it was not placed within {} s", PLACE_MAX.as_secs()),
+            remedy: "see whether the service manager and the kernel answer, and launch it again".to_owned(),
+        };
+        // It may be placed at any moment from now on: it must not run without containment until then.
+        let fault = self.refuse(false, &name, refusal);
+        let _ = pending.reply.send(Err(fault));
     }
 
     /// The launcher is in its leaf, or is not.
@@ -402,8 +422,7 @@ impl Driver {
         } else if let Some((server, gone)) = self.table.remove(number) {
             self.watcher.forget_files(number);
             // It may have been the last of a session whose other servers ended meanwhile.
-            let machines = gone.session.map(|session| session.machines).unwrap_or_default();
-            self.clean_up(server.key, leaf_name, machines, number);
+            self.clean_up(server.key, leaf_name, gone.session.map(|session| session.machines), number);
         }
         let Some(pending) = pending else { return };
         let fault = self.refuse(pending.uncontained, &name, refusal);

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::servers::{Process, crowd, end, expect_dead, inhabitants, level, numbers_count, only_ended, perl};
-use crate::support::{Machine, eventually, lives, offered, processes, signal, v1_mount, v2_mount};
+use crate::support::{
+    Machine, companions_offered, eventually, lives, offered, processes, root_offered, signal, v2_mount,
+};
 
 #[test]
 fn a_grandchild_that_left_the_session_of_its_terminal_ends_with_its_session() {
@@ -327,11 +329,7 @@ fn processes_in_nested_and_threaded_cgroups_of_their_own_are_counted_and_ended()
 
 #[test]
 fn processes_in_cgroups_made_below_the_companions_are_ended_and_the_companions_go() {
-    if !offered() {
-        return;
-    }
-    if v1_mount("memory").is_none() || v1_mount("pids").is_none() {
-        eprintln!("not on this layout: companions stand beside a hybrid machine's cgroup v2 only");
+    if !offered() || !companions_offered() {
         return;
     }
     let machine = Machine::new();
@@ -416,7 +414,7 @@ fn a_launch_while_its_session_ends_is_either_ended_with_it_or_lives() {
         assert!({ ending }.wait().unwrap().success());
         assert_eq!(first.exit_status(), 128 + 9);
         // Whatever became of it, it is one of these, and nothing in between.
-        let there = inhabitants(machine.root());
+        let there = inhabitants(&machine.tree());
         if up && there.iter().any(|process| process.pid == second.pid()) {
             lived += 1;
             end(&machine, &["s", "--now"]);
@@ -435,7 +433,7 @@ fn a_launch_while_its_session_ends_is_either_ended_with_it_or_lives() {
 
 #[test]
 fn a_server_that_moved_out_of_its_leaf_is_shown_as_escaped_and_ended() {
-    if !offered() {
+    if !offered() || !root_offered() {
         return;
     }
     let machine = Machine::new();
@@ -459,7 +457,7 @@ fn a_server_that_moved_out_of_its_leaf_is_shown_as_escaped_and_ended() {
 
 #[test]
 fn a_server_that_moved_out_of_all_its_cgroups_and_ignores_its_end_is_killed_at_the_grace() {
-    if !offered() {
+    if !offered() || !root_offered() {
         return;
     }
     let machine = Machine::new();
@@ -482,11 +480,7 @@ fn a_server_that_moved_out_of_all_its_cgroups_and_ignores_its_end_is_killed_at_t
 
 #[test]
 fn a_child_that_moved_out_of_the_leaf_but_not_of_the_companions_is_killed() {
-    if !offered() {
-        return;
-    }
-    if v1_mount("memory").is_none() {
-        eprintln!("not on this layout: companions stand beside a hybrid machine's cgroup v2 only");
+    if !offered() || !companions_offered() {
         return;
     }
     let machine = Machine::new();

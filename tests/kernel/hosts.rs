@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{DEADLINE, Launched, Machine, PINFOLD, eventually};
+use crate::support::{DEADLINE, Launched, Machine, binary, eventually};
 
 /// A user who is not root.
 pub const NOBODY: u32 = 65534;
@@ -55,7 +55,7 @@ impl Machine {
                 None => command.env_remove(name),
             };
         }
-        command.env("PINFOLD", PINFOLD).env("FIFO", self.path("fifo"));
+        command.env("PINFOLD", binary()).env("FIFO", self.path("fifo"));
     }
 
     /// `pinfold ARGUMENTS…` as the user [`NOBODY`], from a copy of the program that this user can reach.
@@ -65,7 +65,7 @@ impl Machine {
             let directory = program.parent().unwrap();
             std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
             // By another process: one that is forked here meanwhile would keep the copy open for writing (ETXTBSY).
-            assert!(Command::new("cp").arg(PINFOLD).arg(&program).status().unwrap().success());
+            assert!(Command::new("cp").arg(binary()).arg(&program).status().unwrap().success());
         }
         let mut command = Command::new(program);
         command.args(arguments);

@@ -13,12 +13,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::hosts::{lines, status_field};
-use crate::support::{Launched, Machine, PINFOLD, eventually, lives, offered, processes, signal};
+use crate::support::{Launched, Machine, binary, eventually, lives, offered, processes, root_offered, signal};
 
 /// Runs a command as it is, and through the launcher; both outputs, the bare one first.
 #[track_caller]
 fn bare_and_contained(machine: &Machine, prefix: &[&str], command: &[&str]) -> [Output; 2] {
-    [&[][..], &[PINFOLD, "run", "--session", "fidelity", "--"]].map(|launcher| {
+    [&[][..], &[binary(), "run", "--session", "fidelity", "--"]].map(|launcher| {
         let words: Vec<&str> = [prefix, launcher, command].concat();
         let mut run = Command::new(words[0]);
         run.args(&words[1..]).stdin(Stdio::null());
@@ -86,7 +86,7 @@ fn the_environment_is_the_hosts_and_our_two_variables() {
         pairs
     };
     let bare = environment(&[]);
-    let contained = environment(&[PINFOLD, "run", "--session", "s p", "--server", "n", "--"]);
+    let contained = environment(&[binary(), "run", "--session", "s p", "--server", "n", "--"]);
     let added: Vec<String> = contained.iter().filter(|pair| !bare.contains(pair)).map(|pair| text(pair)).collect();
     assert_eq!(added.len(), 2, "{added:?}");
     assert_eq!(added[0], "PINFOLD_SESSION=s p");
@@ -104,13 +104,14 @@ fn signals_and_all_else_that_exec_passes_on_arrive_as_the_host_passed_them() {
         return;
     }
     let machine = Machine::new();
-    for passed in [
+    let privileged = root_offered().then_some(&["setpriv", "--no-new-privs", "--bounding-set=-sys_boot"][..]);
+    let passed = [
         &["env"][..],
         &["env", "--ignore-signal=PIPE"],
         &["env", "--ignore-signal=HUP,INT,QUIT,CHLD", "--block-signal=USR1,RTMIN"],
         &["sh", "-c", "umask 027; ulimit -n 77; ulimit -c 0; cd /usr; exec \"$@\"", "sh"],
-        &["setpriv", "--no-new-privs", "--bounding-set=-sys_boot"],
-    ] {
+    ];
+    for passed in passed.into_iter().chain(privileged) {
         let fields = |output: &Output| -> Vec<String> {
             let varying =
                 ["Pid:", "Tgid:", "NStgid:", "NSpid:", "NSpgid:", "NSsid:", "Vm", "Rss", "voluntary", "nonvol"];
@@ -131,7 +132,7 @@ fn signals_and_all_else_that_exec_passes_on_arrive_as_the_host_passed_them() {
         assert_eq!(text(&contained.stdout), text(&bare.stdout), "{passed:?}");
     }
     // So that the comparison was not one of two empty masks.
-    let ignoring = ["env", "--ignore-signal=PIPE", PINFOLD, "run", "--", "cat", "/proc/self/status"];
+    let ignoring = ["env", "--ignore-signal=PIPE", binary(), "run", "--", "cat", "/proc/self/status"];
     let mut run = Command::new(ignoring[0]);
     run.args(&ignoring[1..]);
     machine.point_here(&mut run);

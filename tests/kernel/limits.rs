@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::servers::{Process, crowd, end, expect_dead, inhabitants, level, perl};
-use crate::support::{Machine, eventually, offered, v1_mount};
+use crate::support::{Machine, companions_offered, eventually, offered, pass_over, v1_mount};
 
 const MIB: u64 = 1 << 20;
 
@@ -150,7 +150,7 @@ fn under_best_effort_a_limit_that_cannot_hold_is_a_warning() {
     }
     let machine = Machine::with_config("best_effort = true\n");
     if !is_hybrid() && offers(&machine, "cpu") {
-        eprintln!("not on this layout: the cpu limit holds");
+        pass_over("the cpu limit holds on this layout");
         return;
     }
     let options = ["--session", "s", "--cpu-max", "50%", "--memory-max", "100M"];
@@ -298,11 +298,7 @@ fn a_process_that_the_oom_killer_may_not_choose_dies_with_its_leaf() {
 
 #[test]
 fn a_hog_in_a_memory_cgroup_of_its_own_below_the_companion_is_held_and_told() {
-    if !offered() {
-        return;
-    }
-    if v1_mount("memory").is_none() {
-        eprintln!("not on this layout: companions stand beside a hybrid machine's cgroup v2 only");
+    if !offered() || !companions_offered() {
         return;
     }
     let machine = Machine::new();
@@ -391,11 +387,7 @@ fn a_process_limit_ends_the_server_where_the_policy_says_so() {
 
 #[test]
 fn a_server_that_switched_the_oom_killer_off_stalls_at_its_limit_and_is_ended() {
-    if !offered() {
-        return;
-    }
-    if v1_mount("memory").is_none() {
-        eprintln!("not on this layout: cgroup v2 has no such switch");
+    if !offered() || !companions_offered() {
         return;
     }
     let machine = Machine::new();

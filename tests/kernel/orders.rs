@@ -88,7 +88,7 @@ fn all_that_one_process_owns_is_ended_and_what_others_own_lives() {
     let fifo = machine.path("stdin");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let _held = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
-    command.env("PINFOLD", crate::support::PINFOLD).env("FIFO", &fifo).stdout(std::process::Stdio::piped());
+    command.env("PINFOLD", crate::support::binary()).env("FIFO", &fifo).stdout(std::process::Stdio::piped());
     let mut host = Launched::spawn(command);
     machine.session("a");
     machine.session("b");

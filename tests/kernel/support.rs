@@ -1,11 +1,16 @@
 //! A machine for one test: a daemon on a socket of its own, in a cgroup subtree of its own, and hosts that launch there.
 //!
-//! Whatever a test leaves is found when its [`Machine`] is dropped: the test fails if a process or a cgroup is left.
+//! `PINFOLD_TEST_BACKEND=systemd` puts it on the service manager of whoever runs the test instead. All machines share that
+//! manager, so the tests run one at a time there.
+//!
+//! Whatever a test leaves is found when its [`Machine`] is dropped: the test fails if a process, a cgroup or a unit is left.
 
-use std::io::Read;
+use std::ffi::OsString;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,8 +19,18 @@ use serde_json::Value;
 /// Beyond what anything here takes on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The binary under test.
-pub const PINFOLD: &str = env!("CARGO_BIN_EXE_pinfold");
+/// The binary under test: `PINFOLD_TEST_BINARY` in a guest, where what was built lies elsewhere.
+pub fn binary() -> &'static str {
+    static BINARY: LazyLock<String> = LazyLock::new(|| {
+        std::env::var("PINFOLD_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pinfold").to_owned())
+    });
+    &BINARY
+}
+
+/// Whether the daemons of this run work on a service manager.
+pub fn on_systemd() -> bool {
+    std::env::var("PINFOLD_TEST_BACKEND").is_ok_and(|backend| backend == "systemd")
+}
 
 /// Waits for a level, not for a change: until `condition` gives a value, or the deadline; then it tells the last state.
 #[track_caller]
@@ -44,10 +59,12 @@ pub fn base() -> PathBuf {
 #[track_caller]
 pub fn offered() -> bool {
     let promised = std::env::var("PINFOLD_TEST_HOST").is_ok_and(|hosts| hosts.split(',').any(|host| host == "kernel"));
-    let missing = if !nix::unistd::geteuid().is_root() {
-        Some("root, to make cgroups")
-    } else if v2_mount().is_none() {
+    let missing = if v2_mount().is_none() {
         Some("a cgroup v2 mount")
+    } else if on_systemd() {
+        (!Path::new("/run/systemd/system").is_dir()).then_some("systemd in charge")
+    } else if !is_root() {
+        Some("root, to make cgroups")
     } else {
         None
     };
@@ -59,6 +76,70 @@ pub fn offered() -> bool {
             false
         }
     }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Tells that a test, or a part of it, does not run here, and why. `PINFOLD_TEST_PASSED_OVER` names the file in which the
+/// ring finds all of these when it is over.
+#[track_caller]
+pub fn pass_over(why: &str) {
+    let at = std::panic::Location::caller();
+    eprintln!("passed over at {at}: {why}");
+    if let Some(path) = std::env::var_os("PINFOLD_TEST_PASSED_OVER") {
+        let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{}:{}: {why}", at.file(), at.line()).unwrap();
+    }
+}
+
+/// Whether this is root, where a test itself needs it: to be another user, or to leave all cgroups.
+#[track_caller]
+pub fn root_offered() -> bool {
+    if !is_root() {
+        pass_over("the test itself needs root");
+    }
+    is_root()
+}
+
+/// Whether the daemons of this run work in subtrees of their own, where a test is about that.
+#[track_caller]
+pub fn subtree_offered() -> bool {
+    if on_systemd() {
+        pass_over("it is about the cgroupfs backend alone");
+    }
+    !on_systemd()
+}
+
+/// Whether cgroup v1 companions stand beside cgroup v2 here.
+#[track_caller]
+pub fn companions_offered() -> bool {
+    let offered = v1_mount("memory").is_some() && v1_mount("pids").is_some();
+    if !offered {
+        pass_over("companions stand beside a hybrid machine's cgroup v2 only");
+    }
+    offered
+}
+
+/// `systemctl` for the manager of whoever runs this.
+pub fn systemctl(arguments: &[&str]) -> Output {
+    let manager = if is_root() { "--system" } else { "--user" };
+    Command::new("systemctl").arg(manager).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// The directory of the cgroup that all units of the manager are below.
+fn manager_cgroup() -> PathBuf {
+    let output = systemctl(&["show", "--value", "--property", "ControlGroup"]);
+    let cgroup = String::from_utf8(output.stdout).unwrap();
+    v2_mount().unwrap().join(cgroup.trim().trim_start_matches('/'))
+}
+
+/// The units of sessions that the manager has in memory, failed and dead ones included.
+fn session_units() -> Vec<String> {
+    let output = systemctl(&["list-units", "--all", "--plain", "--no-legend", "pinfold-*.slice", "pinfold-*.scope"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
 }
 
 /// Where cgroup v2 is mounted.
@@ -113,9 +194,14 @@ impl Machine {
     #[track_caller]
     pub fn without_daemon() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("pinfold-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let root = base().join(name);
-        std::fs::create_dir(&root).unwrap();
+        let root = if on_systemd() {
+            manager_cgroup()
+        } else {
+            let name = format!("pinfold-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+            let root = base().join(name);
+            std::fs::create_dir(&root).unwrap();
+            root
+        };
         let directory = tempfile::Builder::new().prefix("pinfold-test-").tempdir().unwrap();
         Self { directory, root, daemon: None, arguments: Vec::new() }
     }
@@ -130,9 +216,32 @@ impl Machine {
         self.path("pinfold.sock")
     }
 
-    /// The cgroup subtree.
+    /// The cgroup subtree; the manager's where there is one.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The directory that all sessions are below.
+    pub fn tree(&self) -> PathBuf {
+        self.root.join(if on_systemd() { "pinfold.slice" } else { "pinfold" })
+    }
+
+    /// The cgroup of a daemon that a launcher started.
+    pub fn daemon_cgroup(&self) -> PathBuf {
+        if !on_systemd() {
+            return self.root.join("pinfold-daemon");
+        }
+        // Where a manager puts what names no slice.
+        let slice = self.root.join(if is_root() { "system.slice" } else { "app.slice" });
+        let services = std::fs::read_dir(&slice).into_iter().flatten().flatten();
+        let is_daemon = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("pinfold-daemon-");
+        let found = services.into_iter().find(is_daemon).map(|entry| entry.path());
+        found.unwrap_or_else(|| slice.join("pinfold-daemon-none.service"))
+    }
+
+    /// What leads a launcher's daemon here.
+    pub fn place(&self) -> (&'static str, OsString) {
+        if on_systemd() { ("PINFOLD_BACKEND", "systemd".into()) } else { ("PINFOLD_ROOT", self.root.clone().into()) }
     }
 
     /// Starts the daemon and waits until it listens. Its log goes to `serve.log`.
@@ -140,19 +249,11 @@ impl Machine {
     pub fn start(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
-        let daemon = Command::new(PINFOLD)
-            .arg("serve")
-            .args(&self.arguments)
-            .arg("--socket")
-            .arg(self.socket())
-            .arg("--root")
-            .arg(&self.root)
-            .env("PINFOLD_LOG", "debug")
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.daemon = Some(daemon);
+        let mut serve = Command::new(binary());
+        let (variable, place) = self.place();
+        serve.arg("serve").args(&self.arguments).arg("--socket").arg(self.socket()).env(variable, place);
+        serve.env("PINFOLD_LOG", "debug,zbus=info").env_remove("JOURNAL_STREAM").stdin(Stdio::null()).stderr(log);
+        self.daemon = Some(serve.spawn().unwrap());
         eventually("the daemon listens", || {
             std::os::unix::net::UnixStream::connect(self.socket()).map_err(|error| format!("{error}; {}", self.log()))
         });
@@ -188,8 +289,9 @@ impl Machine {
 
     /// `pinfold ARGUMENTS…` for this machine, as a command to be completed.
     pub fn pinfold(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(PINFOLD);
-        command.args(arguments).env("PINFOLD_SOCKET", self.socket()).env("PINFOLD_ROOT", &self.root);
+        let mut command = Command::new(binary());
+        let (variable, place) = self.place();
+        command.args(arguments).env("PINFOLD_SOCKET", self.socket()).env(variable, place);
         for inherited in ["PINFOLD_SESSION", "PINFOLD_UNCONTAINED", "CLAUDE_CODE_SESSION_ID", "AGENT_SESSION_ID"] {
             command.env_remove(inherited);
         }
@@ -242,7 +344,7 @@ impl Machine {
         PathBuf::from(self.session(id)["servers"][0]["cgroup"].as_str().unwrap())
     }
 
-    /// Waits until no session is left, and nothing of any in any hierarchy.
+    /// Waits until no session is left, and nothing of any in any hierarchy, nor in the manager.
     #[track_caller]
     pub fn expect_nothing_left(&self) {
         eventually("no session is left", || {
@@ -252,11 +354,14 @@ impl Machine {
         self.expect_no_cgroups();
     }
 
-    /// Waits until no cgroup of a session is left, in any hierarchy.
+    /// Waits until no cgroup of a session is left, in any hierarchy, nor a unit.
     #[track_caller]
     pub fn expect_no_cgroups(&self) {
-        eventually("no cgroup is left", || {
-            let left = self.cgroups();
+        eventually("no cgroup and no unit is left", || {
+            let mut left = self.cgroups();
+            if left.is_empty() && on_systemd() {
+                left.extend(session_units().into_iter().map(PathBuf::from));
+            }
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}; {}", self.log())) }
         });
     }
@@ -264,7 +369,10 @@ impl Machine {
     /// All cgroups of sessions of this machine, companions included.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        below(&self.root.join("pinfold"), &mut found);
+        below(&self.tree(), &mut found);
+        if on_systemd() {
+            return found;
+        }
         // A companion's machine level is named after the tree's path; its sessions are told by their keys.
         let tag = tag(&self.root.join("pinfold"));
         for controller in ["memory", "pids"] {
@@ -275,6 +383,22 @@ impl Machine {
             }
         }
         found
+    }
+}
+
+impl Machine {
+    /// Whatever a failed test left to the manager.
+    fn stop_units(&self) {
+        let left = session_units();
+        for unit in &left {
+            systemctl(&["stop", unit]);
+            systemctl(&["reset-failed", unit]);
+        }
+        if std::thread::panicking() {
+            systemctl(&["stop", "pinfold-daemon-*.service"]);
+            return;
+        }
+        assert!(left.is_empty(), "the test left units: {left:?}; {}", self.log());
     }
 }
 
@@ -302,6 +426,9 @@ impl Drop for Machine {
         if let Some(mut daemon) = self.daemon.take() {
             signal(daemon.id() as i32, nix::sys::signal::Signal::SIGTERM);
             let _ = daemon.wait();
+        }
+        if on_systemd() {
+            return self.stop_units();
         }
         // Whatever a failed test left: killed through the test's own cgroup, removed from the bottom up.
         let left = self.cgroups();

@@ -3,21 +3,6 @@
 use crate::support::*;
 
 #[test]
-fn a_grandchild_that_left_its_session_ends_with_the_server() {
-    if !offered() {
-        return;
-    }
-    let machine = Machine::new();
-    let mut server = machine.run(&["--session", "s"], "setsid sh -c 'trap \"\" TERM; sleep 1000' & echo $!; exec cat");
-    let grandchild: i32 = server.line().parse().unwrap();
-    assert!(processes(&machine.session("s").leaf(0)).contains(&grandchild));
-    let output = machine.ask(&["end", "s"]);
-    assert!(output.status.success(), "{output:?}");
-    assert!(!lives(grandchild));
-    machine.expect_nothing_left();
-}
-
-#[test]
 fn stopping_the_scope_is_told_as_stopped() {
     if !offered() {
         return;

@@ -4,13 +4,16 @@
 //! `PINFOLD_TEST_HOST=systemd` states that this machine offers what the ring needs; without it every test is skipped:
 //! nobody's service manager is made a test bed by `cargo test`. The tests share one manager, so they run one at a time.
 
+mod agent;
 #[expect(dead_code, reason = "a vocabulary for two rings: neither speaks every word")]
 #[path = "../kernel/support.rs"]
 mod kernel;
 mod support;
 
 mod ends;
+mod failures;
 mod installed;
+mod lost;
 mod manager;
 mod memory;
 mod on_demand;

@@ -42,7 +42,6 @@ fn survived(machine: &Machine) {
 }
 
 #[test]
-#[ignore = "what runs jobs in the guest loses them with its bus before systemd 257: the ring does this last, from there on"]
 fn a_restarted_bus_is_found_again_and_what_it_tells_is_heard() {
     if !offered() {
         return;

@@ -20,23 +20,6 @@ fn a_server_beyond_its_own_limit_is_told_although_its_scope_is_gone_at_once() {
 }
 
 #[test]
-fn a_server_beyond_its_own_limit_leaves_its_sibling_alone() {
-    if !offered() {
-        return;
-    }
-    let machine = Machine::with_config("[server]\nmemory_max = '64M'\n[session]\nmemory_max = '300M'\n");
-    let sibling = machine.up(&["--session", "s", "--server", "sibling"], "exec cat");
-    let mut server = machine.up(&["--session", "s", "--server", "eats"], EATS);
-    assert_eq!(server.exit_status(), 128 + 9);
-    let told = server.stderr();
-    assert!(told.contains("the server's own memory limit was reached"), "{told}");
-    assert!(lives(sibling.pid()));
-    machine.ask(&["end", "s"]);
-    assert_eq!(machine.log().matches("cause=\"memory\"").count(), 1);
-    machine.expect_nothing_left();
-}
-
-#[test]
 fn a_session_beyond_its_limit_is_told_as_such() {
     if !offered() {
         return;

@@ -56,18 +56,6 @@ fn an_on_demand_daemon_that_is_killed_is_started_again_and_adopts() {
     });
 }
 
-#[test]
-fn a_daemon_that_cannot_start_says_why() {
-    if !offered() {
-        return;
-    }
-    let machine = Machine::without_daemon("[daemon]\nno_such_key = 1\n");
-    let mut server = machine.run(&["--session", "s"], "echo not reached");
-    assert_eq!(server.exit_status(), 125);
-    let told = server.stderr();
-    assert!(told.contains("no_such_key"), "{told}");
-}
-
 /// `pinfold run` in a mount namespace that has a directory, and a copy of the binary in it, which no manager sees.
 fn run_unseen(machine: &Machine, program: &Path, socket: &Path) -> Launched {
     let unseen = machine.path("unseen");

@@ -1,88 +1,8 @@
 //! A user's daemon, and launchers of that user that stand outside the user manager's subtree, as in an SSH session or a
 //! system unit: the kernel denies the daemon to write them into a leaf, so the manager has to place them.
-//!
-//! These are tests of the system ring: only root can stand somebody there.
 
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
+use crate::agent::Agent;
 use crate::support::*;
-
-/// The lingering user of the guest.
-const AGENT: u32 = 1000;
-
-/// A command as that user, with no more of an environment than a host gives its servers.
-fn as_agent(mut command: Command) -> Command {
-    command.uid(AGENT).gid(AGENT).env_clear().env("HOME", "/home/agent").env("PATH", "/usr/bin:/bin").current_dir("/");
-    command
-}
-
-/// A daemon of that user, and where it listens.
-struct Agent {
-    directory: tempfile::TempDir,
-    daemon: Launched,
-}
-
-impl Agent {
-    #[track_caller]
-    fn with_config(config: &str) -> Self {
-        let directory = tempfile::Builder::new().prefix("pinfold-test-").tempdir().unwrap();
-        chown(directory.path(), Some(AGENT), Some(AGENT)).unwrap();
-        let path = directory.path().join("pinfold.toml");
-        std::fs::write(&path, config).unwrap();
-        let socket = directory.path().join("pinfold.sock");
-        let log = std::fs::File::create(directory.path().join("serve.log")).unwrap();
-        let mut serve = Command::new(binary());
-        serve.args(["serve", "--backend", "systemd", "--socket"]).arg(&socket).arg("--config").arg(&path);
-        serve.stdin(Stdio::null()).stderr(log);
-        let daemon = Launched::spawn(as_agent(serve));
-        eventually("the daemon listens", || {
-            std::os::unix::net::UnixStream::connect(&socket).map_err(|error| error.to_string())
-        });
-        Self { directory, daemon }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("pinfold.sock")
-    }
-
-    /// Ends all and stops the daemon; nothing of it is left in the user's manager.
-    #[track_caller]
-    fn stop(mut self) {
-        let mut end = Command::new(binary());
-        end.args(["end", "--all", "--socket"]).arg(self.socket());
-        assert!(as_agent(end).stdout(Stdio::null()).status().unwrap().success());
-        signal(self.daemon.pid(), nix::sys::signal::Signal::SIGTERM);
-        assert_eq!(self.daemon.exit_status(), 0);
-        let left = Path::new("/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/pinfold.slice");
-        assert!(!left.exists(), "the user's slice is left");
-    }
-
-    /// `pinfold run` of that user out of a system unit with this property.
-    fn run_from_unit(&self, property: &str) -> Launched {
-        let mut run = Command::new("systemd-run");
-        run.args([
-            "--quiet",
-            "--wait",
-            "--pipe",
-            "--collect",
-            "--service-type=exec",
-            "--uid=1000",
-            "--unit=host-of-agent",
-        ]);
-        run.arg(format!("--property={property}"));
-        run.arg("--").arg(binary()).args(["run", "--socket"]).arg(self.socket()).args([
-            "--",
-            "sh",
-            "-c",
-            "echo up; exec cat",
-        ]);
-        run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Launched::spawn(run)
-    }
-}
 
 #[test]
 fn launchers_outside_the_user_managers_subtree_are_placed_by_the_manager() {
@@ -91,12 +11,7 @@ fn launchers_outside_the_user_managers_subtree_are_placed_by_the_manager() {
     }
     let agent = Agent::with_config("");
     let run = |name: &str| {
-        let mut run = Command::new(binary());
-        run.args(["run", "--socket"]).arg(agent.socket()).args(["--session", "s", "--server", name, "--"]);
-        run.args(["sh", "-c", "cat /proc/self/cgroup; exec cat"]);
-        let mut run = as_agent(run);
-        run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut server = Launched::spawn(run);
+        let mut server = agent.run(&["--session", "s", "--server", name], "cat /proc/self/cgroup; exec cat");
         let line = server.line();
         assert!(!line.is_empty(), "{}", server.stderr());
         (server, line)

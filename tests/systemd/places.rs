@@ -1,6 +1,5 @@
 //! Where processes live: units that an administrator sees, limits that the kernel holds.
 
-use crate::kernel::slowness;
 use crate::support::*;
 
 #[test]
@@ -94,21 +93,5 @@ fn limits_that_the_configuration_changed_are_changed_at_the_next_launch() {
     assert_eq!(property(&session.slice(), "MemoryMax"), (400 << 20).to_string());
     assert_eq!(knob(&session.directory(), "memory.max"), (400 << 20).to_string());
     machine.ask(&["end", "s"]);
-    machine.expect_nothing_left();
-}
-
-#[test]
-fn many_sessions_begin_and_end_at_the_same_time() {
-    if !offered() {
-        return;
-    }
-    let machine = Machine::new();
-    let count = 500 / (slowness() as usize * 5).max(1);
-    let run = |number| machine.run(&["--session", &format!("s{number}")], "echo up; exec cat");
-    let mut servers: Vec<_> = (0..count).map(run).collect();
-    for server in &mut servers {
-        assert_eq!(server.line(), "up", "{}", machine.log());
-    }
-    machine.ask(&["end", "--all", "--now"]);
     machine.expect_nothing_left();
 }

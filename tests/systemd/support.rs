@@ -5,13 +5,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-pub use crate::kernel::{Launched, attach_device_program, eventually, lives, processes, signal};
-use crate::kernel::{PINFOLD, slowness};
-
-/// The binary under test: `PINFOLD_TEST_BINARY` in a guest, where what was built lies elsewhere.
-pub fn binary() -> PathBuf {
-    std::env::var_os("PINFOLD_TEST_BINARY").map_or_else(|| PathBuf::from(PINFOLD), PathBuf::from)
-}
+use crate::kernel::slowness;
+pub use crate::kernel::{Launched, attach_device_program, binary, eventually, lives, processes, signal, systemctl};
 
 /// Whether this machine is meant for the ring.
 pub fn offered() -> bool {
@@ -25,12 +20,6 @@ pub fn offered() -> bool {
 /// Whether it is the system manager.
 pub fn is_system() -> bool {
     nix::unistd::geteuid().is_root()
-}
-
-/// `systemctl` for the manager in question.
-pub fn systemctl(arguments: &[&str]) -> Output {
-    let manager = if is_system() { "--system" } else { "--user" };
-    Command::new("systemctl").arg(manager).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
 /// One property of a unit, as `systemctl show` tells it.
@@ -119,6 +108,10 @@ impl Machine {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("serve.log")).unwrap_or_default()
+    }
+
+    pub fn daemon_pid(&self) -> i32 {
+        self.daemon.as_ref().expect("the daemon runs").id() as i32
     }
 
     /// Kills the daemon with SIGKILL.

@@ -20,7 +20,7 @@ mod host;
 mod placing;
 mod removing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,8 +59,8 @@ pub struct Units {
     machine_limits: Mutex<Option<Limits>>,
     /// The system's manager, which a user's daemon asks about the units of launchers that stand outside its own manager.
     system: Mutex<Option<Arc<Manager>>>,
-    /// Sessions whose slice could not be removed because a launcher that was refused was still in it.
-    lingering: Mutex<Vec<SessionKey>>,
+    /// Sessions that a refused launcher may still be in: they are in use by nobody who may use them.
+    lingering: Mutex<HashSet<SessionKey>>,
 }
 
 /// What is kept open of a session while it lives.

@@ -57,6 +57,7 @@ impl Units {
                 Ok(leaf) => {
                     // The launcher has left them; systemd forgot the scope that they stand in.
                     outlived.iter().for_each(|leaf| drop(leaf.remove()));
+                    lock(&self.lingering).remove(wanted.key);
                     return Ok(leaf);
                 }
                 Err(error) => error,
@@ -66,7 +67,7 @@ impl Units {
                 continue;
             }
             let unplaced = self.withdraw(error, &from, wanted);
-            lock(&self.lingering).push(wanted.key.clone());
+            lock(&self.lingering).insert(wanted.key.clone());
             return Err(unplaced);
         }
     }

@@ -51,15 +51,14 @@ impl Units {
     }
 
     /// Stops the slice of a session that has no process any more, and with it a scope that never saw one end. That the
-    /// session is in use again is no error.
+    /// session is in use again is no error; that a launcher which was refused is still in it is one.
     pub fn remove_session(&self, key: &SessionKey) -> Result<(), SweepError> {
-        let lingering: Vec<_> = std::mem::take(&mut *lock(&self.lingering));
-        for other in lingering.iter().filter(|other| *other != key) {
-            if !self.remove_if_empty(other)? {
-                lock(&self.lingering).push(other.clone());
-            }
+        let removed = self.remove_if_empty(key)?;
+        let mut lingering = lock(&self.lingering);
+        if removed {
+            lingering.remove(key);
         }
-        self.remove_if_empty(key).map(drop)
+        if lingering.contains(key) { Err(SweepError::Lingers(key.slice())) } else { Ok(()) }
     }
 
     /// Removes every session that has no process and no leaf.
@@ -122,4 +121,7 @@ pub enum SweepError {
     /// systemd refused something.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
+    /// A launcher that was refused has not left yet.
+    #[error("a launcher that was refused is still in {0}")]
+    Lingers(String),
 }
