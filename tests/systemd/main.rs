@@ -9,6 +9,7 @@
 mod kernel;
 mod support;
 
+mod bound;
 mod ends;
 mod manager;
 mod memory;

@@ -1,5 +1,5 @@
-//! The `systemd` backend: each session is a slice with the session's limits, and in it one scope that is delegated to us
-//! and holds our leaves.
+//! The `systemd` backend: each session is a slice with the session's limits, and in it a scope that is delegated to us and
+//! holds our leaves; several, where its launches come from hosts in different units.
 //!
 //! ```text
 //!  pinfold.slice                        all of pinfold: the machine's limits
@@ -16,13 +16,13 @@
 //! No file is written in a cgroup that systemd owns, which is every one but the leaves and the delegated scope's
 //! `cgroup.subtree_control` (systemd's CGROUP_DELEGATION, "Some Don'ts"): limits there are changed by properties.
 
+mod binding;
 mod placing;
 mod removing;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::backend::held::Access;
 use crate::backend::{AdmitError, BackendError};
@@ -34,6 +34,7 @@ use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, MACHINE_SLICE, SessionKey};
 use crate::systemd::{Bus, Manager, SystemdError};
 
+use binding::Given;
 pub use removing::SweepError;
 
 /// All sessions of one manager.
@@ -67,13 +68,6 @@ struct Session {
     access: Access,
     /// What its living scopes were given, as far as it was asked for.
     scopes: HashMap<String, Given>,
-}
-
-/// What a scope was given when it was made, and cannot be given any more (org.freedesktop.systemd1(5)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Given {
-    /// Since boot: systemd does not stop it before. `None`: never.
-    until: Option<Duration>,
 }
 
 impl Units {
