@@ -51,6 +51,8 @@ pub struct Admission<'a> {
     pub server: Limits,
     /// Units that it may leave whatever held it there.
     pub allow_leave: &'a [WildMatch],
+    /// The process that owns it: its host.
+    pub owner: i32,
     /// Since boot (`CLOCK_BOOTTIME`): when its end, if that was ordered for its session's time-to-live, has to be over.
     pub until: Option<Duration>,
 }

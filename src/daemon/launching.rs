@@ -282,6 +282,7 @@ impl Driver {
                 session: grant.session,
                 server: grant.server,
                 allow_leave: &allow_leave,
+                owner: record.owner.pid,
                 until: record.expires.map(|expiry| expiry.at + record.grace),
             };
             backend.admit(&wanted).map_or_else(Admitted::Failed, Admitted::Placed)

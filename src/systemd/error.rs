@@ -60,6 +60,16 @@ impl SystemdError {
         self.is_named("UnitExists")
     }
 
+    /// It was not started because a unit that it is bound to is not active.
+    pub fn is_unmet_dependency(&self) -> bool {
+        matches!(&self.reason, Reason::Job(result) if result == "dependency")
+    }
+
+    /// No unit of this manager holds the process.
+    pub(super) fn is_of_no_unit(&self) -> bool {
+        self.is_named("NoUnitForPID")
+    }
+
     /// The process that was to be placed is gone.
     pub fn process_is_gone(&self) -> bool {
         match &self.reason {

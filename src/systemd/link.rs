@@ -101,17 +101,18 @@ impl Link {
         MessageStream::for_match_rule(rule.build()?, &self.connection, room).await
     }
 
-    /// Makes a transient unit, and one beside it, and starts it; gives the job.
+    /// Makes a transient unit, and one beside it, and starts it in this job mode; gives the job.
     pub(super) async fn start_transient_unit(
         &self,
         unit: &str,
+        mode: &str,
         properties: &Properties,
         beside: Option<&(String, Properties)>,
     ) -> zbus::Result<OwnedObjectPath> {
         let properties = properties.to_variants()?;
         let beside = beside.map(|(unit, properties)| Ok::<_, zbus::Error>((unit.as_str(), properties.to_variants()?)));
         let beside: Vec<_> = beside.transpose()?.into_iter().collect();
-        let body = (unit, "fail", properties, beside);
+        let body = (unit, mode, properties, beside);
         self.call(PATH, MANAGER, "StartTransientUnit", &body).await?.body().deserialize()
     }
 
@@ -149,6 +150,12 @@ impl Link {
     /// The object of a unit, which is loaded for it where it was not.
     pub(super) async fn load_unit(&self, unit: &str) -> zbus::Result<OwnedObjectPath> {
         self.call(PATH, MANAGER, "LoadUnit", &(unit,)).await?.body().deserialize()
+    }
+
+    /// The innermost unit that a process stands in, as its cgroup tells the manager.
+    pub(super) async fn unit_of_process(&self, pid: u32) -> zbus::Result<Option<String>> {
+        let path: OwnedObjectPath = self.call(PATH, MANAGER, "GetUnitByPID", &(pid,)).await?.body().deserialize()?;
+        Ok(unit_name(path.as_str()))
     }
 
     /// All properties of a loaded unit that are of its kind (`Service`, `Slice`…).
@@ -189,6 +196,23 @@ impl Link {
         let to = self.connection.is_bus().then_some(NAME);
         self.connection.call_method(to, path, Some(interface), method, body).await
     }
+}
+
+/// The name in the path of a unit's object, in which all but letters and digits is written as `_2e` (sd_bus_path_encode(3)).
+fn unit_name(path: &str) -> Option<String> {
+    let label = path.strip_prefix("/org/freedesktop/systemd1/unit/")?;
+    let mut bytes = Vec::with_capacity(label.len());
+    let mut rest = label;
+    while let Some(c) = rest.bytes().next() {
+        if c == b'_' {
+            bytes.push(u8::from_str_radix(rest.get(1..3)?, 16).ok()?);
+            rest = &rest[3..];
+        } else {
+            bytes.push(c);
+            rest = rest.get(1..)?;
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The signals of one connection.
@@ -270,5 +294,23 @@ pub(super) async fn keep(
         };
         tracing::debug!("connected to {} again", bus.word());
         let _ = signals.send(Signal::Missed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_unit_is_read_from_its_objects_path() {
+        let name = |label: &str| unit_name(&format!("/org/freedesktop/systemd1/unit/{label}"));
+        assert_eq!(name("host_2eservice").as_deref(), Some("host.service"));
+        assert_eq!(name("user_401000_2eservice").as_deref(), Some("user@1000.service"));
+        assert_eq!(name("_2d_2eslice").as_deref(), Some("-.slice"));
+        assert_eq!(name("a_5cx2db_2escope").as_deref(), Some("a\\x2db.scope"));
+        for wrong in ["a_", "a_2", "a_zz", "a_2\u{e9}"] {
+            assert_eq!(name(wrong), None, "{wrong}");
+        }
+        assert_eq!(unit_name("/org/freedesktop/systemd1"), None);
     }
 }

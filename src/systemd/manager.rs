@@ -153,8 +153,24 @@ impl Manager {
     pub fn start(
         &self,
         unit: &str,
-        mut properties: Properties,
-        mut beside: Option<(&str, Properties)>,
+        properties: Properties,
+        beside: Option<(&str, Properties)>,
+        may_lack: &[&str],
+    ) -> Result<(), SystemdError> {
+        self.start_as("fail", unit, (properties, beside), may_lack)
+    }
+
+    /// As [`Manager::start`], and starts nothing that the unit depends on, its slice included. A unit that is bound to another
+    /// one, and ordered after it, is not started where that other is not active: [`SystemdError::is_unmet_dependency`].
+    pub fn start_alone(&self, unit: &str, properties: Properties, may_lack: &[&str]) -> Result<(), SystemdError> {
+        self.start_as("ignore-dependencies", unit, (properties, None), may_lack)
+    }
+
+    fn start_as(
+        &self,
+        mode: &'static str,
+        unit: &str,
+        (mut properties, mut beside): (Properties, Option<(&str, Properties)>),
         may_lack: &[&str],
     ) -> Result<(), SystemdError> {
         const DOING: &str = "start";
@@ -168,7 +184,7 @@ impl Manager {
             let (own, aux) = (properties.clone(), beside.clone().map(|(unit, aux)| (unit.to_owned(), aux)));
             let started = self.job(DOING, unit, move |link, unit| {
                 let (own, aux) = (own.clone(), aux.clone());
-                Box::pin(async move { link.start_transient_unit(&unit, &own, aux.as_ref()).await })
+                Box::pin(async move { link.start_transient_unit(&unit, mode, &own, aux.as_ref()).await })
             });
             let Err(error) = started else { return Ok(()) };
             let Some(unknown) = error.unknown_property().map(str::to_owned) else { return Err(error) };
@@ -261,6 +277,23 @@ impl Manager {
             Box::pin(async move { String::try_from(link.unit_property(&unit, UNIT, "ActiveState").await?) })
         });
         gone_is_success(state, "inactive".to_owned())
+    }
+
+    /// The innermost unit of this manager's that a process stands in.
+    pub fn unit_of(&self, pid: u32) -> Result<Option<String>, SystemdError> {
+        let process = format!("process {pid}");
+        let unit = self.call("find the unit of", &process, move |link, _| {
+            Box::pin(async move { link.unit_of_process(pid).await })
+        });
+        unit.or_else(|error| if error.is_of_no_unit() || error.process_is_gone() { Ok(None) } else { Err(error) })
+    }
+
+    /// The units that a unit is bound to (`BindsTo=`).
+    pub fn bound_to(&self, unit: &str) -> Result<Vec<String>, SystemdError> {
+        let bound = self.call("look at", unit, |link, unit| {
+            Box::pin(async move { Vec::<String>::try_from(link.unit_property(&unit, UNIT, "BindsTo").await?) })
+        });
+        gone_is_success(bound, Vec::new())
     }
 
     /// Since when a unit is active, in microseconds of `CLOCK_MONOTONIC`; 0 where it is not.

@@ -10,6 +10,7 @@ mod agent;
 mod kernel;
 mod support;
 
+mod bound;
 mod ends;
 mod failures;
 mod installed;

@@ -21,6 +21,15 @@ fn launchers_outside_the_user_managers_subtree_are_placed_by_the_manager() {
     let slice = "0::/user.slice/user-1000.slice/user@1000.service/pinfold.slice/pinfold-s_";
     assert!(first.starts_with(slice) && first.contains(".scope/one."), "{first}");
     assert!(second.starts_with(slice) && second.contains(".scope/two."), "{second}");
+    // Their host stands in a unit of the system's manager, to which the user's cannot bind.
+    let scope = first.split('/').find(|part| part.ends_with(".scope")).unwrap();
+    assert!(second.contains(scope), "{first} {second}");
+    let mut show = Command::new("systemctl");
+    show.args(["--user", "show", scope, "--property=BindsTo,ActiveState"]);
+    let mut show = as_agent(show);
+    let shown = show.env("XDG_RUNTIME_DIR", format!("/run/user/{AGENT}")).output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("ActiveState=active") && shown.contains("BindsTo=\n"), "{shown}");
     agent.stop();
 }
 

@@ -1,5 +1,5 @@
-//! The `systemd` backend: each session is a slice with the session's limits, and in it one scope that is delegated to us
-//! and holds our leaves.
+//! The `systemd` backend: each session is a slice with the session's limits, and in it a scope that is delegated to us and
+//! holds our leaves; several, where its launches come from hosts in different units.
 //!
 //! ```text
 //!  pinfold.slice                        all of pinfold: the machine's limits
@@ -16,6 +16,7 @@
 //! No file is written in a cgroup that systemd owns, which is every one but the leaves and the delegated scope's
 //! `cgroup.subtree_control` (systemd's CGROUP_DELEGATION, "Some Don'ts"): limits there are changed by properties.
 
+mod binding;
 mod host;
 mod placing;
 mod removing;
@@ -23,7 +24,6 @@ mod removing;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::backend::held::Access;
 use crate::backend::{AdmitError, BackendError};
@@ -35,6 +35,7 @@ use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, MACHINE_SLICE, SessionKey};
 use crate::systemd::{Bus, Manager, SystemdError};
 
+use binding::Given;
 pub use removing::SweepError;
 
 /// Properties that not every manager knows, and what it means where one does not.
@@ -75,13 +76,6 @@ struct Session {
     access: Access,
     /// What its living scopes were given, as far as it was asked for.
     scopes: HashMap<String, Given>,
-}
-
-/// What a scope was given when it was made, and cannot be given any more (org.freedesktop.systemd1(5)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Given {
-    /// Since boot: systemd does not stop it before. `None`: never.
-    until: Option<Duration>,
 }
 
 impl Units {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Given, Session, Units, lock, paths};
+use super::binding::Needs;
+use super::{Session, Units, lock, paths};
 use crate::backend::held::{CannotCopy, Held, HeldError, Step};
 use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
@@ -15,8 +16,7 @@ use crate::cgroup::{
 };
 use crate::limits::{Bytes, Limit, Limits};
 use crate::naming::{MACHINE_SLICE, SessionKey};
-use crate::process;
-use crate::systemd::{Bus, Properties, SystemdError, Value, Variant};
+use crate::systemd::{Bus, Properties, SystemdError, Value};
 
 /// Between systemd's SIGTERM and its SIGKILL, when somebody stops a session's unit. While the daemon lives it ends the
 /// servers by their own grace.
@@ -31,26 +31,24 @@ const ACTIVE_MAX: Duration = Duration::from_secs(2);
 /// Properties without which a scope still does what it is for; an older manager does not know all of them.
 const MAY_LACK: &[&str] = &["OOMPolicy", "CollectMode", "CPUAccounting", "RuntimeMaxUSec"];
 
-/// How much later than the daemon systemd ends what has outlived its session's time-to-live: it is for daemons that died.
-const DEAD_MAN_MARGIN: Duration = Duration::from_secs(10);
-
 impl Units {
     /// Places a launcher in a new leaf, under its limits, and proves it.
     pub fn admit(&self, wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
         let from = Membership::of(wanted.pid).map_err(|_| CgroupAdmitError::LauncherGone)?;
         let held = self.held(&from, wanted)?;
+        let mut needs = self.needs(&from, wanted)?;
         let session = self.session(wanted.key);
         let mut session = lock(&session);
         let mut tries = 0;
         let mut outlived: Vec<Box<Leaf>> = Vec::new();
         loop {
             tries += 1;
-            let placed = match self.fitting_scope(&mut session, wanted) {
+            let placed = match self.fitting_scope(&mut session, wanted.key, &mut needs) {
                 Ok(Some(scope)) => {
                     let session = session.as_mut().expect("a session with a living scope is open");
                     self.join(session, scope, wanted, &held)
                 }
-                Ok(None) => self.begin(&mut session, wanted, &held),
+                Ok(None) => self.begin(&mut session, wanted, &held, &mut needs),
                 Err(error) => Err(error.into()),
             };
             let error = match placed {
@@ -70,46 +68,6 @@ impl Units {
             lock(&self.lingering).insert(wanted.key.clone());
             return Err(unplaced);
         }
-    }
-
-    /// The living scope that the launcher may join; its session is open then. A scope that has not what this launch needs is
-    /// passed over: what it was given cannot be changed.
-    fn fitting_scope(
-        &self,
-        kept: &mut Option<Session>,
-        wanted: &Admission<'_>,
-    ) -> Result<Option<(Cgroup, String)>, AdmitError> {
-        let living = self.living_scopes(wanted.key)?;
-        if living.is_empty() {
-            return Ok(None);
-        }
-        let session = match kept {
-            Some(session) => session,
-            None => kept.insert(self.open_session(wanted.key)?),
-        };
-        session.scopes.retain(|unit, _| living.iter().any(|(_, name)| name == unit));
-        for (directory, unit) in living {
-            let given = match session.scopes.get(&unit) {
-                Some(given) => *given,
-                None => self.given(&unit)?,
-            };
-            session.scopes.insert(unit.clone(), given);
-            if given.fits(wanted) {
-                return Ok(Some((directory, unit)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What an earlier daemon gave a scope.
-    fn given(&self, unit: &str) -> Result<Given, SystemdError> {
-        let number = |value: &Variant| value.number().filter(|number| *number != u64::MAX);
-        let longest = self.manager.properties(unit)?.get("RuntimeMaxUSec").and_then(number);
-        let Some(longest) = longest else { return Ok(Given { until: None }) };
-        // systemd's clock stands still while the machine sleeps.
-        let since = Duration::from_micros(self.manager.active_since(unit)?);
-        let over = (since + Duration::from_micros(longest)).saturating_sub(process::awake_since_boot());
-        Ok(Given { until: Some((process::since_boot() + over).saturating_sub(DEAD_MAN_MARGIN)) })
     }
 
     /// The launcher still has to print why: it goes back to where it came from, if it can.
@@ -177,13 +135,21 @@ impl Units {
         }
     }
 
-    /// The first launch of a session, or the first after its scope emptied: a scope is started with the launcher in it.
-    fn begin(&self, kept: &mut Option<Session>, wanted: &Admission<'_>, held: &Held) -> Result<Leaf, Unplaced> {
+    /// A launch that no living scope of its session will do for, as a session's first: a scope is started with the launcher
+    /// in it.
+    fn begin(
+        &self,
+        kept: &mut Option<Session>,
+        wanted: &Admission<'_>,
+        held: &Held,
+        needs: &mut Needs,
+    ) -> Result<Leaf, Unplaced> {
         self.limit_machine(&wanted.machine)?;
         let scope = wanted.key.scope(wanted.leaf.launch());
         let before = kept.as_ref().map_or_else(Limits::default, |session| session.held);
         let strictest = held::strictest(held::strictest(wanted.session, &before), &held.limits);
-        self.start_scope(&scope, wanted, held.access.add_to(slice_properties(wanted.key, &strictest)))?;
+        let of_slice = held.access.add_to(slice_properties(wanted.key, &strictest));
+        self.start_scope(&scope, wanted, of_slice, needs)?;
         let placed = self.prove_scope(&scope, wanted).and_then(|directory| {
             if kept.as_ref().is_none_or(|session| !session.group.v2().has("cgroup.procs")) {
                 *kept = Some(self.open_session(wanted.key)?);
@@ -204,7 +170,7 @@ impl Units {
             }
         };
         let session = kept.as_mut().expect("a proved scope has an open session");
-        session.scopes.insert(scope.clone(), Given { until: wanted.until });
+        session.scopes.insert(scope.clone(), needs.given());
         let leaf = self.make_leaf(session, directory, scope, wanted)?;
         let moved = self.move_in(&leaf, wanted).and_then(|()| {
             // The launcher has left the scope's own cgroup, which may now give its children limits.
@@ -241,50 +207,95 @@ impl Units {
         }
     }
 
-    fn start_scope(&self, scope: &str, wanted: &Admission<'_>, of_slice: Properties) -> Result<(), AdmitError> {
+    /// Starts a scope, and the session's slice where that is not there. Where the unit that it should be bound to has ended
+    /// meanwhile, it is bound to none.
+    fn start_scope(
+        &self,
+        scope: &str,
+        wanted: &Admission<'_>,
+        of_slice: Properties,
+        needs: &mut Needs,
+    ) -> Result<(), AdmitError> {
         let slice = wanted.key.slice();
         let there = self.session_directory(wanted.key).exists();
-        let beside = (!there).then_some((slice.as_str(), of_slice));
-        match self.start_once(scope, &slice, beside.clone(), wanted) {
+        let mut beside = (!there).then_some((slice.clone(), of_slice));
+        if needs.bound.is_some() {
+            if let Some((slice, properties)) = beside.take() {
+                self.start_slice(&slice, properties)?;
+            }
+            match self.start_named(scope, wanted, None, needs) {
+                Err(error) if error.is_unmet_dependency() => needs.bound = None,
+                other => return placed_or_gone(other),
+            }
+        }
+        placed_or_gone(self.start_named(scope, wanted, beside, needs))
+    }
+
+    /// Starts a session's slice; that it is there is success.
+    fn start_slice(&self, slice: &str, properties: Properties) -> Result<(), SystemdError> {
+        match self.manager.start(slice, properties.clone(), None, MAY_LACK) {
+            Err(error) if error.exists() => {
+                self.manager.reset_failed(slice)?;
+                match self.manager.active_state(slice)?.as_str() {
+                    "inactive" => self.manager.start(slice, properties, None, MAY_LACK),
+                    _ => Ok(()),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Starts a scope whose name may be that of a leftover.
+    fn start_named(
+        &self,
+        scope: &str,
+        wanted: &Admission<'_>,
+        beside: Option<(String, Properties)>,
+        needs: &Needs,
+    ) -> Result<(), SystemdError> {
+        match self.start_once(scope, wanted, beside.clone(), needs) {
             Err(error) if error.exists() => {
                 if self.holds_launcher(scope, wanted) {
                     // The answer to the first call was lost with its connection.
                     return Ok(());
                 }
                 // What failed and was kept for people to see has the name; or the slice is there, if without a cgroup.
+                let slice = wanted.key.slice();
                 self.manager.reset_failed(scope)?;
                 self.manager.reset_failed(&slice)?;
                 let beside =
                     beside.filter(|_| self.manager.active_state(&slice).is_ok_and(|state| state == "inactive"));
-                Ok(self.start_once(scope, &slice, beside, wanted)?)
+                self.start_once(scope, wanted, beside, needs)
             }
-            Err(error) if error.process_is_gone() => Err(CgroupAdmitError::LauncherGone.into()),
-            other => Ok(other?),
+            other => other,
         }
     }
 
     fn start_once(
         &self,
         scope: &str,
-        slice: &str,
-        beside: Option<(&str, Properties)>,
         wanted: &Admission<'_>,
+        beside: Option<(String, Properties)>,
+        needs: &Needs,
     ) -> Result<(), SystemdError> {
         let pidfd = wanted.pidfd.try_clone_to_owned().ok();
         let held = pidfd.filter(|_| !self.manager.lacks("PIDFDs")).map(|pidfd| Value::Held(Arc::new(pidfd)));
-        let by_number = Value::Processes(vec![wanted.pid.unsigned_abs()]);
-        let properties = |who: &str, value: Value| scope_properties(slice, wanted).with(who, value);
-        match held {
-            Some(held) => {
-                let started = self.manager.start(scope, properties("PIDFDs", held), beside.clone(), MAY_LACK);
-                match started {
-                    Err(_) if self.manager.lacks("PIDFDs") => {
-                        self.manager.start(scope, properties("PIDs", by_number), beside, MAY_LACK)
-                    }
-                    other => other,
-                }
+        let start = |who: &str, value: Value| {
+            let properties = needs.add_to(scope_properties(&wanted.key.slice())).with(who, value);
+            let beside = beside.as_ref().map(|(slice, properties)| (slice.as_str(), properties.clone()));
+            match needs.bound {
+                // Nothing that the host's unit depends on is started for its sake.
+                Some(_) => self.manager.start_alone(scope, properties, MAY_LACK),
+                None => self.manager.start(scope, properties, beside, MAY_LACK),
             }
-            None => self.manager.start(scope, properties("PIDs", by_number), beside, MAY_LACK),
+        };
+        let by_number = || Value::Processes(vec![wanted.pid.unsigned_abs()]);
+        match held {
+            Some(held) => match start("PIDFDs", held) {
+                Err(_) if self.manager.lacks("PIDFDs") => start("PIDs", by_number()),
+                other => other,
+            },
+            None => start("PIDs", by_number()),
         }
     }
 
@@ -419,14 +430,10 @@ fn may_leave(unit: &str, wanted: &Admission<'_>) -> bool {
     wanted.allow_leave.iter().any(|glob| glob.matches(unit))
 }
 
-impl Given {
-    /// Whether a launch that has to be let live for so long may join.
-    fn fits(self, wanted: &Admission<'_>) -> bool {
-        match (self.until, wanted.until) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(until), Some(wanted)) => wanted <= until,
-        }
+fn placed_or_gone(started: Result<(), SystemdError>) -> Result<(), AdmitError> {
+    match started {
+        Err(error) if error.process_is_gone() => Err(CgroupAdmitError::LauncherGone.into()),
+        other => Ok(other?),
     }
 }
 
@@ -454,15 +461,8 @@ fn slice_properties(key: &SessionKey, limits: &Limits) -> Properties {
         .with("CollectMode", Value::Text("inactive-or-failed".into()))
 }
 
-fn scope_properties(slice: &str, wanted: &Admission<'_>) -> Properties {
-    let properties = match wanted.until {
-        Some(until) => {
-            let left = until.saturating_sub(process::since_boot()) + DEAD_MAN_MARGIN;
-            Properties::default().with("RuntimeMaxUSec", Value::Number(left.as_micros() as u64))
-        }
-        None => Properties::default(),
-    };
-    properties
+fn scope_properties(slice: &str) -> Properties {
+    Properties::default()
         .with("Description", Value::Text("MCP servers of an AI agent's session".into()))
         .with("Slice", Value::Text(slice.to_owned()))
         .with("Delegate", Value::Flag(true))
