@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::backend::{Backend, BackendError, Choice};
 use crate::cgroup::TreeOptions;
@@ -137,6 +137,7 @@ async fn run(
         idle_since: Duration::ZERO,
         polled: Duration::ZERO,
         cleaning: 0,
+        removals: Arc::new(Semaphore::new(ending::REMOVALS)),
         stop_by: None,
     };
     driver.recover();
