@@ -36,7 +36,7 @@ fn refusal(server: &mut Launched) -> String {
 
 #[test]
 fn while_the_manager_hangs_launches_are_refused_in_time_and_nothing_half_made_stays() {
-    if !offered() || !is_system() {
+    if !offered() || !root_offered() {
         return;
     }
     let agent = Agent::new();
@@ -62,7 +62,7 @@ fn while_the_manager_hangs_launches_are_refused_in_time_and_nothing_half_made_st
 
 #[test]
 fn a_manager_that_begins_to_hang_during_a_launch_leaves_it_whole_or_refused() {
-    if !offered() || !is_system() {
+    if !offered() || !root_offered() {
         return;
     }
     let agent = Agent::new();
@@ -98,7 +98,7 @@ fn a_manager_that_begins_to_hang_during_a_launch_leaves_it_whole_or_refused() {
 
 #[test]
 fn a_restarted_user_manager_ends_its_sessions_and_is_found_again() {
-    if !offered() || !is_system() {
+    if !offered() || !root_offered() {
         return;
     }
     let agent = Agent::new();
@@ -148,7 +148,7 @@ impl Drop for BusAway {
 
 #[test]
 fn a_daemon_that_sees_no_user_bus_speaks_to_the_managers_own_socket() {
-    if !offered() || !is_system() {
+    if !offered() || !root_offered() {
         return;
     }
     let away = BusAway::now();
