@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::expiry::Alarm;
 use super::jobs::{self, Done, Work};
@@ -114,6 +114,8 @@ pub(super) struct Driver {
     pub(super) polled: Moment,
     /// Servers whose last traces are being removed.
     pub(super) cleaning: usize,
+    /// Turns for that.
+    pub(super) removals: Arc<Semaphore>,
     /// Told to stop: then, or when nothing is half removed any more.
     pub(super) stop_by: Option<Moment>,
 }
@@ -398,6 +400,9 @@ impl Driver {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         server.busy = false;
         server.stock = stock;
+        if job != Job::Kill && outcome.is_ok() {
+            self.went_on(number);
+        }
         match (job, outcome) {
             (Job::Remove, Ok(())) => return self.feed(number, Event::Removed),
             (Job::Remove, Err(error)) => {

@@ -18,10 +18,13 @@ use crate::wire::{End, EndReply, Ended, Fault};
 /// is still there when the daemon stops is swept by the next one.
 const REMOVE_AGAIN: Duration = Duration::from_millis(200);
 
+/// How many sessions are removed at a time. Each may wait for a manager, on a thread that others could use.
+pub(super) const REMOVALS: usize = 32;
+
 /// The longest wait before a session is tried to be removed again.
 const REMOVE_AGAIN_MOST: Duration = Duration::from_secs(10);
 
-/// Beyond the longest grace: how long a waiting `end` waits for the kernel.
+/// Beyond the longest grace: how long a waiting `end` waits for the next step of any of its servers.
 const END_WAIT: Duration = Duration::from_secs(10);
 
 impl Driver {
@@ -81,7 +84,7 @@ impl Driver {
                 removed.inspect_err(|error| tracing::debug!(error = %chain(error), "the session stays for now"));
             removed.is_ok()
         };
-        let remove = Arc::new(remove);
+        let (remove, turns) = (Arc::new(remove), self.removals.clone());
         let first = {
             let remove = remove.clone();
             move || {
@@ -93,7 +96,9 @@ impl Driver {
             }
         };
         tokio::spawn(async move {
+            let turn = turns.acquire_owned().await;
             let mut removed = tokio::task::spawn_blocking(first).await;
+            drop(turn);
             let _ = outbox.send(Message::Gone(number)).await;
             let mut pause = REMOVE_AGAIN;
             while matches!(removed, Ok(false)) {
@@ -108,12 +113,21 @@ impl Driver {
     /// Answers who waited for this server and for nothing else any more.
     pub(super) fn gone(&mut self, number: u64) {
         self.cleaning = self.cleaning.saturating_sub(1);
+        self.went_on(number);
         for waiter in &mut self.table.waiters {
             waiter.remaining.retain(|other| *other != number);
         }
         let finished: Vec<Waiter> = self.table.waiters.extract_if(.., |waiter| waiter.remaining.is_empty()).collect();
         for waiter in finished {
             self.answer(waiter);
+        }
+    }
+
+    /// A step of a server's end is done that is not done twice: whoever waits for it has reason to wait on.
+    pub(super) fn went_on(&mut self, number: u64) {
+        let patience = self.now() + END_WAIT;
+        for waiter in self.table.waiters.iter_mut().filter(|waiter| waiter.remaining.contains(&number)) {
+            waiter.deadline = waiter.deadline.max(patience);
         }
     }
 

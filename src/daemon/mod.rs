@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::backend::{Backend, BackendError, Choice};
 use crate::cgroup::TreeOptions;
@@ -158,6 +158,7 @@ async fn run(
         idle_since: Duration::ZERO,
         polled: Duration::ZERO,
         cleaning: 0,
+        removals: Arc::new(Semaphore::new(ending::REMOVALS)),
         stop_by: None,
     };
     driver.watcher.watch(&driver.alarm, watch::Source::Alarm).map_err(io("watch a timer for"))?;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use zbus::message::Type;
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use super::bus::{Bus, UserBus};
 use super::error::Reason;
+use super::private;
 use super::properties::Properties;
 
 /// The manager's well-known name.
@@ -33,8 +34,8 @@ const AGAIN_MOST: Duration = Duration::from_secs(10);
 /// How long a manager may reload before it is no longer waited for.
 const SUBSCRIBE_MAX: Duration = Duration::from_secs(60);
 
-/// How many signals wait for whoever reads slowly; beyond that it asks for what it missed.
-pub(super) const SIGNALS: usize = 4096;
+/// How many signals of one kind may wait to be handed on.
+const SIGNALS: usize = 4096;
 
 /// What the manager tells.
 #[derive(Debug, Clone)]
@@ -62,11 +63,15 @@ impl Link {
 
     async fn make(bus: &Bus) -> zbus::Result<(Self, Streams)> {
         use zbus::connection::Builder;
-        let unix = |path: &std::path::Path| std::os::unix::net::UnixStream::connect(path).map(Builder::unix_stream);
         let builder = match bus {
             Bus::System => Builder::system(),
-            Bus::User(UserBus::Socket(path)) => unix(path)?,
-            Bus::User(UserBus::Private(path)) => unix(path)?.p2p(),
+            Bus::User(UserBus::Socket(path)) => {
+                std::os::unix::net::UnixStream::connect(path).map(Builder::unix_stream)?
+            }
+            Bus::User(UserBus::Private(path)) => {
+                let (socket, id) = private::connect(path).await?;
+                Builder::authenticated_socket(socket, id).p2p()
+            }
         };
         let link = Self { connection: builder.build().await? };
         let streams = Streams {
@@ -259,24 +264,21 @@ async fn next(stream: &mut MessageStream) -> Option<zbus::Result<zbus::Message>>
     std::future::poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
 }
 
-/// Passes signals on, and makes the connection anew whenever it is lost: for ever.
+/// Hands every signal on, and makes the connection anew whenever it is lost: for ever.
 pub(super) async fn keep(
     bus: Bus,
     (mut link, mut streams): (Link, Streams),
     links: Arc<watch::Sender<Option<Link>>>,
-    signals: broadcast::Sender<Signal>,
-    heed: impl Fn(&Signal),
+    heed: impl Fn(Signal),
 ) {
     loop {
         while let Some(signal) = streams.next().await {
-            heed(&signal);
             if matches!(signal, Signal::Missed) {
                 // A manager that reloads forgets who subscribed (seen with 257). It answers when it is done.
                 let link = link.clone();
                 tokio::spawn(async move { tokio::time::timeout(SUBSCRIBE_MAX, link.subscribe()).await });
             }
-            // That nobody waits for a signal is no matter.
-            let _ = signals.send(signal);
+            heed(signal);
         }
         links.send_replace(None);
         tracing::debug!("the connection to {} is lost", bus.word());
@@ -293,7 +295,7 @@ pub(super) async fn keep(
             }
         };
         tracing::debug!("connected to {} again", bus.word());
-        let _ = signals.send(Signal::Missed);
+        heed(Signal::Missed);
     }
 }
 

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use zbus::OwnedObjectPath;
 
 use super::bus::Bus;
 use super::error::{Reason, SystemdError};
-use super::link::{self, CONNECT_MAX, Link, SIGNALS, Signal};
+use super::link::{self, CONNECT_MAX, Link, Signal};
 use super::properties::{Properties, Value, Variant};
 
 /// How long one call may take, a lost connection included.
@@ -21,6 +21,15 @@ const JOB_MAX: Duration = Duration::from_secs(15);
 
 /// How often a job whose end may have been missed is asked for.
 const JOB_POLL: Duration = Duration::from_secs(1);
+
+/// How many calls are made at a time; the others wait for their turn. The manager does one after the other in any case.
+const CALLS: usize = 16;
+
+/// How long a call may wait for its turn.
+const TURN_MAX: Duration = Duration::from_secs(60);
+
+/// How many signals about one unit may wait; beyond that its job is asked for.
+const HEARD: usize = 16;
 
 /// The pause before a call is made again whose connection was lost.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -53,9 +62,9 @@ pub struct Manager {
 #[derive(Debug)]
 struct Shared {
     link: watch::Receiver<Option<Link>>,
-    signals: broadcast::Sender<Signal>,
-    /// Units whose jobs are our own now.
-    ours: Mutex<HashSet<String>>,
+    turns: Semaphore,
+    /// Units whose jobs are our own now, and who waits for them.
+    ours: Mutex<HashMap<String, Vec<mpsc::Sender<Signal>>>>,
     /// Properties that this manager does not know.
     unknown: Mutex<HashSet<String>>,
 }
@@ -87,20 +96,18 @@ impl Manager {
             None => return Err(failed(Reason::TooSlow(CONNECT_MAX * 2))),
         };
         let (links, current) = watch::channel(Some(link.clone()));
-        let (signals, _) = broadcast::channel(SIGNALS);
         let shared = Arc::new(Shared {
             link: current,
-            signals: signals.clone(),
+            turns: Semaphore::new(CALLS),
             ours: Mutex::default(),
             unknown: Mutex::default(),
         });
         let (stopped, stops) = mpsc::channel(STOPS);
         let heeds = shared.clone();
-        handle.spawn(link::keep(bus.clone(), (link, streams), Arc::new(links), signals, move |signal| {
-            let (Signal::JobNew { unit } | Signal::JobRemoved { unit, .. }) = signal else { return };
-            if unit.ends_with(".scope") && !heeds.is_ours(unit) {
+        handle.spawn(link::keep(bus.clone(), (link, streams), Arc::new(links), move |signal| {
+            if let Some(unit) = heeds.hand_on(signal).filter(|unit| unit.ends_with(".scope")) {
                 // Whoever does not read them does not want to know.
-                let _ = stopped.try_send(unit.clone());
+                let _ = stopped.try_send(unit);
             }
         }));
         Ok(Self {
@@ -312,11 +319,12 @@ impl Manager {
         unit: &str,
         ask: impl Fn(Link, String) -> Asked<OwnedObjectPath> + Send + Sync + 'static,
     ) -> Result<(), SystemdError> {
-        lock(&self.shared.ours).insert(unit.to_owned());
+        // Heard from before the job is made on, so that its end is not missed.
+        let (heard, mut signals) = mpsc::channel(HEARD);
+        lock(&self.shared.ours).entry(unit.to_owned()).or_default().push(heard.clone());
         let (shared, name) = (self.shared.clone(), unit.to_owned());
-        let done = run(&self.handle, CALL_MAX + JOB_MAX, async move {
-            // Heard from before the job is made on, so that its end is not missed.
-            let mut signals = shared.signals.subscribe();
+        let at_most = TURN_MAX + CALL_MAX + JOB_MAX;
+        let done = run(&self.handle, at_most, async move {
             let job = shared.ask(&name, ask).await?;
             let result = tokio::time::timeout(JOB_MAX, shared.end_of(&job, &mut signals)).await;
             match result.map_err(|_| Reason::TooSlow(JOB_MAX))? {
@@ -325,8 +333,8 @@ impl Manager {
                 Some(_) | None => Ok(()),
             }
         });
-        lock(&self.shared.ours).remove(unit);
-        let done = done.unwrap_or(Err(Reason::TooSlow(CALL_MAX + JOB_MAX)));
+        self.shared.forget(unit, &heard);
+        let done = done.unwrap_or(Err(Reason::TooSlow(at_most)));
         done.map_err(|reason| SystemdError::new(doing, unit, reason))
     }
 
@@ -338,8 +346,9 @@ impl Manager {
         ask: impl Fn(Link, String) -> Asked<T> + Send + Sync + 'static,
     ) -> Result<T, SystemdError> {
         let (shared, name) = (self.shared.clone(), unit.to_owned());
-        let done = run(&self.handle, CALL_MAX * 2, async move { shared.ask(&name, ask).await });
-        let done = done.unwrap_or(Err(Reason::TooSlow(CALL_MAX * 2)));
+        let at_most = TURN_MAX + CALL_MAX * 2;
+        let done = run(&self.handle, at_most, async move { shared.ask(&name, ask).await });
+        let done = done.unwrap_or(Err(Reason::TooSlow(at_most)));
         done.map_err(|reason| SystemdError::new(doing, unit, reason))
     }
 }
@@ -360,6 +369,8 @@ impl Shared {
     /// Waits for a connection and asks; asks again where the bus or the manager went away under the question, for as long
     /// as there is time. What was done although no answer came then answers that it exists, or is gone.
     async fn ask<T>(&self, unit: &str, ask: impl Fn(Link, String) -> Asked<T>) -> Result<T, Reason> {
+        let turn = tokio::time::timeout(TURN_MAX, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_| Reason::TooSlow(TURN_MAX))?.expect("the semaphore is never closed");
         let asked = async {
             let mut links = self.link.clone();
             loop {
@@ -379,12 +390,12 @@ impl Shared {
     }
 
     /// Waits for the end of a job; `None` where it is over and nobody heard how it went.
-    async fn end_of(&self, job: &OwnedObjectPath, signals: &mut broadcast::Receiver<Signal>) -> Option<String> {
+    async fn end_of(&self, job: &OwnedObjectPath, signals: &mut mpsc::Receiver<Signal>) -> Option<String> {
         loop {
             match tokio::time::timeout(JOB_POLL, signals.recv()).await {
-                Ok(Ok(Signal::JobRemoved { job: over, result, .. })) if over == *job => return Some(result),
-                Ok(Ok(Signal::JobNew { .. } | Signal::JobRemoved { .. })) => {}
-                Ok(Ok(Signal::Missed) | Err(_)) | Err(_) => {
+                Ok(Some(Signal::JobRemoved { job: over, result, .. })) if over == *job => return Some(result),
+                Ok(Some(Signal::JobNew { .. } | Signal::JobRemoved { .. })) => {}
+                Ok(Some(Signal::Missed) | None) | Err(_) => {
                     let link = self.link.borrow().clone();
                     if let Some(link) = link
                         && !link.has_job(job).await
@@ -397,8 +408,33 @@ impl Shared {
         }
     }
 
-    fn is_ours(&self, unit: &str) -> bool {
-        lock(&self.ours).contains(unit)
+    /// Hands a signal to whoever waits for a job of its unit; gives the unit where nobody does.
+    fn hand_on(&self, signal: Signal) -> Option<String> {
+        let ours = lock(&self.ours);
+        // Who has not read so many asks for the job.
+        let hand =
+            |waiting: &Vec<mpsc::Sender<Signal>>| waiting.iter().for_each(|one| drop(one.try_send(signal.clone())));
+        let (Signal::JobNew { unit } | Signal::JobRemoved { unit, .. }) = &signal else {
+            ours.values().for_each(hand);
+            return None;
+        };
+        match ours.get(unit) {
+            Some(waiting) => hand(waiting),
+            None => return Some(unit.clone()),
+        }
+        None
+    }
+
+    /// Forgets one who has stopped waiting for a job of this unit.
+    fn forget(&self, unit: &str, heard: &mpsc::Sender<Signal>) {
+        let mut ours = lock(&self.ours);
+        let left = ours.get_mut(unit).map_or(0, |waiting| {
+            waiting.retain(|one| !one.same_channel(heard));
+            waiting.len()
+        });
+        if left == 0 {
+            ours.remove(unit);
+        }
     }
 }
 

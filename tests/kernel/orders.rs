@@ -259,7 +259,7 @@ fn an_end_tells_the_memory_that_came_back() {
     let reply = end(&machine, &["s"]);
     let ended = only_ended(&reply);
     let (memory, peak) = (ended["memory_bytes"].as_u64().unwrap(), ended["peak_bytes"].as_u64().unwrap());
-    assert!(memory >= 40 << 20 && memory < 200 << 20, "{reply}");
+    assert!((40 << 20..200 << 20).contains(&memory), "{reply}");
     assert!(peak >= memory, "{reply}");
     machine.expect_nothing_left();
 }

@@ -235,6 +235,18 @@ fn how_many() -> usize {
     told.unwrap_or(500 / (slowness() as usize * 2).max(1))
 }
 
+/// CPU time of the daemon, the manager and its bus since they started (proc_pid_stat(5)).
+fn cpu(daemon: i32) -> String {
+    let seconds = |pid: String| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+        let ticks: u32 = fields.take(2).filter_map(|field| field.parse::<u32>().ok()).sum();
+        f64::from(ticks) / 100.0
+    };
+    let bus = property("dbus.service", "MainPID");
+    format!("{:.1} / {:.1} / {:.1} s", seconds(daemon.to_string()), seconds("1".into()), seconds(bus))
+}
+
 /// The resident memory and the number of descriptors of a process.
 fn cost(pid: i32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -268,39 +280,40 @@ fn hundreds_of_sessions_at_once_are_limited_listed_adopted_and_ended() {
         let launchers: Vec<_> = (0..8).map(|_| scope.spawn(one_by_one)).collect();
         launchers.into_iter().flat_map(|launcher| launcher.join().unwrap()).collect()
     });
-    let launching = start.elapsed();
+    let (launching, launched) = (start.elapsed(), cpu(machine.daemon_pid()));
     assert_eq!(units().len(), 2 * count, "a slice and a scope for each");
     let mut pids: BTreeSet<i64> = servers.iter().map(|server| i64::from(server.pid())).collect();
     expect_whole(&machine, &mut pids, count);
     let full = cost(machine.daemon_pid());
+    eprintln!(
+        "launched in {launching:.1?}, {:.1?} each; cpu {launched}; {before}, then {full}",
+        launching / count as u32
+    );
 
     machine.kill_daemon();
     let start = Instant::now();
     machine.start();
     let adopting = start.elapsed();
     expect_whole(&machine, &mut pids, count);
-    let adopted = cost(machine.daemon_pid());
+    eprintln!("adopted in {adopting:.1?}; {}; cpu {}", cost(machine.daemon_pid()), cpu(machine.daemon_pid()));
 
     let start = Instant::now();
     let output = machine.ask(&["end", "--all"]);
-    let ending = start.elapsed();
-    assert!(output.status.success(), "{output:?}; {}", machine.log());
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    eprintln!("{count} sessions ended in {:.1?}; cpu {}", start.elapsed(), cpu(machine.daemon_pid()));
+    assert!(output.status.success(), "{:?}", told.lines().last());
+    assert!(told.contains(&format!("{count} servers: {count} processes, ")), "{:?}", told.lines().last());
     for server in &mut servers {
         assert_eq!(server.exit_status(), 128 + 15);
     }
     machine.expect_nothing_left();
-    eprintln!(
-        "{count} sessions: launched in {launching:.1?} ({:.1?} each), adopted in {adopting:.1?}, ended in {ending:.1?}; \
-         the daemon: {before}; with all {full}; after adoption {adopted}",
-        launching / count as u32
-    );
 }
 
 /// All are listed with their processes, and those that are looked at are held by the manager and by the kernel as asked.
 #[track_caller]
 fn expect_whole(machine: &Machine, pids: &mut BTreeSet<i64>, count: usize) {
     let sessions = machine.sessions();
-    assert_eq!(sessions.len(), count, "{}", machine.log());
+    assert_eq!(sessions.len(), count);
     let leads = |session: &serde_json::Value| session["servers"][0]["leader_pid"].as_i64().unwrap();
     assert_eq!(sessions.iter().map(leads).collect::<BTreeSet<_>>(), *pids);
     for at in [0, count / 3, count / 2, count - 1] {

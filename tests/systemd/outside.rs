@@ -6,7 +6,7 @@ use crate::support::*;
 
 #[test]
 fn launchers_outside_the_user_managers_subtree_are_placed_by_the_manager() {
-    if !offered() || !is_system() {
+    if !offered() || !root_offered() {
         return;
     }
     let agent = Agent::with_config("");
@@ -35,7 +35,7 @@ fn launchers_outside_the_user_managers_subtree_are_placed_by_the_manager() {
 
 #[test]
 fn what_a_user_manager_cannot_enforce_is_refused_unless_the_unit_may_be_left() {
-    if !offered() || !is_system() {
+    if !offered() || !root_offered() {
         return;
     }
     let agent = Agent::with_config("");

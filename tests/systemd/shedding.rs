@@ -40,7 +40,7 @@ fn the_limits_of_a_launchers_unit_hold_its_session() {
 
 #[test]
 fn addresses_and_devices_that_a_unit_denies_are_denied_to_its_session() {
-    if !offered() || !is_system() {
+    if !offered() || !root_offered() {
         return;
     }
     let machine = Machine::new();

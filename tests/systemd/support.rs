@@ -6,7 +6,9 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::kernel::slowness;
-pub use crate::kernel::{Launched, attach_device_program, binary, eventually, lives, processes, signal, systemctl};
+pub use crate::kernel::{
+    Launched, attach_device_program, binary, eventually, lives, processes, root_offered, signal, systemctl,
+};
 
 /// Whether this machine is meant for the ring.
 pub fn offered() -> bool {

@@ -25,8 +25,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::backend::BackendError;
 use crate::backend::held::Access;
-use crate::backend::{AdmitError, BackendError};
 use crate::cgroup::{
     AdmitError as CgroupAdmitError, Caller, Cgroup, CgroupError, Controllers, Group, GroupPaths, Layout, Membership,
     Tally,
@@ -72,8 +72,8 @@ struct Session {
     tally: Arc<Tally>,
     /// What its launchers were held by where they came from, as limits: the strictest.
     held: Limits,
-    /// What its slice restricts besides.
-    access: Access,
+    /// What its slice restricts besides, once that is of interest.
+    access: Option<Access>,
     /// What its living scopes were given, as far as it was asked for.
     scopes: HashMap<String, Given>,
 }
@@ -192,18 +192,13 @@ impl Units {
         lock(&self.sessions).entry(key.clone()).or_default().clone()
     }
 
-    fn open_session(&self, key: &SessionKey) -> Result<Session, AdmitError> {
-        let access = Access::of(&self.manager.properties(&key.slice())?);
-        Ok(Session { access, ..self.open_groups(key)? })
-    }
-
-    fn open_groups(&self, key: &SessionKey) -> Result<Session, CgroupError> {
+    fn open_session(&self, key: &SessionKey) -> Result<Session, CgroupError> {
         let group = Group::open(&paths(self.session_directory(key)))?;
         let machine = Group::open(&paths(self.root()))?;
         let tally = Arc::new(Tally::begin(group.v2()));
         let (group, machine) = (Arc::new(group), Arc::new(machine));
-        let (held, access) = (Limits::default(), Access::default());
-        Ok(Session { group, machine, tally, held, access, scopes: HashMap::new() })
+        let (held, scopes) = (Limits::default(), HashMap::new());
+        Ok(Session { group, machine, tally, held, access: None, scopes })
     }
 
     /// The scopes of the session that have processes, so that systemd will not end them under us. Newest first.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::binding::Needs;
 use super::{Session, Units, lock, paths};
-use crate::backend::held::{CannotCopy, Held, HeldError, Step};
+use crate::backend::held::{Access, CannotCopy, Held, HeldError, Step};
 use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
     Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Controllers, Group, KnobError, Leaf, Make, Membership,
@@ -414,13 +414,21 @@ impl Units {
             session.group.verify_limits(&limits)?;
         }
         session.held = strictest;
-        let missing = held.access.beyond(&session.access).map_err(|property| {
+        if held.access.is_empty() {
+            return Ok(());
+        }
+        let access = match session.access.take() {
+            Some(access) => access,
+            None => Access::of(&self.manager.properties(&slice)?),
+        };
+        let access = session.access.insert(access);
+        let missing = held.access.beyond(access).map_err(|property| {
             let why = "the session was given another value by a launcher from another unit";
             HeldError::from(CannotCopy { property: property.to_owned(), unit: "its unit".into(), why })
         })?;
         if !missing.is_empty() {
             self.manager.set(&slice, missing.add_to(Properties::default()))?;
-            session.access.extend(&missing);
+            access.extend(&missing);
         }
         Ok(())
     }

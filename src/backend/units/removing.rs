@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Session, Units, lock, paths};
-use crate::backend::held::Access;
+use super::{Units, lock, paths};
 use crate::cgroup::{Above, Caller, Cgroup, CgroupError, Group, Leaf, Scope};
 use crate::naming::{MACHINE_SLICE, SessionKey};
 use crate::systemd::SystemdError;
@@ -29,10 +28,7 @@ impl Units {
         let mut session = lock(&session);
         let session = match &mut *session {
             Some(session) => session,
-            kept => {
-                let access = self.manager.properties(&at.key.slice()).map(|has| Access::of(&has)).unwrap_or_default();
-                kept.insert(Session { access, ..self.open_groups(&at.key)? })
-            }
+            kept => kept.insert(self.open_session(&at.key)?),
         };
         let above = Above {
             session: session.group.clone(),
