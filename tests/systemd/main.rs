@@ -18,3 +18,4 @@ mod outside;
 mod places;
 mod shedding;
 mod units;
+mod which_daemon;
