@@ -12,6 +12,7 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use super::bus::{Bus, UserBus};
 use super::error::Reason;
+use super::private::Private;
 use super::properties::Properties;
 
 /// The manager's well-known name.
@@ -62,11 +63,10 @@ impl Link {
 
     async fn make(bus: &Bus) -> zbus::Result<(Self, Streams)> {
         use zbus::connection::Builder;
-        let unix = |path: &std::path::Path| std::os::unix::net::UnixStream::connect(path).map(Builder::unix_stream);
         let builder = match bus {
             Bus::System => Builder::system(),
-            Bus::User(UserBus::Socket(path)) => unix(path)?,
-            Bus::User(UserBus::Private(path)) => unix(path)?.p2p(),
+            Bus::User(UserBus::Socket(path)) => Builder::unix_stream(std::os::unix::net::UnixStream::connect(path)?),
+            Bus::User(UserBus::Private(path)) => Builder::socket(Private::connect(path).await?).p2p(),
         };
         let link = Self { connection: builder.build().await? };
         let streams = Streams {

@@ -12,6 +12,7 @@ mod bus;
 mod error;
 mod link;
 mod manager;
+mod private;
 mod properties;
 
 pub use bus::{Bus, BusMissing};
