@@ -107,8 +107,26 @@ fn fault_text(fault: &Fault) -> String {
 pub struct Client {
     stream: UnixStream,
     socket: PathBuf,
-    /// The daemon that would have been used, and is not for this user.
-    passed_over: Option<PathBuf>,
+    /// There was a choice, and this is the daemon that was not taken.
+    other: Option<Other>,
+}
+
+/// A daemon that is there and was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Other {
+    /// The system's, which would have been taken if this user might speak to it.
+    NotPermitted(PathBuf),
+    /// This user's own, beside the system's.
+    Own(PathBuf),
+}
+
+impl Other {
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        match self {
+            Self::NotPermitted(socket) | Self::Own(socket) => socket,
+        }
+    }
 }
 
 impl Client {
@@ -119,7 +137,7 @@ impl Client {
             Ok(stream) if stream.set_write_timeout(Some(VIEW_MAX)).is_err() => {
                 Err(ClientError::HungUp(socket.to_owned()))
             }
-            Ok(stream) => Ok(Self { stream, socket: socket.to_owned(), passed_over: None }),
+            Ok(stream) => Ok(Self { stream, socket: socket.to_owned(), other: None }),
             Err(error) => Err(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon(socket.to_owned()),
                 io::ErrorKind::PermissionDenied => ClientError::NotPermitted(socket.to_owned()),
@@ -141,9 +159,9 @@ impl Client {
         &self.socket
     }
 
-    /// The daemon that would have been used instead, if this user might speak to it.
-    pub fn passed_over(&self) -> Option<&Path> {
-        self.passed_over.as_deref()
+    /// The daemon that was not taken, where there was a choice.
+    pub fn other(&self) -> Option<&Other> {
+        self.other.as_ref()
     }
 
     /// Asks and waits for the answer, at most `deadline`.
@@ -242,12 +260,20 @@ fn find_by(
         Err(ClientError::NoDaemon(_)) => connect(&user_socket()?),
         // There is one, and it is not for us: that is told, and if there is no other either it is the answer.
         Err(denied @ ClientError::NotPermitted(_)) => match connect(&user_socket()?) {
-            Ok(client) => Ok(Client { passed_over: Some(system.to_owned()), ..client }),
+            Ok(client) => Ok(Client { other: Some(Other::NotPermitted(system.to_owned())), ..client }),
             Err(ClientError::NoDaemon(_)) => Err(denied),
             other => other,
         },
+        Ok(client) => Ok(Client { other: own_beside(system), ..client }),
         other => other,
     }
+}
+
+/// This user's own daemon, where one runs beside the system's.
+fn own_beside(system: &Path) -> Option<Other> {
+    let own = user_socket().ok().filter(|own| own != system)?;
+    let listens = Client::connect(&own).and_then(Client::of_root_or_this_user).is_ok();
+    listens.then_some(Other::Own(own))
 }
 
 /// Where this user's own daemon listens. Root's own daemon is the system's.

@@ -15,7 +15,7 @@ use rustix::process::PidfdFlags;
 use crate::argv::{self, MaskedArgv};
 use crate::cgroup::Membership;
 use crate::chain::chain;
-use crate::client::{self, ClientError};
+use crate::client::{self, ClientError, Other};
 use crate::limits::LimitWishes;
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
@@ -97,12 +97,18 @@ fn placed(options: &LaunchOptions) -> Result<Launched, LaunchError> {
 fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
     let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut client = client::find_or_start(options.socket.as_deref())?;
-    if let Some(other) = client.passed_over() {
-        say(&format!(
-            "the daemon at {} is not for this user (join the group `pinfold`); using {}",
-            other.display(),
-            client.socket().display()
-        ));
+    match client.other() {
+        Some(Other::NotPermitted(other)) => say(&format!(
+            "using the daemon at {}; the one at {} is not for this user (join the group `pinfold`)",
+            client.socket().display(),
+            other.display()
+        )),
+        Some(Other::Own(other)) => say(&format!(
+            "using the system's daemon at {}, and not this user's own at {}",
+            client.socket().display(),
+            other.display()
+        )),
+        None => {}
     }
     let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok();
     let (stdin, stderr) = (std::io::stdin(), std::io::stderr());

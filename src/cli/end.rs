@@ -55,6 +55,10 @@ pub(super) fn end(end: &args::End) -> u8 {
     if !end.json {
         text::print(&unmatched.concat());
     }
+    if let Some(other) = client.other().filter(|_| !unmatched.is_empty()) {
+        // What was not there may be another daemon's.
+        eprintln!("pinfold: {}", super::ls::not_shown(other));
+    }
     if all == EndReply::default() && !end.json { DONE } else { report(end, &all) }
 }
 

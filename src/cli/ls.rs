@@ -1,16 +1,19 @@
 //! `pinfold ls`.
 
 use super::{DONE, args, failed, text};
-use crate::client::{self, ClientError};
+use crate::client::{self, ClientError, Other};
 use crate::limits::Bytes;
 use crate::snapshot::SessionView;
 use crate::wire::{Call, ListReply};
 
 pub(super) fn ls(ls: &args::Ls) -> u8 {
-    let sessions = match list(&ls.socket) {
-        Ok(sessions) => sessions,
+    let Listed { sessions, other } = match list(&ls.socket) {
+        Ok(listed) => listed,
         Err(error) => return failed(&error),
     };
+    if let Some(other) = other {
+        eprintln!("pinfold: {}", not_shown(&other));
+    }
     if ls.json {
         text::print_json(&sessions);
     } else if sessions.is_empty() {
@@ -21,12 +24,38 @@ pub(super) fn ls(ls: &args::Ls) -> u8 {
     DONE
 }
 
+/// What one daemon tells.
+#[derive(Default)]
+pub(super) struct Listed {
+    pub(super) sessions: Vec<SessionView>,
+    /// A daemon that was not asked.
+    pub(super) other: Option<Other>,
+}
+
 /// The sessions; none where no daemon runs, since nothing is contained then.
-pub(super) fn list(socket: &args::Socket) -> Result<Vec<SessionView>, ClientError> {
+pub(super) fn list(socket: &args::Socket) -> Result<Listed, ClientError> {
     match client::find(socket.socket.as_deref()) {
-        Err(ClientError::NoDaemon(_)) if socket.socket.is_none() => Ok(Vec::new()),
+        Err(ClientError::NoDaemon(_)) if socket.socket.is_none() => Ok(Listed::default()),
         Err(error) => Err(error),
-        Ok(mut client) => Ok(client.call::<ListReply>(&Call::List, &[], client::VIEW_MAX)?.sessions),
+        Ok(mut client) => {
+            let sessions = client.call::<ListReply>(&Call::List, &[], client::VIEW_MAX)?.sessions;
+            Ok(Listed { sessions, other: client.other().cloned() })
+        }
+    }
+}
+
+/// That there is more than was looked at.
+pub(super) fn not_shown(other: &Other) -> String {
+    let socket = other.socket().display();
+    match other {
+        Other::NotPermitted(_) => {
+            format!(
+                "sessions of the daemon at {socket} are not shown: it is not for this user (join the group `pinfold`)"
+            )
+        }
+        Other::Own(_) => {
+            format!("sessions of the daemon at {socket} are not shown: see `pinfold ls --socket {socket}`")
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `pinfold status`.
 
 use super::{DONE, NO, args, failed, ls, text};
-use crate::client::{self, ClientError};
+use crate::client::{self, ClientError, Other};
 use crate::snapshot::SessionView;
 use crate::wire::{Call, Fault, Located};
 
@@ -13,8 +13,11 @@ pub(super) fn status(status: &args::Status) -> u8 {
 }
 
 fn of_process(status: &args::Status, pid: i32) -> u8 {
-    let located = client::find(status.socket.socket.as_deref())
-        .and_then(|mut client| client.call::<Located>(&Call::Locate(pid), &[], client::VIEW_MAX));
+    let mut other = None;
+    let located = client::find(status.socket.socket.as_deref()).and_then(|mut client| {
+        other = client.other().cloned();
+        client.call::<Located>(&Call::Locate(pid), &[], client::VIEW_MAX)
+    });
     match located {
         Ok(located) if status.json => text::print_json(&located),
         Ok(located) => {
@@ -25,6 +28,7 @@ fn of_process(status: &args::Status, pid: i32) -> u8 {
         }
         Err(ClientError::Fault(Fault::NotContained(_)) | ClientError::NoDaemon(_)) => {
             eprintln!("pinfold: no session of yours holds process {pid}");
+            tell_not_shown(other);
             return NO;
         }
         Err(error) => return failed(&error),
@@ -33,14 +37,15 @@ fn of_process(status: &args::Status, pid: i32) -> u8 {
 }
 
 fn of_session(status: &args::Status) -> u8 {
-    let sessions = match ls::list(&status.socket) {
-        Ok(sessions) => sessions,
+    let ls::Listed { sessions, other } = match ls::list(&status.socket) {
+        Ok(listed) => listed,
         Err(error) => return failed(&error),
     };
     let found: Vec<_> = sessions.into_iter().filter(|session| Some(&session.id) == status.session.as_ref()).collect();
     if found.is_empty() {
         let id = status.session.as_ref().map(ToString::to_string).unwrap_or_default();
         eprintln!("pinfold: no session {id} is alive; `pinfold ls --json` lists those that are");
+        tell_not_shown(other);
         return NO;
     }
     if status.json {
@@ -49,6 +54,13 @@ fn of_session(status: &args::Status) -> u8 {
         text::print(&found.iter().map(page).collect::<Vec<_>>().join("\n"));
     }
     DONE
+}
+
+/// What was not found may be another daemon's.
+fn tell_not_shown(other: Option<Other>) {
+    if let Some(other) = other {
+        eprintln!("pinfold: {}", ls::not_shown(&other));
+    }
 }
 
 fn page(session: &SessionView) -> String {

@@ -23,3 +23,4 @@ mod places;
 mod shedding;
 mod ttl;
 mod units;
+mod which_daemon;
