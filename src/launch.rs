@@ -120,6 +120,7 @@ fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
     let wish = Launch {
         session: options.session.clone(),
         server: options.server.clone().unwrap_or_else(|| argv::server_name(&words)),
+        named: options.server.is_some(),
         host: options.host.clone(),
         argv: MaskedArgv::mask(&words),
         limits: options.limits,

@@ -11,7 +11,7 @@
 //! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`] | all that may be seen of a session from outside |
-//! | 1 | [`policy`], [`lifecycle`], [`naming`] | rules: no I/O, no clock, no locks, no logging |
+//! | 1 | [`policy`], [`lifecycle`], [`naming`], [`hostfile`] | rules: no I/O, no clock, no locks, no logging |
 //! | 0 | [`session`], [`limits`], [`outcome`], [`argv`], [`timespan`], [`chain`] | words: values that cannot be wrong once built |
 //!
 //! # One session, from launch to removal
@@ -40,6 +40,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;
+pub mod hostfile;
 pub mod launch;
 pub mod lifecycle;
 pub mod limits;

@@ -63,6 +63,8 @@ pub enum Cause {
         /// How long that was.
         ttl: TimeSpan,
     },
+    /// Its entry is gone from its host's configuration, or was switched off there.
+    Unconfigured,
     /// The launch failed after its leaf was made: there never was a server.
     LaunchFailed,
 }
@@ -77,7 +79,9 @@ impl Cause {
             Self::OwnerGone => Some(3),
             Self::StdinClosed => Some(2),
             Self::LeaderExited => Some(1),
-            Self::Requested | Self::Pids { .. } | Self::Expired { .. } | Self::LaunchFailed => None,
+            Self::Requested | Self::Pids { .. } | Self::Expired { .. } | Self::Unconfigured | Self::LaunchFailed => {
+                None
+            }
         }
     }
 
@@ -92,6 +96,7 @@ impl Cause {
             Self::Memory { .. } => "memory",
             Self::Pids { .. } => "pids",
             Self::Expired { .. } => "expired",
+            Self::Unconfigured => "unconfigured",
             Self::LaunchFailed => "launch_failed",
         }
     }
@@ -109,6 +114,7 @@ impl fmt::Display for Cause {
             Self::Memory { level } => write!(f, "memory ran out: {} was reached", whose("memory", *level)),
             Self::Pids { level } => write!(f, "no more processes: {} was reached", whose("process", *level)),
             Self::Expired { ttl } => write!(f, "its session's time-to-live of {ttl} is over"),
+            Self::Unconfigured => f.write_str("its entry is gone from its host's configuration, or switched off there"),
             Self::LaunchFailed => f.write_str("its launch failed"),
         }
     }

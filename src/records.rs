@@ -50,6 +50,9 @@ pub struct Record {
     pub host: Option<Name>,
     /// The server's name.
     pub server: Name,
+    /// Where it has its name by a launch option: whether its host's configuration was seen to have an entry of that name.
+    #[serde(default)]
+    pub entry_seen: Option<bool>,
     /// Its command line.
     pub argv: MaskedArgv,
     /// Its first process.

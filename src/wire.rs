@@ -41,6 +41,9 @@ pub struct Launch {
     pub session: Option<SessionId>,
     /// `--server`, or what the command line launches.
     pub server: Name,
+    /// Whether its name was given, as the name of an entry in a host's configuration.
+    #[serde(default)]
+    pub named: bool,
     /// `--host`.
     #[serde(default)]
     pub host: Option<Name>,

@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("session", 0),
     ("timespan", 0),
     // Rules: no I/O, no clock, no locks, no logging.
+    ("hostfile", 1),
     ("lifecycle", 1),
     ("naming", 1),
     ("policy", 1),

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -157,6 +158,7 @@ pub(super) struct Host {
     commands: Option<Commands>,
     session_env: Option<Variable>,
     session_is_process: Option<bool>,
+    files: Option<Vec<HostFile>>,
 }
 
 impl Host {
@@ -169,6 +171,9 @@ impl Host {
             host.session_env = variable;
         }
         host.session_is_process = self.session_is_process.unwrap_or(host.session_is_process);
+        if let Some(files) = self.files {
+            host.files = files.into_iter().map(|HostFile(path)| path).collect();
+        }
     }
 
     /// A host that is not built in. `None` without commands: nothing would ever be recognised as it.
@@ -178,6 +183,7 @@ impl Host {
             commands: self.commands?.0,
             session_env: self.session_env.and_then(|Variable(variable)| variable),
             session_is_process: self.session_is_process.unwrap_or(false),
+            files: self.files.into_iter().flatten().map(|HostFile(path)| path).collect(),
         })
     }
 }
@@ -320,6 +326,21 @@ impl TryFrom<Vec<String>> for Commands {
             Some(wrong) => Err(format!("{wrong:?} is not the name of a command; write it without path and arguments")),
             None => Ok(Self(commands)),
         }
+    }
+}
+
+/// A file of a host's, which is watched.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct HostFile(PathBuf);
+
+impl TryFrom<String> for HostFile {
+    type Error = String;
+    fn try_from(path: String) -> Result<Self, String> {
+        if !path.starts_with('/') && !path.starts_with("~/") {
+            return Err(format!("{path:?} is below no known directory; write it from / or from ~/ on"));
+        }
+        Ok(Self(path.into()))
     }
 }
 

@@ -56,6 +56,7 @@ fn the_sample_shows_every_key() {
         "uncontained",
         "on_pids",
         "stdin_grace",
+        "files",
         "ttl",
         "idle_exit",
         "sessions_max",
@@ -200,4 +201,15 @@ proptest! {
     fn parsing_any_text_never_panics(text in "(\\[{0,2}(server|rule|host|when)\\]{0,2}|[a-z_]{1,5} = |\"|[0-9]|\n|.){0,30}") {
         let _ = Config::parse(&text, Path::new("p.toml"));
     }
+}
+
+#[test]
+fn a_hosts_files_are_named_from_the_root_or_from_home_on() {
+    let config = parsed("[[host]]\nname = 'openclaw'\nfiles = ['~/.openclaw/openclaw.json', '/etc/openclaw.json']\n");
+    let files = &config.settings.host(&Name::parse("openclaw").unwrap()).unwrap().files;
+    assert_eq!(files, &[PathBuf::from("~/.openclaw/openclaw.json"), PathBuf::from("/etc/openclaw.json")]);
+    wrong(
+        "[[host]]\nname = 'zed'\nfiles = ['settings.json']\n",
+        "p.toml:3: files = ['settings.json']: \"settings.json\" is below",
+    );
 }

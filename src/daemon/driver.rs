@@ -20,7 +20,7 @@ use crate::backend::Backend;
 use crate::cgroup::{Caller, Leaf, Membership, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Action, Event, Moment, State};
-use crate::policy::{Offers, OnPids, Settings};
+use crate::policy::{Configured, Offers, OnPids, Settings};
 use crate::records::{Record, Records};
 use crate::wire::{End, EndReply, Fault, Launched};
 
@@ -80,6 +80,8 @@ pub(super) enum Message {
         reply: oneshot::Sender<Vec<Entry>>,
     },
     Counts(oneshot::Sender<Counts>),
+    /// The configuration files of hosts say something else.
+    Configured(Configured),
     Stop,
 }
 
@@ -104,6 +106,8 @@ pub(super) struct Driver {
     pub(super) start: Instant,
     /// For the work it starts.
     pub(super) outbox: mpsc::Sender<Message>,
+    /// What the configuration files of hosts say.
+    pub(super) configured: Configured,
     /// Rings when a session's time is over.
     pub(super) alarm: Alarm,
     /// Leave when nothing was contained for so long.
@@ -216,6 +220,7 @@ impl Driver {
             Message::Counts(reply) => {
                 let _ = reply.send(self.counts);
             }
+            Message::Configured(configured) => self.heed(configured),
             Message::Stop => self.stop_by = Some(self.now() + STOP_MAX),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::driver::Driver;
-use crate::lifecycle::Event;
+use crate::lifecycle::{Due, Event};
 use crate::limits::Limit;
 use crate::naming::SessionKey;
 use crate::process;
@@ -63,7 +63,7 @@ impl Driver {
             }
         }
         for (number, ttl) in over {
-            self.feed(number, Event::Expired { ttl });
+            self.feed(number, Event::Due(Due::Expired { ttl }));
         }
         self.set_alarm(now);
     }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::driver::{Driver, Message, Peer};
 use super::stdin;
-use super::table::{Owner, Pending, Server, Session, Stock};
+use super::table::{Entry, Owner, Pending, Server, Session, Stock};
 use super::watch::Source;
 use crate::backend::{self, AdmitError, Unplaced};
 use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Caller, GroupPaths, Leaf, Membership};
@@ -180,6 +180,8 @@ impl Driver {
             key: plan.key.clone(),
             leaf_name: leaf_name.clone(),
             name: request.wish.server.clone(),
+            host: plan.host.clone(),
+            entry: self.entry(plan.host.as_ref(), plan.uid, &request.wish.server, request.wish.named),
             argv: request.wish.argv.clone(),
             state: State::Placing { doomed: None },
             terms: Terms { grace: plan.grant.grace, stdin_grace: plan.grant.stdin_grace },
@@ -244,8 +246,9 @@ impl Driver {
             named_by: session.named_by,
             key: server.key.as_str().to_owned(),
             leaf: server.leaf_name.as_str().to_owned(),
-            host: session.host.clone(),
+            host: server.host.clone(),
             server: server.name.clone(),
+            entry_seen: (server.entry != Entry::Unnamed).then_some(server.entry == Entry::Seen),
             argv: server.argv.clone(),
             leader: server.leader,
             owner: server.owner,

@@ -5,6 +5,7 @@
 mod driver;
 mod ending;
 mod expiry;
+mod hostfiles;
 mod jobs;
 mod launching;
 mod lock;
@@ -33,11 +34,12 @@ use crate::backend::{Backend, BackendError, Choice};
 use crate::cgroup::TreeOptions;
 use crate::client::{ClientError, beside};
 use crate::config::{Config, ConfigError};
-use crate::policy::{Offer, Offers};
+use crate::policy::{Configured, Offer, Offers};
 use crate::process;
 use crate::records::{RecordError, Records};
 use crate::wire::Description;
 use driver::{Driver, INBOX, Message};
+use hostfiles::HostFiles;
 pub use log::{LogError, start_log};
 
 /// How the daemon is started.
@@ -153,6 +155,7 @@ async fn run(
         counts: Default::default(),
         start: Instant::now(),
         outbox: outbox.clone(),
+        configured: Configured::default(),
         alarm: expiry::Alarm::new().map_err(io("make a timer for"))?,
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
@@ -162,10 +165,14 @@ async fn run(
         stop_by: None,
     };
     driver.watcher.watch(&driver.alarm, watch::Source::Alarm).map_err(io("watch a timer for"))?;
+    let mut files = HostFiles::new(hostfiles::named(&driver.settings)).map_err(io("watch the files of hosts for"))?;
+    driver.configured = files.read_now();
     driver.recover();
+    driver.heed(driver.configured.clone());
     let listener = listen(&options.socket)?;
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
     let relay = backend.take_stops().map(|stops| tokio::spawn(relay_stops(stops, outbox.clone())));
+    let follower = (!files.is_empty()).then(|| tokio::spawn(files.follow(outbox.clone())));
     let service = socket::Service::new(outbox, backend, description);
     let connections = tokio::spawn(socket::serve(listener, Arc::new(service)));
     tracing::info!(socket = %options.socket.display(), "ready");
@@ -175,7 +182,9 @@ async fn run(
     let _ = std::fs::remove_file(&options.socket);
     connections.abort();
     stops.abort();
-    relay.inspect(|relay| relay.abort());
+    for task in relay.into_iter().chain(follower) {
+        task.abort();
+    }
     tracing::info!(living = driver.servers(), "stopped; what lives is adopted by the next start");
     Ok(())
 }

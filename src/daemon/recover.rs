@@ -11,11 +11,11 @@ use rustix::process::PidfdGetfdFlags;
 
 use super::driver::{Driver, Message};
 use super::stdin;
-use super::table::{Owner, Server, Session, Stock};
+use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
 use crate::cgroup::{Caller, Leaf};
 use crate::chain::chain;
-use crate::lifecycle::{Event, State, Terms};
+use crate::lifecycle::{Due, Event, State, Terms};
 use crate::outcome::Cause;
 use crate::process;
 use crate::records::{Ending, Record};
@@ -90,6 +90,12 @@ impl Driver {
             key: place.key.clone(),
             leaf_name: place.leaf.clone(),
             name: record.server.clone(),
+            host: record.host.clone(),
+            entry: match record.entry_seen {
+                None => Entry::Unnamed,
+                Some(false) => Entry::Unseen,
+                Some(true) => Entry::Seen,
+            },
             argv: record.argv.clone(),
             state: State::Running,
             terms: Terms { grace: record.grace, stdin_grace: record.stdin_grace },
@@ -138,7 +144,7 @@ impl Driver {
             self.feed(number, resumed(ending));
         }
         if let Some(expiry) = record.expires.filter(|expiry| expiry.at <= process::since_boot()) {
-            self.feed(number, Event::Expired { ttl: expiry.ttl });
+            self.feed(number, Event::Due(Due::Expired { ttl: expiry.ttl }));
         }
     }
 
@@ -182,7 +188,8 @@ fn resumed(ending: Ending) -> Event {
         Cause::OwnerGone => Event::OwnerGone,
         Cause::Memory { level } => Event::MemoryKill { level },
         Cause::Pids { level } => Event::PidsLimit { level },
-        Cause::Expired { ttl } => Event::Expired { ttl },
+        Cause::Expired { ttl } => Event::Due(Due::Expired { ttl }),
+        Cause::Unconfigured => Event::Due(Due::Unconfigured),
         Cause::LaunchFailed => Event::EndRequested { now: true },
     }
 }

@@ -23,6 +23,10 @@ pub(super) struct Server {
     pub(super) key: SessionKey,
     pub(super) leaf_name: LeafName,
     pub(super) name: Name,
+    /// The host that launched it, where it is known.
+    pub(super) host: Option<Name>,
+    /// Whether it has its name by a launch option, and whether the watched files of its host had an entry of that name since.
+    pub(super) entry: Entry,
     pub(super) argv: MaskedArgv,
     pub(super) state: State,
     pub(super) terms: Terms,
@@ -51,6 +55,17 @@ pub(super) struct Server {
     pub(super) busy: bool,
     /// What the end found and did.
     pub(super) stock: Stock,
+}
+
+/// What ties a server to an entry of its host's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Nothing: its name was guessed from its command line.
+    Unnamed,
+    /// It has a name of its own, and no entry of that name was seen.
+    Unseen,
+    /// An entry of its name was there while it ran.
+    Seen,
 }
 
 /// Somebody who waits for a launch.

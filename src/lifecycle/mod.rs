@@ -14,7 +14,7 @@
 //!
 //! * One death shows as several facts: a killed host closes stdin first, and what the kernel killed for memory also
 //!   exits. So the first fact opens a short window ([`WEIGHING`]) in which the strongest one is found.
-//! * An end that is under way keeps its cause. A time-to-live that is over ends as a request does.
+//! * An end that is under way keeps its cause. What is [`Due`] ends as if it was requested.
 //! * Only the kernel ends an end: `Emptied` means that the leaf's `cgroup.events` said `populated 0`.
 //! * `cgroup.kill` is written again on a deadline: before Linux 6.12.16 and 6.1.129 a fork could slip through one write.
 #![forbid(unsafe_code)]
@@ -160,6 +160,27 @@ impl State {
     }
 }
 
+/// Why a server is to end although nothing happened to it and nobody asks: as much of an order as a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// The time-to-live of its session is over.
+    Expired {
+        /// How long it was.
+        ttl: TimeSpan,
+    },
+    /// Its entry is gone from its host's configuration.
+    Unconfigured,
+}
+
+impl From<Due> for Cause {
+    fn from(due: Due) -> Self {
+        match due {
+            Due::Expired { ttl } => Self::Expired { ttl },
+            Due::Unconfigured => Self::Unconfigured,
+        }
+    }
+}
+
 /// What happened, each a fact that was read from the kernel or an order from somebody entitled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -190,11 +211,8 @@ pub enum Event {
         /// Whose limit it was.
         level: Level,
     },
-    /// The time-to-live of its session is over: as much of an order as a request.
-    Expired {
-        /// How long it was.
-        ttl: TimeSpan,
-    },
+    /// It is to end, and nobody has to ask for it any more.
+    Due(Due),
     /// The leaf's `cgroup.events` says `populated 0`.
     Emptied,
     /// The state's deadline may have passed.

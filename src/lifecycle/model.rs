@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Action, Event, KILL_AGAIN, Moment, State, Terms, WEIGHING};
+use super::{Action, Due, Event, KILL_AGAIN, Moment, State, Terms, WEIGHING};
 use crate::outcome::{Cause, Level};
 use crate::timespan::TimeSpan;
 
@@ -104,7 +104,7 @@ fn ttl() -> TimeSpan {
 #[test]
 fn what_expires_ends_as_if_its_end_was_requested_and_says_why() {
     let cause = Cause::Expired { ttl: ttl() };
-    let expired = Event::Expired { ttl: ttl() };
+    let expired = Event::Due(Due::Expired { ttl: ttl() });
     let told = Told::running().then(expired);
     assert_eq!(told.state, State::Terminating { until: told.now + TERMS.grace, cause });
     assert_eq!(told.actions, [Action::TakeStock, Action::Terminate]);
@@ -117,9 +117,12 @@ fn what_expires_ends_as_if_its_end_was_requested_and_says_why() {
 
 #[test]
 fn what_expires_while_it_ends_keeps_its_cause() {
-    let told = Told::running().then(Event::StdinClosed).after(WEIGHING).then(Event::Expired { ttl: ttl() });
+    let told = Told::running().then(Event::StdinClosed).after(WEIGHING).then(Event::Due(Due::Expired { ttl: ttl() }));
     assert!(matches!(told.state, State::Terminating { cause: Cause::StdinClosed, .. }), "{:?}", told.state);
-    let told = told.then(Event::Expired { ttl: ttl() }).then(Event::Emptied).then(Event::Expired { ttl: ttl() });
+    let told = told
+        .then(Event::Due(Due::Expired { ttl: ttl() }))
+        .then(Event::Emptied)
+        .then(Event::Due(Due::Expired { ttl: ttl() }));
     assert_eq!(told.state, State::Removing { cause: Cause::StdinClosed });
 }
 
@@ -135,7 +138,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Stopped),
         level().prop_map(|level| Event::MemoryKill { level }),
         level().prop_map(|level| Event::PidsLimit { level }),
-        Just(Event::Expired { ttl: ttl() }),
+        Just(Event::Due(Due::Expired { ttl: ttl() })),
+        Just(Event::Due(Due::Unconfigured)),
         Just(Event::Emptied),
         Just(Event::Tick),
         Just(Event::Removed),

@@ -52,13 +52,9 @@ fn placing(doomed: Option<Cause>, event: Event, now: Moment) -> Step {
         (Event::LeaderExited, None) => stay(State::Placing { doomed: Some(Cause::LeaderExited) }),
         (Event::OwnerGone, None) => stay(State::Placing { doomed: Some(Cause::OwnerGone) }),
         (Event::Stopped, None) => stay(State::Placing { doomed: Some(Cause::Stopped) }),
-        (Event::Expired { ttl }, None) => stay(State::Placing { doomed: Some(Cause::Expired { ttl }) }),
+        (Event::Due(due), None) => stay(State::Placing { doomed: Some(due.into()) }),
         (
-            Event::EndRequested { .. }
-            | Event::LeaderExited
-            | Event::OwnerGone
-            | Event::Stopped
-            | Event::Expired { .. },
+            Event::EndRequested { .. } | Event::LeaderExited | Event::OwnerGone | Event::Stopped | Event::Due(_),
             Some(cause),
         ) => stay(State::Placing { doomed: Some(cause) }),
         // An empty leaf is what placing begins with; a closed stdin is the server's to read, once it runs.
@@ -83,7 +79,7 @@ fn running(event: Event, now: Moment, terms: &Terms) -> Step {
     match event {
         Event::EndRequested { now: false } => terminate(Cause::Requested, now, terms),
         Event::EndRequested { now: true } => kill(Cause::Requested, now),
-        Event::Expired { ttl } => terminate(Cause::Expired { ttl }, now, terms),
+        Event::Due(due) => terminate(due.into(), now, terms),
         Event::LeaderExited => weigh(Cause::LeaderExited, &[ReleaseStdin, ReadFacts]),
         Event::StdinClosed => weigh(Cause::StdinClosed, &[ReadFacts]),
         Event::OwnerGone => weigh(Cause::OwnerGone, &[ReadFacts]),
@@ -121,7 +117,7 @@ fn weighing(window: Window, event: Event, now: Moment, terms: &Terms) -> Step {
     match event {
         Event::EndRequested { now: false } => terminate(Cause::Requested, now, terms),
         Event::EndRequested { now: true } => kill(Cause::Requested, now),
-        Event::Expired { ttl } => terminate(Cause::Expired { ttl }, now, terms),
+        Event::Due(due) => terminate(due.into(), now, terms),
         Event::LeaderExited => to(window.with(Cause::LeaderExited), &[ReleaseStdin]),
         Event::StdinClosed => stay(window.with(Cause::StdinClosed)),
         Event::OwnerGone => stay(window.with(Cause::OwnerGone)),
@@ -149,7 +145,7 @@ fn leaving(until: Moment, event: Event, now: Moment, terms: &Terms) -> Step {
         | Event::OwnerGone
         | Event::Stopped
         | Event::PidsLimit { .. }
-        | Event::Expired { .. } => terminate(CAUSE, now, terms),
+        | Event::Due(_) => terminate(CAUSE, now, terms),
         Event::EndRequested { now: true } | Event::MemoryKill { .. } => kill(CAUSE, now),
         Event::LeaderExited => {
             let mut step = terminate(CAUSE, now, terms);
@@ -182,7 +178,7 @@ fn terminating(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
         | Event::OwnerGone
         | Event::Stopped
         | Event::PidsLimit { .. }
-        | Event::Expired { .. }
+        | Event::Due(_)
         | Event::Removed
         | Event::RemovalFailed => stay(here),
     }
@@ -206,7 +202,7 @@ fn killing(again: Moment, pause: std::time::Duration, cause: Cause, event: Event
         | Event::OwnerGone
         | Event::Stopped
         | Event::PidsLimit { .. }
-        | Event::Expired { .. }
+        | Event::Due(_)
         | Event::Removed
         | Event::RemovalFailed => stay(here),
     }
@@ -227,7 +223,7 @@ fn withdrawing(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
         | Event::OwnerGone
         | Event::Stopped
         | Event::PidsLimit { .. }
-        | Event::Expired { .. }
+        | Event::Due(_)
         | Event::Removed
         | Event::RemovalFailed => stay(State::Withdrawing { until, cause }),
     }
@@ -247,7 +243,7 @@ fn removing(cause: Cause, event: Event, now: Moment) -> Step {
         | Event::Stopped
         | Event::MemoryKill { .. }
         | Event::PidsLimit { .. }
-        | Event::Expired { .. }
+        | Event::Due(_)
         | Event::Placed
         | Event::PlacementFailed => stay(State::Removing { cause }),
     }

@@ -7,10 +7,12 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod configured;
 mod decide;
 mod identity;
 mod settings;
 
+pub use configured::{Configured, Content, Watched};
 pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, Table, decide};
 pub use identity::{Caller, ProcessFacts, SESSION_VARIABLE, SessionName, SessionNaming, name_session, recognise_host};
 pub use settings::{

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -211,6 +212,9 @@ pub struct HostRule {
     pub session_env: Option<String>,
     /// Whether one process of it is one session, so that the process can stand for a session without an id.
     pub session_is_process: bool,
+    /// Its configuration files that are watched: a server whose entry goes from them is ended. A path that begins with `~/`
+    /// is below the home of the daemon's user.
+    pub files: Vec<PathBuf>,
 }
 
 /// The hosts that are known without a configuration.
@@ -220,6 +224,7 @@ pub fn built_in_hosts() -> Vec<HostRule> {
         commands: commands.iter().map(|command| (*command).to_owned()).collect(),
         session_env: session_env.map(str::to_owned),
         session_is_process,
+        files: Vec::new(),
     };
     vec![
         // One gateway process holds all sessions and tells its servers nothing about them.

@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "a builder's vocabulary: not every run of the ring speaks every word")]
 mod support;
 
+mod configured;
 mod crowds;
 mod daemon;
 mod ends;

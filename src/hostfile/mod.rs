@@ -1,0 +1,252 @@
+//! What a host's own configuration file says of MCP servers: which entries there are, and which of them are switched off.
+//!
+//! Pure: bytes in, names out. No host tells how it finds its entries in other hosts' files, so every place that a known
+//! host keeps them in is looked at, whichever file it is.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::BTreeSet;
+
+use jsonc_parser::{JsonValue, ParseOptions};
+use serde_json::{Map, Value};
+
+/// The longest file that is understood, in bytes: `~/.claude.json` grows to some megabytes.
+pub const FILE_BYTES_MAX: usize = 16 << 20;
+
+/// The most entries that are told of one file.
+const ENTRIES_MAX: usize = 4096;
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Syntax {
+    /// JSON with what hosts allow beside it: comments, trailing commas, single quotes, bare keys (JSON5).
+    Json,
+    /// TOML, as Codex has it.
+    Toml,
+    /// YAML, as goose has it.
+    Yaml,
+}
+
+/// A file cannot be understood now: nothing follows from it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostFileError {
+    /// It is being written, or was cut off.
+    #[error("it is empty")]
+    Empty,
+    /// It is longer than any host's.
+    #[error("it has more than {} MiB", FILE_BYTES_MAX >> 20)]
+    TooLong,
+    /// It has an error.
+    #[error("{0}")]
+    Syntax(String),
+    /// It is something else than a table of settings.
+    #[error("it is no object of settings")]
+    NoObject,
+    /// It has more entries than any host's.
+    #[error("it has more than {ENTRIES_MAX} entries")]
+    TooMany,
+}
+
+impl Syntax {
+    /// By the end of the file's name; JSON is what most hosts write.
+    pub fn of(name: &str) -> Self {
+        match name.rsplit_once('.').map_or("", |(_, end)| end) {
+            "toml" => Self::Toml,
+            "yaml" | "yml" => Self::Yaml,
+            _ => Self::Json,
+        }
+    }
+}
+
+/// The names of the entries that are switched on.
+pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFileError> {
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(HostFileError::TooLong);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| HostFileError::Syntax("it is no UTF-8 text".into()))?;
+    let text = text.trim_start_matches('\u{feff}');
+    if text.trim().is_empty() {
+        return Err(HostFileError::Empty);
+    }
+    let Value::Object(settings) = parse(syntax, text)? else { return Err(HostFileError::NoObject) };
+    let mut found = BTreeSet::new();
+    for table in tables(&settings) {
+        found.extend(table.iter().filter(|(_, entry)| is_on(entry)).map(|(name, _)| name.clone()));
+    }
+    if found.len() > ENTRIES_MAX { Err(HostFileError::TooMany) } else { Ok(found) }
+}
+
+fn parse(syntax: Syntax, text: &str) -> Result<Value, HostFileError> {
+    let wrong = |error: &dyn std::fmt::Display| HostFileError::Syntax(error.to_string().replace('\n', " "));
+    match syntax {
+        Syntax::Json => {
+            let value = jsonc_parser::parse_to_value(text, &AS_HOSTS_WRITE_IT).map_err(|error| wrong(&error))?;
+            value.map(plain).ok_or(HostFileError::Empty)
+        }
+        Syntax::Toml => toml::from_str(text).map_err(|error: toml::de::Error| wrong(&error.message())),
+        Syntax::Yaml => serde_saphyr::from_str(text).map_err(|error| wrong(&error)),
+    }
+}
+
+/// Each is said, because the defaults are the parser's own affair.
+const AS_HOSTS_WRITE_IT: ParseOptions = ParseOptions {
+    allow_comments: true,
+    allow_loose_object_property_names: true,
+    allow_trailing_commas: true,
+    allow_missing_commas: false,
+    allow_single_quoted_strings: true,
+    allow_hexadecimal_numbers: true,
+    allow_unary_plus_numbers: true,
+    allow_bare_decimal_point_numbers: true,
+    allow_extended_string_escapes: true,
+    allow_non_finite_numbers: true,
+};
+
+/// Numbers are of no interest, and JSON5 has some that JSON has not.
+fn plain(value: JsonValue<'_>) -> Value {
+    match value {
+        JsonValue::Object(object) => {
+            Value::Object(object.into_iter().map(|(name, value)| (name.into_owned(), plain(value))).collect())
+        }
+        JsonValue::Array(array) => Value::Array(array.into_iter().map(plain).collect()),
+        JsonValue::String(text) => Value::String(text.into_owned()),
+        JsonValue::Boolean(flag) => Value::Bool(flag),
+        JsonValue::Number(_) | JsonValue::Null => Value::Null,
+    }
+}
+
+/// The tables of entries, wherever a known host keeps one.
+fn tables(settings: &Map<String, Value>) -> Vec<&Map<String, Value>> {
+    let at = |path: &[&str]| {
+        let mut place = settings;
+        for key in path {
+            place = place.get(*key)?.as_object()?;
+        }
+        Some(place)
+    };
+    let mut tables: Vec<_> = [
+        // Claude Code, Cursor, Gemini CLI, Cline, and most others.
+        at(&["mcpServers"]),
+        // OpenClaw, and VS Code in its settings.
+        at(&["mcp", "servers"]),
+        // VS Code in its mcp.json.
+        at(&["servers"]),
+        at(&["mcp_servers"]),
+        at(&["context_servers"]),
+        // goose.
+        at(&["extensions"]),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    // opencode keeps its entries right below `mcp`.
+    tables.extend(at(&["mcp"]).filter(|table| !table.contains_key("servers")));
+    // Claude Code keeps some for each project directory.
+    let projects = at(&["projects"]).into_iter().flat_map(Map::values);
+    tables.extend(projects.filter_map(|project| project.get("mcpServers")?.as_object()));
+    tables
+}
+
+fn is_on(entry: &Value) -> bool {
+    let Some(entry) = entry.as_object() else { return false };
+    let says = |key: &str| entry.get(key).and_then(Value::as_bool);
+    says("enabled") != Some(false) && says("disabled") != Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(syntax: Syntax, text: &str) -> Vec<String> {
+        entries(syntax, text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}")).into_iter().collect()
+    }
+
+    #[test]
+    fn the_entries_of_every_known_host_are_found_where_it_keeps_them() {
+        for (host, file, text) in [
+            ("claude-code", ".mcp.json", r#"{ "mcpServers": { "fs": { "command": "npx" } } }"#),
+            ("claude-code", ".claude.json", r#"{ "projects": { "/a": { "mcpServers": { "fs": {} } }, "/b": {} } }"#),
+            (
+                "openclaw",
+                "openclaw.json",
+                "{ mcp: { servers: { fs: { command: 'npx', /* one */ } }, }, n: +.5, i: -Infinity } // end",
+            ),
+            ("vscode", "mcp.json", r#"{ "inputs": [], "servers": { "fs": { "type": "stdio" } } }"#),
+            ("vscode", "settings.json", r#"{ "mcp": { "servers": { "fs": {} } }, "editor.fontSize": 12, }"#),
+            (
+                "zed",
+                "settings.json",
+                "{ // Zed\n \"context_servers\": { \"fs\": { \"command\": { \"path\": \"x\" } } } }",
+            ),
+            ("opencode", "opencode.json", r#"{ "mcp": { "fs": { "type": "local", "command": ["npx"] } } }"#),
+            ("codex", "config.toml", "model = 'x'\n[mcp_servers.fs]\ncommand = 'npx'\n"),
+            ("goose", "config.yaml", "extensions:\n  fs:\n    type: stdio\n    cmd: npx\n    enabled: true\n"),
+        ] {
+            assert_eq!(names(Syntax::of(file), text), ["fs"], "{host}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_switched_off_is_none() {
+        let text = r#"{ "mcpServers": { "a": { "disabled": true }, "b": { "enabled": false }, "c": { "disabled": false }, "d": 1 } }"#;
+        assert_eq!(names(Syntax::Json, text), ["c"]);
+        assert_eq!(names(Syntax::Toml, "[mcp_servers.a]\nenabled = false\n[mcp_servers.b]\n"), ["b"]);
+        assert_eq!(names(Syntax::Yaml, "extensions:\n  a: {enabled: false}\n"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn from_a_file_that_cannot_be_understood_nothing_follows() {
+        for (syntax, text) in [
+            (Syntax::Json, ""),
+            (Syntax::Json, " \n"),
+            (Syntax::Json, "// nothing yet"),
+            (Syntax::Json, "[]"),
+            (Syntax::Json, r#"{ "mcpServers": { "fs": { "command": "np"#),
+            (Syntax::Json, "{} {}"),
+            (Syntax::Toml, "[mcp_servers.fs"),
+            (Syntax::Yaml, "extensions: [a"),
+            (Syntax::Yaml, "just text"),
+        ] {
+            assert!(entries(syntax, text.as_bytes()).is_err(), "{text:?}");
+        }
+        assert_eq!(entries(Syntax::Json, &vec![b' '; FILE_BYTES_MAX + 1]), Err(HostFileError::TooLong));
+        assert!(entries(Syntax::Json, b"{\"a\": \"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn a_file_without_entries_says_that_there_are_none() {
+        for (syntax, text) in
+            [(Syntax::Json, "{}"), (Syntax::Json, r#"{"mcpServers": {}}"#), (Syntax::Toml, "model = 'x'")]
+        {
+            assert!(names(syntax, text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_of_aliases_is_refused() {
+        let mut text = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for (name, of) in ["b", "c", "d", "e", "f", "g", "h"].iter().zip(["a", "b", "c", "d", "e", "f", "g"]) {
+            text += &format!("{name}: &{name} [{}]\n", vec![format!("*{of}"); 9].join(", "));
+        }
+        assert!(entries(Syntax::Yaml, text.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_nothing_but_depth_is_refused() {
+        for open in ["[", "{\"a\":", "{a:["] {
+            let text = open.repeat(1_000_000);
+            assert!(entries(Syntax::Json, text.as_bytes()).is_err());
+        }
+        assert!(entries(Syntax::Toml, format!("a = {}", "[".repeat(1_000_000)).as_bytes()).is_err());
+        assert!(entries(Syntax::Yaml, "[".repeat(1_000_000).as_bytes()).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_makes_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            for syntax in [Syntax::Json, Syntax::Toml, Syntax::Yaml] {
+                let _ = entries(syntax, &bytes);
+            }
+        }
+    }
+}

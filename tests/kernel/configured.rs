@@ -1,0 +1,203 @@
+//! A host's configuration file says which servers there are; what was removed there ends.
+
+use std::os::unix::fs::{chown, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::hosts::NOBODY;
+use crate::support::{Launched, Machine, eventually, offered};
+
+/// A host's configuration, and a machine whose daemon watches it.
+struct Configured {
+    directory: tempfile::TempDir,
+    machine: Machine,
+}
+
+impl Configured {
+    #[track_caller]
+    fn with(entries: &[&str]) -> Self {
+        Self::prepared(|file| std::fs::write(file, text(entries)).unwrap())
+    }
+
+    /// With a file that somebody else makes.
+    #[track_caller]
+    fn prepared(make: impl FnOnce(&Path)) -> Self {
+        let directory = tempfile::Builder::new().prefix("pinfold-host-").tempdir().unwrap();
+        let file = directory.path().join("openclaw.json");
+        make(&file);
+        let machine = Machine::with_config(&format!("[[host]]\nname = 'openclaw'\nfiles = ['{}']\n", file.display()));
+        Self { directory, machine }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("openclaw.json")
+    }
+
+    /// As editors and hosts do it: another file is written, and takes the name.
+    fn replace(&self, text: &str) {
+        let draft = self.directory.path().join("draft");
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(&draft, self.file()).unwrap();
+    }
+
+    #[track_caller]
+    fn server(&self, name: &str) -> Launched {
+        self.launch(&["--host", "openclaw", "--session", name, "--server", name])
+    }
+
+    #[track_caller]
+    fn launch(&self, options: &[&str]) -> Launched {
+        let mut server = self.machine.run(options, "echo up; exec cat");
+        assert_eq!(server.line(), "up");
+        server
+    }
+
+    /// The ids of the sessions, once there are so many.
+    #[track_caller]
+    fn left(&self, sessions: &[&str]) {
+        eventually("the sessions that are left", || {
+            let mut ids: Vec<String> =
+                self.machine.sessions().iter().map(|session| session["id"].as_str().unwrap().to_owned()).collect();
+            ids.sort();
+            if ids == sessions { Ok(()) } else { Err(format!("{ids:?}; {}", self.machine.log())) }
+        });
+    }
+
+    #[track_caller]
+    fn end(&self) {
+        self.machine.ask(&["end", "--all"]);
+        self.machine.expect_nothing_left();
+    }
+}
+
+/// JSON5, as OpenClaw has it.
+fn text(entries: &[&str]) -> String {
+    let entries: String = entries.iter().map(|name| format!("{name}: {{ command: 'npx', }}, ")).collect();
+    format!("{{ /* servers */ mcp: {{ servers: {{ {entries} }} }}, }}\n")
+}
+
+#[test]
+fn a_server_whose_entry_is_removed_ends_and_all_others_live() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::with(&["fs", "git"]);
+    let mut fs = configured.server("fs");
+    let _git = configured.server("git");
+    // Another host's server of that name; one that only looks like it; one that never was an entry.
+    let _zed = configured.launch(&["--host", "zed", "--session", "zed", "--server", "fs"]);
+    let _guessed = configured.launch(&["--host", "openclaw", "--session", "guessed"]);
+    let _other = configured.server("other");
+    configured.replace(&text(&["git"]));
+    assert_eq!(fs.exit_status(), 128 + 15);
+    let told = fs.stderr();
+    assert!(told.contains("its entry is gone from its host's configuration"), "{told}");
+    configured.left(&["git", "guessed", "other", "zed"]);
+    assert!(configured.machine.log().contains("cause=\"unconfigured\""));
+    configured.end();
+}
+
+#[test]
+fn a_server_whose_entry_is_switched_off_in_place_ends() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::with(&["fs"]);
+    let mut fs = configured.server("fs");
+    std::fs::write(configured.file(), "{ mcp: { servers: { fs: { command: 'npx', enabled: false } } } }").unwrap();
+    assert_eq!(fs.exit_status(), 128 + 15);
+    configured.end();
+}
+
+#[test]
+fn an_entry_that_comes_later_and_goes_again_takes_its_server_along() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::with(&[]);
+    let (mut fs, _git) = (configured.server("fs"), configured.server("git"));
+    configured.replace(&text(&["fs", "git"]));
+    // Written once more, so that what follows is not one change with it.
+    let before = configured.machine.sessions().len();
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    configured.replace(&text(&["git"]));
+    assert_eq!((fs.exit_status(), before), (128 + 15, 2));
+    configured.left(&["git"]);
+    configured.end();
+}
+
+#[test]
+fn from_a_file_that_is_broken_or_briefly_away_nothing_follows() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::with(&["fs", "git"]);
+    let (_fs, mut git) = (configured.server("fs"), configured.server("git"));
+    for broken in ["", "{ mcp: { servers: {", "[]", "\u{0}"] {
+        configured.replace(broken);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    std::fs::remove_file(configured.file()).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    configured.left(&["fs", "git"]);
+    assert!(configured.machine.log().contains("says nothing now"), "{}", configured.machine.log());
+    // It is still watched, and one that is whole again counts.
+    configured.replace(&text(&["fs"]));
+    assert_eq!(git.exit_status(), 128 + 15);
+    configured.left(&["fs"]);
+    configured.end();
+}
+
+#[test]
+fn a_link_that_is_turned_to_another_file_is_a_change() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::prepared(|file| {
+        let store = file.with_file_name("store");
+        std::fs::create_dir(&store).unwrap();
+        std::fs::write(store.join("1.json"), text(&["fs", "git"])).unwrap();
+        std::fs::write(store.join("2.json"), text(&["git"])).unwrap();
+        symlink("store/1.json", file).unwrap();
+    });
+    let (mut fs, mut git) = (configured.server("fs"), configured.server("git"));
+    let draft = configured.directory.path().join("draft");
+    symlink("store/2.json", &draft).unwrap();
+    std::fs::rename(&draft, configured.file()).unwrap();
+    assert_eq!(fs.exit_status(), 128 + 15);
+    // And so is a change of what it points to.
+    std::fs::write(configured.directory.path().join("store/2.json"), text(&[])).unwrap();
+    assert_eq!(git.exit_status(), 128 + 15);
+    configured.left(&[]);
+    configured.end();
+}
+
+#[test]
+fn what_was_removed_while_no_daemon_ran_ends_with_its_next_start() {
+    if !offered() {
+        return;
+    }
+    let mut configured = Configured::with(&["fs", "git"]);
+    let (mut fs, _git) = (configured.server("fs"), configured.server("git"));
+    configured.machine.kill_daemon();
+    configured.replace(&text(&["git"]));
+    configured.machine.start();
+    assert_eq!(fs.exit_status(), 128 + 15);
+    configured.left(&["git"]);
+    configured.end();
+}
+
+#[test]
+fn a_file_of_one_user_says_nothing_of_anothers_sessions() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::prepared(|file| {
+        std::fs::write(file, text(&["fs"])).unwrap();
+        chown(file, Some(NOBODY), Some(NOBODY)).unwrap();
+    });
+    let _roots = configured.server("fs");
+    std::fs::write(configured.file(), text(&[])).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    configured.left(&["fs"]);
+    configured.end();
+}
