@@ -48,6 +48,15 @@ impl Variant {
         matches!(&*self.0, DBus::Str(own) if own.as_str() == text)
     }
 
+    /// The number, where it is one without a sign.
+    pub fn number(&self) -> Option<u64> {
+        match &*self.0 {
+            DBus::U32(number) => Some((*number).into()),
+            DBus::U64(number) => Some(*number),
+            _ => None,
+        }
+    }
+
     /// Two lists as one. `None` where they are none, or none of the same type.
     pub fn joined(&self, other: &Self) -> Option<Self> {
         let (DBus::Array(one), DBus::Array(two)) = (&*self.0, &*other.0) else { return None };

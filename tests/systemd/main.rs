@@ -9,6 +9,7 @@
 mod kernel;
 mod support;
 
+mod doctor;
 mod ends;
 mod installed;
 mod manager;

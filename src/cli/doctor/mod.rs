@@ -2,14 +2,19 @@
 //!
 //! What matters is what holds for a daemon, so one is asked; where none runs, one is started as a launch would do it.
 
+mod systemd;
+
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 
+use self::systemd::Systemd;
 use super::text::{self, Tone};
 use super::{DONE, NO, args};
 use crate::cgroup::Layout;
 use crate::chain::chain;
-use crate::client;
-use crate::wire::{Call, Description};
+use crate::client::{self, Other};
+use crate::wire::{Call, Description, LimitState};
 
 /// How one matter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -36,6 +41,8 @@ struct Finding {
 struct Report {
     findings: Vec<Finding>,
     daemon: Option<Description>,
+    /// Where another daemon listens that launches of this user do not take.
+    other: Option<PathBuf>,
 }
 
 impl Finding {
@@ -55,30 +62,30 @@ impl Finding {
 }
 
 pub(super) fn doctor(doctor: &args::Doctor) -> u8 {
-    let mut findings = vec![kernel(), layout()];
     let described = client::find_or_start(doctor.socket.socket.as_deref()).and_then(|mut client| {
         let description = client.call::<Description>(&Call::Describe, &[], client::VIEW_MAX)?;
-        Ok((client.socket().to_owned(), description))
+        Ok((client.socket().to_owned(), description, client.other().cloned()))
     });
-    let daemon = match described {
-        Ok((socket, description)) => {
-            findings.push(user(&description));
-            let detail =
-                format!("version {}, process {}, at {}", description.version, description.pid, socket.display());
-            findings.push(Finding::ok("daemon", detail));
-            findings.push(backend(&description));
+    let systemd = Systemd::look(described.as_ref().ok().map(|(_, daemon, _)| daemon));
+    let mut findings = vec![kernel(), layout(), systemd.manager(described.as_ref().ok().map(|(_, daemon, _)| daemon))];
+    let (daemon, other) = match described {
+        Ok((socket, description, other)) => {
+            findings.push(daemon(&description, &socket));
+            findings.extend(systemd.unit(&description));
+            findings.push(backend(&description, &systemd));
             findings.extend(description.notes.iter().map(|note| Finding::note("backend", note, "")));
             findings.extend(limits(&description));
             findings.push(stdin(&description));
-            Some(description)
+            findings.extend(other.as_ref().map(beside));
+            (Some(description), other)
         }
         Err(error) => {
             // The error says what to change.
-            findings.push(Finding::problem("daemon", chain(&error), ""));
-            None
+            findings.push(Finding::problem("daemon", systemd.without(&chain(&error)), ""));
+            (None, None)
         }
     };
-    let report = Report { findings, daemon };
+    let report = Report { findings, daemon, other: other.map(|other| other.socket().to_owned()) };
     if doctor.json {
         text::print_json(&report);
     } else {
@@ -89,7 +96,8 @@ pub(super) fn doctor(doctor: &args::Doctor) -> u8 {
 
 fn kernel() -> Finding {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    // "6.12.107+deb13-amd64": a distribution's mark may follow the last number.
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < (5, 14, 0) {
         return Finding::problem("kernel", format!("Linux {release} has no cgroup.kill"), "use Linux 5.14 or newer");
@@ -122,35 +130,73 @@ fn layout() -> Finding {
     }
 }
 
-fn user(daemon: &Description) -> Finding {
+/// Which daemon a launch of this user takes.
+fn daemon(daemon: &Description, socket: &Path) -> Finding {
     let own = nix::unistd::geteuid();
     let name = nix::unistd::User::from_uid(own).ok().flatten().map_or_else(|| own.to_string(), |user| user.name);
-    if daemon.uid == own.as_raw() {
-        Finding::ok("user", format!("{name}, whose daemon it is"))
-    } else {
-        Finding::ok("user", format!("{name}, in the daemon of uid {}: leaves belong to that user", daemon.uid))
+    let whose = match daemon.uid {
+        uid if uid == own.as_raw() => format!("{name}'s own"),
+        0 => format!("the system's, which {name} may use"),
+        uid => format!("of uid {uid}"),
+    };
+    let Description { version, pid, .. } = daemon;
+    Finding::ok("daemon", format!("{whose}: version {version}, process {pid}, at {}", socket.display()))
+}
+
+/// The daemon that launches of this user do not take.
+fn beside(other: &Other) -> Finding {
+    let socket = other.socket();
+    match other {
+        Other::NotPermitted(_) => Finding::note(
+            "besides",
+            format!("the system's daemon at {} is not for this user, and launches do not take it", socket.display()),
+            "to use it, join the group `pinfold` and log in again; the group has to be there when that daemon starts",
+        ),
+        Other::Own(_) => {
+            let described = client::find(Some(socket))
+                .and_then(|mut client| client.call::<Description>(&Call::Describe, &[], client::VIEW_MAX));
+            let which = match described {
+                Ok(own) => format!("version {}, process {}, at {}", own.version, own.pid, socket.display()),
+                Err(error) => chain(&error),
+            };
+            let remedy = format!("`pinfold ls --socket {}` shows its sessions", socket.display());
+            Finding::note("besides", format!("this user's own daemon, which launches do not take: {which}"), &remedy)
+        }
     }
 }
 
-fn backend(daemon: &Description) -> Finding {
-    let detail = format!("{}, below {}: {}", daemon.backend, daemon.root, daemon.backend_why);
-    Finding::ok("backend", detail)
+fn backend(daemon: &Description, systemd: &Systemd) -> Finding {
+    let Description { backend, backend_why, root, .. } = daemon;
+    Finding::ok(
+        "backend",
+        match backend.as_str() {
+            "systemd" => format!("systemd: {}", systemd.slice()),
+            _ => format!("{backend}, below {root}: {backend_why}"),
+        },
+    )
 }
 
+/// What holds on one line, and what does not on a line each.
 fn limits(daemon: &Description) -> Vec<Finding> {
-    let names = ["memory", "swap", "pids", "cpu", "io"];
-    let told = names.into_iter().filter_map(|name| Some((name, daemon.limits.get(name)?)));
-    told.map(|(name, state)| match state.strip_prefix("does not hold: ").map(|rest| rest.split_once("; ")) {
-        None => Finding::ok(name, state.clone()),
-        Some(Some((why, remedy))) => Finding::note(name, format!("limits do not hold: {why}"), remedy),
-        Some(None) => Finding::note(name, state.clone(), ""),
-    })
-    .map(|finding| match (finding.what, finding.verdict) {
-        // Without these two the defaults are refused; CPU and I/O limits are only for who asks for them.
-        ("memory" | "pids", Verdict::Note) => Finding { verdict: Verdict::Problem, ..finding },
-        _ => finding,
-    })
-    .collect()
+    let (mut hold, mut findings) = (Vec::new(), Vec::new());
+    for name in ["memory", "swap", "pids", "cpu", "io"] {
+        match daemon.limits.get(name) {
+            Some(LimitState::Holds) => hold.push(name.to_owned()),
+            Some(LimitState::NothingToLimit) => hold.push(format!("{name} (there is none)")),
+            // Without these two the defaults are refused; the others are only for who asks for them.
+            Some(LimitState::Missing { why, remedy }) if ["memory", "pids"].contains(&name) => {
+                findings.push(Finding::problem(name, format!("cannot be limited: {why}"), remedy));
+            }
+            Some(LimitState::Missing { why, remedy }) => {
+                findings.push(Finding::note(name, format!("cannot be limited: {why}"), remedy));
+            }
+            None => {}
+        }
+    }
+    if !hold.is_empty() {
+        findings.insert(0, Finding::ok("limits", format!("hold for {}", hold.join(", "))));
+    }
+    findings
 }
 
 /// Whether a daemon that is restarted can watch the stdin of the servers that it adopts.
@@ -167,6 +213,7 @@ fn stdin(daemon: &Description) -> Finding {
 
 fn lines(report: &Report) -> String {
     let mut lines = String::new();
+    let mut following = report.findings.iter().skip(1);
     for finding in &report.findings {
         let (mark, tone) = match finding.verdict {
             Verdict::Ok => ("ok", Tone::Good),
@@ -176,7 +223,9 @@ fn lines(report: &Report) -> String {
         let margin = format!("{mark:>7}  {:<8} ", finding.what);
         let paragraph = text::paragraph(&margin, &finding.detail);
         lines.push_str(&paragraph.replacen(mark, &text::tinted(mark, tone), 1));
-        if let Some(remedy) = &finding.remedy {
+        // What helps against several in a row is said once, after the last.
+        let again = following.next().is_some_and(|next| next.remedy == finding.remedy);
+        if let Some(remedy) = finding.remedy.as_ref().filter(|_| !again) {
             lines.push_str(&text::paragraph(&format!("{:>18}→ ", ""), remedy));
         }
     }
