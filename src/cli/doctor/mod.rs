@@ -95,10 +95,9 @@ pub(super) fn doctor(doctor: &args::Doctor) -> u8 {
 }
 
 fn kernel() -> Finding {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    // "6.12.107+deb13-amd64": a distribution's mark may follow the last number.
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let version = kernel_version(&release, &uname.version().to_string_lossy());
     if version < (5, 14, 0) {
         return Finding::problem("kernel", format!("Linux {release} has no cgroup.kill"), "use Linux 5.14 or newer");
     }
@@ -115,6 +114,16 @@ fn kernel() -> Finding {
             format!("Linux {release}: a fork can slip through one write of cgroup.kill, so it is written again");
         Finding::note("kernel", detail, "6.1.129, 6.12.16 and 6.14 have the fix")
     }
+}
+
+/// The version of the sources that a kernel was built from. A distribution's mark may follow the last number
+/// ("6.12.107+deb13-amd64"); where its release counts the distribution's own builds ("6.1.0-50-amd64"), Debian's uname(2)
+/// version tells it ("#1 SMP Debian 6.1.176-1").
+fn kernel_version(release: &str, version: &str) -> (u32, u32, u32) {
+    let told = version.split_once("Debian ").map_or(release, |(_, told)| told);
+    let mut numbers = told.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
 }
 
 fn layout() -> Finding {
@@ -230,4 +239,19 @@ fn lines(report: &Report) -> String {
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_version_is_that_of_its_sources() {
+        let bookworm = ("6.1.0-50-cloud-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-05-01)");
+        let trixie = ("6.12.107+deb13-cloud-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.12.107-1 (2026-06-01)");
+        let others = [("6.14.2-arch1-1", "#1 SMP PREEMPT_DYNAMIC"), ("6.18", "#1 SMP")];
+        let versions =
+            [bookworm, trixie, others[0], others[1]].map(|(release, version)| kernel_version(release, version));
+        assert_eq!(versions, [(6, 1, 176), (6, 12, 107), (6, 14, 2), (6, 18, 0)]);
+    }
 }
