@@ -166,14 +166,31 @@ pub struct Description {
     pub root: String,
     /// Its configuration file.
     pub config: Option<String>,
-    /// For each kind of limit: `holds`, or why it does not and what would change that.
-    pub limits: BTreeMap<String, String>,
+    /// For each kind of limit whether it holds.
+    pub limits: BTreeMap<String, LimitState>,
     /// Launches that were granted since it started.
     pub launches: u64,
     /// Launches that were refused.
     pub refusals: u64,
     /// Launches that were refused and run without containment.
     pub uncontained: u64,
+}
+
+/// Whether one kind of limit holds where the daemon runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum LimitState {
+    /// The kernel enforces it.
+    Holds,
+    /// There is nothing of the kind: swap, on a machine without.
+    NothingToLimit,
+    /// The kernel cannot enforce it here.
+    Missing {
+        /// What is missing.
+        why: String,
+        /// What would change that.
+        remedy: String,
+    },
 }
 
 /// What a client can ask.

@@ -7,7 +7,7 @@ use pinfold::outcome::{Cause, Level, Outcome};
 use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
 use pinfold::wire::{
-    Call, DESCRIPTION, Description, End, EndReply, Ended, Fault, Launch, Launched, ListReply, Located,
+    Call, DESCRIPTION, Description, End, EndReply, Ended, Fault, Launch, Launched, LimitState, ListReply, Located,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -97,6 +97,13 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     let expired = Outcome { cause: Cause::Expired { ttl: "8h".parse().unwrap() }, ..outcome };
     let expired = Ended { outcome: expired, ..ended.clone() };
     assert_eq!(written("type Ended ("), sent(&ended).union(&sent(&expired)).cloned().collect());
+    let missing = LimitState::Missing { why: "w".into(), remedy: "r".into() };
+    assert_eq!(written("type LimitState ("), sent(&missing));
+    for state in [LimitState::Holds, LimitState::NothingToLimit, missing] {
+        let word = serde_json::to_value(&state).unwrap()["state"].as_str().unwrap().to_owned();
+        let words = DESCRIPTION.lines().find_map(|line| line.trim().strip_prefix("state: (")).unwrap();
+        assert!(words.contains(&word), "{word} is not in {words}");
+    }
 }
 
 #[test]

@@ -1,17 +1,16 @@
-// A host in small: it launches one MCP server through `pinfold run`, speaks MCP to it, and ends its session.
-// What it prints is read back from pinfold and from the kernel.
+// A host in small: it launches one MCP server through `pinfold run`, speaks MCP to it, and ends its session. It takes the
+// daemon that every launch takes: the one that runs, or one that the launch starts, as a service where systemd is.
+// What it prints is read back from pinfold and from the kernel. DEMO_SERVER names another server than the one from npm.
 
 import { execFileSync, spawn } from 'node:child_process';
 import fs from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
 import readline from 'node:readline';
 
 const pinfold = process.env.PINFOLD;
 const session = 'demo';
-const home = fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-demo-'));
-const environment = { ...process.env, PINFOLD_SOCKET: path.join(home, 'pinfold.sock') };
-const deadline = setTimeout(() => fail('not done within three minutes'), 180_000);
+const runsAlready = listens();
+setTimeout(() => fail('not done within three minutes'), 180_000);
 
 function fail(why) {
   console.error(`the demo failed: ${why}`);
@@ -19,7 +18,13 @@ function fail(why) {
 }
 
 function tell(...args) {
-  return execFileSync(pinfold, args, { env: environment, encoding: 'utf8' });
+  return execFileSync(pinfold, args, { encoding: 'utf8' });
+}
+
+// The system's daemon, or whichever PINFOLD_SOCKET names.
+function listens() {
+  const socket = process.env.PINFOLD_SOCKET ?? '/run/pinfold/pinfold.sock';
+  return fs.readFileSync('/proc/net/unix', 'utf8').includes(` ${path.resolve(socket)}\n`);
 }
 
 function show(...args) {
@@ -37,10 +42,10 @@ function alive(pid) {
 
 // The server's command, as a host has it in its configuration; and beside it what tools leave behind: a process that has
 // left the process group and the session of its terminal, and that no signal of the host reaches.
-const command = ['sh', '-c', 'setsid sleep 1000 & exec npx -y @modelcontextprotocol/server-everything'];
+const real = process.env.DEMO_SERVER ?? 'npx -y @modelcontextprotocol/server-everything';
+const command = ['sh', '-c', `setsid sleep 1000 & exec ${real}`];
 console.log(`\n$ pinfold run --session ${session} --server everything -- ${command[0]} -c '${command[2]}'`);
 const server = spawn(pinfold, ['run', '--session', session, '--server', 'everything', '--', ...command], {
-  env: environment,
   stdio: ['pipe', 'pipe', 'pipe'],
 });
 let stderr = '';
@@ -87,11 +92,11 @@ const left = pids.filter(alive);
 console.log(`
 ${pids.length} processes before, ${left.length} after; cgroup ${fs.existsSync(cgroup) ? 'STILL THERE' : 'gone'}; \
 ${Math.round((memory.current_bytes ?? 0) / 2 ** 20)} MiB given back; the end took ${took} ms.`);
-clearTimeout(deadline);
 
-// The daemon was started on demand and would leave by itself a minute from now.
-process.kill(JSON.parse(tell('doctor', '--json')).daemon.pid, 'SIGTERM');
-while (fs.existsSync(environment.PINFOLD_SOCKET)) await new Promise((resolve) => setTimeout(resolve, 10));
-fs.rmSync(home, { recursive: true, force: true });
+// One that this demo started on demand would leave by itself a minute from now.
+if (!runsAlready) {
+  process.kill(JSON.parse(tell('doctor', '--json')).daemon.pid, 'SIGTERM');
+  while (listens()) await new Promise((resolve) => setTimeout(resolve, 10));
+}
 if (left.length > 0 || fs.existsSync(cgroup)) fail('something was left');
 process.exit(0);

@@ -332,13 +332,20 @@ impl Backend {
 /// What a manager can hold: what the kernel has for the system's, what was delegated for a user's.
 fn unit_offers(units: &Units) -> Offers {
     let Controllers { memory, pids, cpu, io } = units.controllers();
-    let offer = |there: bool, name: &str| match there {
-        true => Offer::Holds,
-        false => Offer::Missing {
-            why: format!("{} has no {name} controller", units.manager().bus().word()),
-            remedy: "delegate it: `systemctl edit user@.service`, Delegate=cpu cpuset io memory pids".to_owned(),
+    let missing = |name: &str| match units.manager().bus() {
+        Bus::System => Offer::Missing {
+            why: format!("this kernel has no {name} controller"),
+            remedy: format!("boot without cgroup_disable={name}, or another kernel"),
+        },
+        Bus::User(_) => Offer::Missing {
+            why: format!("the user manager was not delegated the {name} controller"),
+            remedy:
+                "as root, `systemctl edit user@.service`: Delegate=cpu cpuset io memory pids in its [Service]; then \
+                     log out and in again"
+                    .to_owned(),
         },
     };
+    let offer = |there: bool, name: &str| if there { Offer::Holds } else { missing(name) };
     Offers {
         memory: offer(memory, "memory"),
         swap: if memory || has_swap() { offer(memory, "memory") } else { Offer::NothingToLimit },

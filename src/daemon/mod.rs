@@ -37,7 +37,7 @@ use crate::config::{Config, ConfigError};
 use crate::policy::{Configured, Offer, Offers};
 use crate::process;
 use crate::records::{RecordError, Records};
-use crate::wire::Description;
+use crate::wire::{Description, LimitState};
 use driver::{Driver, INBOX, Message};
 use hostfiles::HostFiles;
 pub use log::{LogError, start_log};
@@ -245,10 +245,10 @@ fn raise_descriptor_limit() {
 }
 
 fn describe(options: &Options, backend: &Backend, offers: &Offers) -> Description {
-    let told = |offer: &Offer| match offer {
-        Offer::Holds => "holds".to_owned(),
-        Offer::NothingToLimit => "holds: there is nothing of it".to_owned(),
-        Offer::Missing { why, remedy } => format!("does not hold: {why}; {remedy}"),
+    let told = |offer: &Offer| match offer.clone() {
+        Offer::Holds => LimitState::Holds,
+        Offer::NothingToLimit => LimitState::NothingToLimit,
+        Offer::Missing { why, remedy } => LimitState::Missing { why, remedy },
     };
     let limits = [
         ("memory", &offers.memory),

@@ -25,28 +25,58 @@ pub enum UserBus {
 }
 
 /// Why no manager can be spoken to; the message says what to change.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusMissing {
     /// Another init.
-    #[error("systemd does not manage this machine ({BOOTED} is missing)")]
     NotBooted,
     /// The user has no manager now.
-    #[error(
-        "uid {uid} has no service manager now ({} is missing): log in, or have root run \
-         `loginctl enable-linger {uid}`, which starts one and keeps it", runtime.display()
-    )]
     NoUserManager {
         /// Whose.
         uid: u32,
         /// Where it would be.
         runtime: PathBuf,
     },
-    /// The manager runs, and no socket of it or of the bus is there.
-    #[error(
-        "{} has neither the socket of a user bus nor that of a service manager: install dbus-user-session \
-         or dbus-broker, and log in again", .0.display()
-    )]
+    /// The user's runtime directory is there, and in it no socket of the manager or of the bus.
     NoSocket(PathBuf),
+}
+
+impl std::error::Error for BusMissing {}
+
+impl std::fmt::Display for BusMissing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why())?;
+        self.remedy().map_or(Ok(()), |remedy| write!(f, ": {remedy}"))
+    }
+}
+
+impl BusMissing {
+    /// What is missing where, as a clause.
+    pub fn why(&self) -> String {
+        match self {
+            Self::NotBooted => format!("systemd does not manage this machine ({BOOTED} is missing)"),
+            Self::NoUserManager { uid, runtime } => {
+                format!("uid {uid} has no service manager now ({} is missing)", runtime.display())
+            }
+            Self::NoSocket(runtime) => {
+                format!("{} has neither the socket of a user bus nor that of a service manager", runtime.display())
+            }
+        }
+    }
+
+    /// What would change that; on a machine without systemd nothing has to.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::NotBooted => None,
+            Self::NoUserManager { uid, .. } => {
+                Some(format!("log in, or have root run `loginctl enable-linger {uid}`, which starts one and keeps it"))
+            }
+            // Its own socket is there for as long as it runs.
+            Self::NoSocket(runtime) => {
+                let uid = runtime.file_name().unwrap_or_default().display();
+                Some(format!("it does not run: have root run `systemctl start user@{uid}.service`, or log in again"))
+            }
+        }
+    }
 }
 
 impl Bus {

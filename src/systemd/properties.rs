@@ -53,9 +53,10 @@ impl Variant {
         matches!(&*self.0, DBus::Bool(true))
     }
 
-    /// Its number (`t`).
+    /// The number, where it is one without a sign.
     pub fn number(&self) -> Option<u64> {
         match &*self.0 {
+            DBus::U32(number) => Some((*number).into()),
             DBus::U64(number) => Some(*number),
             _ => None,
         }

@@ -11,6 +11,7 @@ mod kernel;
 mod support;
 
 mod bound;
+mod doctor;
 mod ends;
 mod failures;
 mod installed;

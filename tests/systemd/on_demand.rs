@@ -56,13 +56,19 @@ fn an_on_demand_daemon_that_is_killed_is_started_again_and_adopts() {
     });
 }
 
-/// `pinfold run` in a mount namespace that has a directory, and a copy of the binary in it, which no manager sees.
+/// `pinfold run` in a unit, and there in a mount namespace that has a directory, and a copy of the binary in it, which no
+/// manager sees.
 fn run_unseen(machine: &Machine, program: &Path, socket: &Path) -> Launched {
     let unseen = machine.path("unseen");
-    let mut run = std::process::Command::new("bwrap");
-    run.args(["--dev-bind", "/", "/", "--tmpfs"]).arg(&unseen).arg("--bind").arg(binary()).arg(unseen.join("pinfold"));
+    let mut run = std::process::Command::new("systemd-run");
+    run.arg(if is_system() { "--system" } else { "--user" });
+    run.args(["--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", "--unit=host-of-test"]);
+    for (name, value) in [("PINFOLD_SOCKET", socket), ("PINFOLD_CONFIG", &machine.path("pinfold.toml"))] {
+        run.arg(format!("--setenv={name}={}", value.display()));
+    }
+    run.args(["--", "bwrap", "--dev-bind", "/", "/", "--tmpfs"]).arg(&unseen);
+    run.arg("--bind").arg(binary()).arg(unseen.join("pinfold"));
     run.arg("--").arg(program).args(["run", "--session", "s", "--", "sh", "-c", "echo up; exec cat"]);
-    run.env("PINFOLD_SOCKET", socket).env("PINFOLD_CONFIG", machine.path("pinfold.toml"));
     run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Launched::spawn(run)
 }
@@ -72,7 +78,7 @@ fn where_no_service_can_be_started_the_daemon_moves_to_a_scope_of_its_own() {
     if !offered() {
         return;
     }
-    let machine = Machine::without_daemon("[daemon]\nidle_exit = '1s'\n");
+    let machine = Machine::without_daemon("[daemon]\nidle_exit = '5s'\n");
     let unseen = machine.path("unseen");
     std::fs::create_dir(&unseen).unwrap();
     // The manager cannot execute what it does not see; or its service listens where the launcher does not find it.
@@ -86,7 +92,11 @@ fn where_no_service_can_be_started_the_daemon_moves_to_a_scope_of_its_own() {
         let pids = knob(Path::new(&format!("/sys/fs/cgroup{cgroup}")), "cgroup.procs");
         let comm = std::fs::read_to_string(format!("/proc/{pids}/comm")).unwrap();
         assert_eq!(comm.trim(), "pinfold", "{pids}");
-        drop(server.child.stdin.take());
+        let stopped = systemctl(&["stop", "host-of-test.service"]);
+        assert!(
+            stopped.status.success() && lives(pids.parse().unwrap()),
+            "the daemon ended with its host; {stopped:?}"
+        );
         server.exit_status();
         eventually("the daemon has left, and nothing of it", || {
             let left = units();
