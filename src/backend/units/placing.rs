@@ -38,9 +38,11 @@ impl Units {
         let mut session = lock(&session);
         let mut tries = 0;
         let mut outlived: Vec<Box<Leaf>> = Vec::new();
+        let mut dead: Vec<String> = Vec::new();
         loop {
             tries += 1;
-            let living = self.living_scope(wanted.key)?;
+            // One that systemd has forgotten may still be there, with nobody but this launcher in it.
+            let living = self.living_scope(wanted.key)?.filter(|(_, unit)| !dead.contains(unit));
             let placed = match (&mut *session, living) {
                 (Some(session), Some(scope)) => self.join(session, scope, wanted, &held),
                 (kept, Some(scope)) => self
@@ -60,6 +62,9 @@ impl Units {
             };
             if tries < TRIES && scope_died(&error.error) && !has_exited(wanted.pidfd) {
                 outlived.extend(error.left);
+                if let AdmitError::ScopeDied { unit, .. } = error.error {
+                    dead.push(unit);
+                }
                 continue;
             }
             let unplaced = self.withdraw(error, &from, wanted);
