@@ -19,3 +19,4 @@ mod on_demand;
 mod outside;
 mod places;
 mod shedding;
+mod without_bus;
