@@ -58,9 +58,12 @@ pub fn systemctl(arguments: &[&str]) -> Output {
 
 /// The directory of the cgroup that all units of the manager are below.
 fn manager_cgroup() -> PathBuf {
-    let output = systemctl(&["show", "--value", "--property", "ControlGroup"]);
-    let cgroup = String::from_utf8(output.stdout).unwrap();
-    v2_mount().unwrap().join(cgroup.trim().trim_start_matches('/'))
+    static CGROUP: LazyLock<PathBuf> = LazyLock::new(|| {
+        let output = systemctl(&["show", "--value", "--property", "ControlGroup"]);
+        let cgroup = String::from_utf8(output.stdout).unwrap();
+        v2_mount().unwrap().join(cgroup.trim().trim_start_matches('/'))
+    });
+    CGROUP.clone()
 }
 
 /// The units of sessions that the manager has in memory, failed and dead ones included.

@@ -25,3 +25,4 @@ mod shedding;
 mod ttl;
 mod units;
 mod which_daemon;
+mod without_bus;

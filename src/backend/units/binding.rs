@@ -33,6 +33,8 @@ pub(super) struct Needs {
     pub(super) bound: Option<String>,
     /// The scope that the launcher stands in already.
     own: Option<String>,
+    /// Scopes that systemd has forgotten, whose cgroups are still there with nobody but this launcher in them.
+    pub(super) forgotten: Vec<String>,
 }
 
 impl Needs {
@@ -78,7 +80,7 @@ impl Units {
             Some(scope) => self.given(scope)?.bound.pop(),
             None => self.host_unit(wanted.owner)?,
         };
-        Ok(Needs { until: wanted.until, bound, own })
+        Ok(Needs { until: wanted.until, bound, own, forgotten: Vec::new() })
     }
 
     /// The living scope that the launcher may join; its session is open then. Where there is none and the host's unit cannot
@@ -108,6 +110,7 @@ impl Units {
         needs: &Needs,
     ) -> Result<Option<(Cgroup, String)>, AdmitError> {
         let mut living = self.living_scopes(key)?;
+        living.retain(|(_, unit)| !needs.forgotten.contains(unit));
         if living.is_empty() {
             return Ok(None);
         }
@@ -196,7 +199,7 @@ mod tests {
     #[test]
     fn a_launch_joins_a_scope_that_is_bound_as_it_needs_and_lives_for_as_long() {
         let at = |seconds| Some(Duration::from_secs(seconds));
-        let needs = |until, bound: Option<&str>| Needs { until, bound: bound.map(str::to_owned), own: None };
+        let needs = |until, bound: Option<&str>| Needs { until, bound: bound.map(str::to_owned), own: None, forgotten: Vec::new() };
         let given =
             |until, bound: &[&str]| Given { until, bound: bound.iter().map(|unit| (*unit).to_owned()).collect() };
         for (needs, given, met) in [

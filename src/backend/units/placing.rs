@@ -62,6 +62,9 @@ impl Units {
             };
             if tries < TRIES && scope_died(&error.error) && !has_exited(wanted.pidfd) {
                 outlived.extend(error.left);
+                if let AdmitError::ScopeDied { unit, .. } = error.error {
+                    needs.forgotten.push(unit);
+                }
                 continue;
             }
             let unplaced = self.withdraw(error, &from, wanted);
