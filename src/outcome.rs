@@ -34,14 +34,29 @@ impl fmt::Display for Level {
     }
 }
 
+/// Which part of systemd stopped a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stopper {
+    /// A service manager stopped the session's scope or slice: an administrator, `BindsTo=`, a shutdown.
+    #[default]
+    Manager,
+    /// systemd-oomd(8) killed all of the leaf.
+    Oomd,
+}
+
 /// Why a server ended. Each cause is a fact that somebody observed, never a guess from age, name or parentage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "snake_case")]
 pub enum Cause {
     /// Somebody entitled asked: `pinfold end`, or the host's hook.
     Requested,
-    /// systemd stopped the session's scope or slice: an administrator, `BindsTo=`, a shutdown.
-    Stopped,
+    /// systemd stopped it.
+    Stopped {
+        /// What of systemd.
+        #[serde(default)]
+        by: Stopper,
+    },
     /// The leader's pidfd became readable: the server's first process is gone.
     LeaderExited,
     /// The host closed the server's stdin: a hang-up on the held descriptor.
@@ -75,7 +90,7 @@ impl Cause {
     pub fn strength(self) -> Option<u8> {
         match self {
             Self::Memory { .. } => Some(5),
-            Self::Stopped => Some(4),
+            Self::Stopped { .. } => Some(4),
             Self::OwnerGone => Some(3),
             Self::StdinClosed => Some(2),
             Self::LeaderExited => Some(1),
@@ -89,7 +104,7 @@ impl Cause {
     pub fn word(self) -> &'static str {
         match self {
             Self::Requested => "requested",
-            Self::Stopped => "stopped",
+            Self::Stopped { .. } => "stopped",
             Self::LeaderExited => "leader_exited",
             Self::StdinClosed => "stdin_closed",
             Self::OwnerGone => "owner_gone",
@@ -107,7 +122,10 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Requested => f.write_str("its end was requested"),
-            Self::Stopped => f.write_str("systemd stopped its session's unit"),
+            Self::Stopped { by: Stopper::Manager } => f.write_str("systemd stopped its session's unit"),
+            Self::Stopped { by: Stopper::Oomd } => {
+                f.write_str("systemd-oomd killed it, because memory or swap was short in a unit above it")
+            }
             Self::LeaderExited => f.write_str("its first process exited"),
             Self::StdinClosed => f.write_str("the host closed its stdin"),
             Self::OwnerGone => f.write_str("the process that owned it is gone"),

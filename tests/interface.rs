@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pinfold::limits::Bytes;
-use pinfold::outcome::{Cause, Level, Outcome};
+use pinfold::outcome::{Cause, Level, Outcome, Stopper};
 use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
 use pinfold::wire::{
@@ -94,9 +94,11 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
         peak_bytes: None,
     };
     let ended = Ended { session: session().id, server: server().name, leaf: "fs.1".into(), outcome };
-    let expired = Outcome { cause: Cause::Expired { ttl: "8h".parse().unwrap() }, ..outcome };
-    let expired = Ended { outcome: expired, ..ended.clone() };
-    assert_eq!(written("type Ended ("), sent(&ended).union(&sent(&expired)).cloned().collect());
+    let mut all = sent(&ended);
+    for cause in [Cause::Expired { ttl: "8h".parse().unwrap() }, Cause::Stopped { by: Stopper::Oomd }] {
+        all.extend(sent(&Ended { outcome: Outcome { cause, ..outcome }, ..ended.clone() }));
+    }
+    assert_eq!(written("type Ended ("), all);
     let missing = LimitState::Missing { why: "w".into(), remedy: "r".into() };
     assert_eq!(written("type LimitState ("), sent(&missing));
     for state in [LimitState::Holds, LimitState::NothingToLimit, missing] {

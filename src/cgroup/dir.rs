@@ -12,6 +12,9 @@ use crate::sys::bpf::{self, Attach};
 /// The most that is read of one file; the longest, `cgroup.procs`, then tells half a million processes.
 const FILE_BYTES_MAX: usize = 4 << 20;
 
+/// The longest extended attribute that is read.
+const ATTRIBUTE_BYTES_MAX: usize = 64;
+
 /// How deep below a leaf its own child cgroups are followed; the kernel's `cgroup.max.depth` may allow more.
 const DEPTH_MAX: usize = 64;
 
@@ -177,6 +180,13 @@ impl Cgroup {
         let fd = rustix::fs::openat(&self.fd, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
         rustix::io::write(&fd, value.as_bytes()).map_err(fail)?;
         Ok(())
+    }
+
+    /// An extended attribute that somebody gave it (xattr(7)), also of a directory that was removed and is held here.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        let mut text = [0; ATTRIBUTE_BYTES_MAX];
+        let length = rustix::fs::getxattr(self.fd_path(), name, &mut text).ok()?;
+        String::from_utf8(text.get(..length)?.to_vec()).ok()
     }
 
     /// Whether any process is in it or below: `populated` of `cgroup.events`. A cgroup that is gone is empty. v2 only.

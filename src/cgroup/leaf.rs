@@ -202,6 +202,12 @@ impl Leaf {
         Some(MemoryKill { level, kills })
     }
 
+    /// How often systemd-oomd began to kill it whole: `user.oomd_ooms`, which it counts up before it kills (systemd's
+    /// src/oom/oomd-util.c).
+    pub fn oomd_kills(&self) -> u64 {
+        self.group.v2.attribute("user.oomd_ooms").and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// Whose limit a kill was for whose leaf is gone with its counters: the session's count what was below it.
     fn level_of_lost_kill(&self, scope: &Scope) -> Level {
         let levels = [(Level::Machine, &*self.above.machine), (Level::Session, &*self.above.session)];

@@ -360,6 +360,9 @@ impl Driver {
         if let Some(kill) = leaf.memory_kill() {
             queue.push_back(Event::MemoryKill { level: kill.level });
         }
+        if leaf.oomd_kills() > 0 {
+            queue.push_back(Event::OomdKill);
+        }
         let outside = !leader_gone && Membership::of(server.leader.pid).is_ok_and(|place| !leaf.holds(&place));
         if outside && !server.escaped {
             server.escaped = true;

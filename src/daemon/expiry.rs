@@ -43,9 +43,12 @@ impl AsFd for Alarm {
 }
 
 impl Driver {
-    /// A launch is added to a session. With its first one its time begins; anew, where what had its time still ends.
+    /// A launch is about to be added to a session. With its first one its time begins; anew, where what had its time still
+    /// ends.
     pub(super) fn begin_time(&mut self, key: &SessionKey, ttl: Limit<TimeSpan>) {
         let now = process::since_boot();
+        // What is over ends before anybody joins it, and is told by the same clock.
+        self.expire_at(now);
         let Some(session) = self.table.sessions.get_mut(key) else { return };
         if session.servers.is_empty() || session.expires.is_some_and(|expiry| expiry.at <= now) {
             session.expires = ttl.at().map(|ttl| Expiry { ttl, at: now + ttl.duration() });
@@ -55,7 +58,10 @@ impl Driver {
 
     /// Ends the sessions whose time is over.
     pub(super) fn expire(&mut self) {
-        let now = process::since_boot();
+        self.expire_at(process::since_boot());
+    }
+
+    fn expire_at(&mut self, now: Duration) {
         let mut over = Vec::new();
         for session in self.table.sessions.values() {
             if let Some(expiry) = session.expires.filter(|expiry| expiry.at <= now) {

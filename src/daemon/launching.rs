@@ -70,8 +70,6 @@ struct Plan {
 
 impl Driver {
     pub(super) fn launch(&mut self, request: LaunchRequest, reply: oneshot::Sender<Result<Launched, Fault>>) {
-        // What is over ends before anybody joins it.
-        self.expire();
         let planned = self.plan(&request).and_then(|plan| Ok((self.hold_owner(plan.owner)?, plan)));
         match planned {
             Ok((owner, plan)) => self.place(request, plan, owner, reply),

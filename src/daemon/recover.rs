@@ -16,7 +16,7 @@ use super::watch::Source;
 use crate::cgroup::{Caller, Leaf};
 use crate::chain::chain;
 use crate::lifecycle::{Due, Event, State, Terms};
-use crate::outcome::Cause;
+use crate::outcome::{Cause, Stopper};
 use crate::process;
 use crate::records::{Ending, Record};
 
@@ -183,7 +183,8 @@ fn resumed(ending: Ending) -> Event {
     match ending.cause {
         Cause::Requested => Event::EndRequested { now: ending.killing },
         Cause::LeaderExited => Event::LeaderExited,
-        Cause::Stopped => Event::Stopped,
+        Cause::Stopped { by: Stopper::Manager } => Event::Stopped,
+        Cause::Stopped { by: Stopper::Oomd } => Event::OomdKill,
         Cause::StdinClosed => Event::StdinClosed,
         Cause::OwnerGone => Event::OwnerGone,
         Cause::Memory { level } => Event::MemoryKill { level },

@@ -201,6 +201,8 @@ pub enum Event {
     OwnerGone,
     /// systemd stops the unit that the leaf stands in: it has sent SIGTERM to all of it.
     Stopped,
+    /// systemd-oomd has sent SIGKILL to all of the leaf, or is about to.
+    OomdKill,
     /// The kernel killed in the leaf for memory.
     MemoryKill {
         /// Whose limit it was.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{Action, Due, Event, KILL_AGAIN, Moment, State, Terms, WEIGHING};
-use crate::outcome::{Cause, Level};
+use crate::outcome::{Cause, Level, Stopper};
 use crate::timespan::TimeSpan;
 
 const TERMS: Terms = Terms { grace: Duration::from_secs(3), stdin_grace: Duration::from_secs(5) };
@@ -68,8 +68,25 @@ fn a_memory_kill_is_stronger_than_the_exit_it_causes_and_waits_for_nothing() {
 #[test]
 fn what_systemd_stops_is_not_asked_to_terminate_a_second_time() {
     let told = Told::running().then(Event::LeaderExited).then(Event::Stopped).after(WEIGHING);
-    assert_eq!(told.state, State::Terminating { until: told.now + TERMS.grace, cause: Cause::Stopped });
+    assert_eq!(
+        told.state,
+        State::Terminating { until: told.now + TERMS.grace, cause: Cause::Stopped { by: Stopper::Manager } }
+    );
     assert!(!told.actions.contains(&Action::Terminate));
+}
+
+#[test]
+fn a_kill_by_systemd_oomd_is_stronger_than_the_exit_it_causes_and_waits_for_nothing() {
+    let told = Told::running().then(Event::LeaderExited).then(Event::OomdKill);
+    assert!(
+        matches!(told.state, State::Killing { cause: Cause::Stopped { by: Stopper::Oomd }, .. }),
+        "{:?}",
+        told.state
+    );
+    assert_eq!(told.actions.last(), Some(&Action::Kill));
+    let level = Level::Server;
+    let told = Told::running().then(Event::MemoryKill { level }).then(Event::OomdKill);
+    assert_eq!(told.state.cause(), Some(Cause::Memory { level }), "what spoke first is kept");
 }
 
 #[test]
@@ -136,6 +153,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::StdinClosed),
         Just(Event::OwnerGone),
         Just(Event::Stopped),
+        Just(Event::OomdKill),
         level().prop_map(|level| Event::MemoryKill { level }),
         level().prop_map(|level| Event::PidsLimit { level }),
         Just(Event::Due(Due::Expired { ttl: ttl() })),
@@ -162,7 +180,7 @@ proptest! {
             state = step.state;
             emptied |= event == Event::Emptied;
             // What systemd stops it has asked to terminate.
-            may_kill |= matches!(event, Event::EndRequested { now: true } | Event::MemoryKill { .. } | Event::Stopped)
+            may_kill |= matches!(event, Event::EndRequested { now: true } | Event::MemoryKill { .. } | Event::OomdKill | Event::Stopped)
                 || matches!(before, State::Withdrawing { .. } | State::Removing { .. });
             for action in &step.actions {
                 match action {

@@ -1,7 +1,7 @@
 //! The step function. Pairs are matched in full: a new event does not compile until each state has answered it.
 
 use super::{Action, Event, KILL_AGAIN, KILL_AGAIN_MOST, Moment, State, Step, Terms, WEIGHING, WITHDRAWING, Window};
-use crate::outcome::Cause;
+use crate::outcome::{Cause, Stopper};
 
 use Action::{Kill, ReadFacts, ReleaseStderr, ReleaseStdin, Remove, TakeStock, Tell, Terminate};
 
@@ -21,6 +21,10 @@ impl State {
         }
     }
 }
+
+const STOPPED: Cause = Cause::Stopped { by: Stopper::Manager };
+
+const OOMD_KILLED: Cause = Cause::Stopped { by: Stopper::Oomd };
 
 fn stay(state: State) -> Step {
     Step { state, actions: Vec::new() }
@@ -51,10 +55,16 @@ fn placing(doomed: Option<Cause>, event: Event, now: Moment) -> Step {
         (Event::EndRequested { .. }, None) => stay(State::Placing { doomed: Some(Cause::Requested) }),
         (Event::LeaderExited, None) => stay(State::Placing { doomed: Some(Cause::LeaderExited) }),
         (Event::OwnerGone, None) => stay(State::Placing { doomed: Some(Cause::OwnerGone) }),
-        (Event::Stopped, None) => stay(State::Placing { doomed: Some(Cause::Stopped) }),
+        (Event::Stopped, None) => stay(State::Placing { doomed: Some(STOPPED) }),
+        (Event::OomdKill, None) => stay(State::Placing { doomed: Some(OOMD_KILLED) }),
         (Event::Due(due), None) => stay(State::Placing { doomed: Some(due.into()) }),
         (
-            Event::EndRequested { .. } | Event::LeaderExited | Event::OwnerGone | Event::Stopped | Event::Due(_),
+            Event::EndRequested { .. }
+            | Event::LeaderExited
+            | Event::OwnerGone
+            | Event::Stopped
+            | Event::OomdKill
+            | Event::Due(_),
             Some(cause),
         ) => stay(State::Placing { doomed: Some(cause) }),
         // An empty leaf is what placing begins with; a closed stdin is the server's to read, once it runs.
@@ -83,7 +93,8 @@ fn running(event: Event, now: Moment, terms: &Terms) -> Step {
         Event::LeaderExited => weigh(Cause::LeaderExited, &[ReleaseStdin, ReadFacts]),
         Event::StdinClosed => weigh(Cause::StdinClosed, &[ReadFacts]),
         Event::OwnerGone => weigh(Cause::OwnerGone, &[ReadFacts]),
-        Event::Stopped => weigh(Cause::Stopped, &[ReadFacts]),
+        Event::Stopped => weigh(STOPPED, &[ReadFacts]),
+        Event::OomdKill => kill(OOMD_KILLED, now),
         Event::MemoryKill { level } => kill(Cause::Memory { level }, now),
         Event::PidsLimit { level } => terminate(Cause::Pids { level }, now, terms),
         // Empty while its leader lives: the leader has left the leaf, or its exit is about to be told.
@@ -106,7 +117,7 @@ impl Window {
         match self.strongest {
             cause if self.empty => remove(cause),
             // systemd has sent SIGTERM already, and a second one cuts short what many programs do at the first.
-            cause @ Cause::Stopped => to(State::Terminating { until: now + terms.grace, cause }, &[TakeStock]),
+            cause @ Cause::Stopped { .. } => to(State::Terminating { until: now + terms.grace, cause }, &[TakeStock]),
             Cause::StdinClosed if !self.leader_gone => stay(State::Leaving { until: now + terms.stdin_grace }),
             cause => terminate(cause, now, terms),
         }
@@ -121,7 +132,8 @@ fn weighing(window: Window, event: Event, now: Moment, terms: &Terms) -> Step {
         Event::LeaderExited => to(window.with(Cause::LeaderExited), &[ReleaseStdin]),
         Event::StdinClosed => stay(window.with(Cause::StdinClosed)),
         Event::OwnerGone => stay(window.with(Cause::OwnerGone)),
-        Event::Stopped => stay(window.with(Cause::Stopped)),
+        Event::Stopped => stay(window.with(STOPPED)),
+        Event::OomdKill => kill(OOMD_KILLED, now),
         Event::MemoryKill { level } => kill(Cause::Memory { level }, now),
         // It left by itself: nothing will be told on its stderr, and its host may be waiting for that to end.
         Event::Emptied if !window.empty => {
@@ -146,7 +158,7 @@ fn leaving(until: Moment, event: Event, now: Moment, terms: &Terms) -> Step {
         | Event::Stopped
         | Event::PidsLimit { .. }
         | Event::Due(_) => terminate(CAUSE, now, terms),
-        Event::EndRequested { now: true } | Event::MemoryKill { .. } => kill(CAUSE, now),
+        Event::EndRequested { now: true } | Event::OomdKill | Event::MemoryKill { .. } => kill(CAUSE, now),
         Event::LeaderExited => {
             let mut step = terminate(CAUSE, now, terms);
             step.actions.insert(0, ReleaseStdin);
@@ -167,7 +179,7 @@ fn terminating(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
     let here = State::Terminating { until, cause };
     match event {
         Event::Emptied => remove(cause),
-        Event::EndRequested { now: true } | Event::MemoryKill { .. } => kill(cause, now),
+        Event::EndRequested { now: true } | Event::OomdKill | Event::MemoryKill { .. } => kill(cause, now),
         Event::Tick if now >= until => kill(cause, now),
         Event::LeaderExited => to(here, &[ReleaseStdin]),
         Event::Tick
@@ -195,6 +207,7 @@ fn killing(again: Moment, pause: std::time::Duration, cause: Cause, event: Event
         }
         Event::Tick
         | Event::EndRequested { .. }
+        | Event::OomdKill
         | Event::MemoryKill { .. }
         | Event::Placed
         | Event::PlacementFailed
@@ -216,6 +229,7 @@ fn withdrawing(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
         Event::LeaderExited => to(State::Withdrawing { until, cause }, &[ReleaseStdin]),
         Event::Tick
         | Event::EndRequested { now: false }
+        | Event::OomdKill
         | Event::MemoryKill { .. }
         | Event::Placed
         | Event::PlacementFailed
@@ -241,6 +255,7 @@ fn removing(cause: Cause, event: Event, now: Moment) -> Step {
         | Event::StdinClosed
         | Event::OwnerGone
         | Event::Stopped
+        | Event::OomdKill
         | Event::MemoryKill { .. }
         | Event::PidsLimit { .. }
         | Event::Due(_)

@@ -19,6 +19,7 @@ mod lost;
 mod manager;
 mod memory;
 mod on_demand;
+mod oomd;
 mod outside;
 mod places;
 mod shedding;

@@ -4,7 +4,7 @@
 
 guest_packages=(
     systemd systemd-sysv libpam-systemd dbus dbus-user-session
-    bubblewrap cgroup-tools kmod nodejs procps python3
+    bubblewrap cgroup-tools kmod nodejs procps python3 systemd-oomd
     busybox-static # for the initrd
 )
 # The modules between the kernel and its root, and the devices of qemu.sh. There is no udev to load them.
@@ -100,6 +100,8 @@ configure_root() {
     ln -s ../job-runner.service "$root/etc/systemd/system/multi-user.target.wants/"
     # The clock leaps forward at each restore, which would set off every timer that Debian's packages bring.
     ln -s /dev/null "$root/etc/systemd/system/timers.target"
+    # The tests that want it unmask it: it would end what others overload.
+    ln -sf /dev/null "$root/etc/systemd/system/systemd-oomd.service"
     # Nobody logs in, and without udev a terminal's unit is waited for in vain.
     ln -s /dev/null "$root/etc/systemd/system/getty.target"
 

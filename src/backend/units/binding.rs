@@ -199,7 +199,12 @@ mod tests {
     #[test]
     fn a_launch_joins_a_scope_that_is_bound_as_it_needs_and_lives_for_as_long() {
         let at = |seconds| Some(Duration::from_secs(seconds));
-        let needs = |until, bound: Option<&str>| Needs { until, bound: bound.map(str::to_owned), own: None, forgotten: Vec::new() };
+        let needs = |until, bound: Option<&str>| Needs {
+            until,
+            bound: bound.map(str::to_owned),
+            own: None,
+            forgotten: Vec::new(),
+        };
         let given =
             |until, bound: &[&str]| Given { until, bound: bound.iter().map(|unit| (*unit).to_owned()).collect() };
         for (needs, given, met) in [
