@@ -4,7 +4,7 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -19,6 +19,12 @@ pub(super) const INSTALLED: &str = "pinfold.service";
 
 /// How long the daemon may take to be ready.
 const START_MAX: Duration = Duration::from_secs(15);
+
+/// How long a service that is there and neither runs nor is gone is waited for.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked at.
+const UNDER_WAY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What an older manager may not know, and the daemon can do without.
 const MAY_LACK: &[&str] = &["CollectMode"];
@@ -50,6 +56,8 @@ pub(super) fn start(serve: &Serve) -> Started {
     let unit = format!("{}.service", unit(&socket));
     match start_transient(&manager, &unit, properties(&program, &socket)) {
         Ok(_) if is_found() => Started::Yes,
+        // It was unused for long enough to leave before anybody looked: the launcher, which finds nobody, asks again.
+        Ok(Transient::Started) if manager.active_state(&unit).is_ok_and(|state| state != "active") => Started::Yes,
         // It is somebody else's, who does find it.
         Ok(Transient::RanAlready) => Started::No,
         Ok(Transient::Started) | Err(_) => {
@@ -103,12 +111,17 @@ fn start_transient(manager: &Manager, unit: &str, properties: Properties) -> Res
         Err(error) if error.exists() => {}
         started => return started.map(|()| Transient::Started),
     }
-    // One that failed has the name; one that runs is what is wanted.
+    // One that failed has the name; one that runs is what is wanted; and one that leaves, or is being started by somebody
+    // else, is waited for.
     manager.reset_failed(unit)?;
-    if manager.active_state(unit)? == "active" {
-        return Ok(Transient::RanAlready);
+    let start = Instant::now();
+    loop {
+        match manager.active_state(unit)?.as_str() {
+            "active" => return Ok(Transient::RanAlready),
+            "activating" | "deactivating" if start.elapsed() < UNDER_WAY_MAX => std::thread::sleep(UNDER_WAY_PAUSE),
+            _ => return manager.start(unit, properties, None, MAY_LACK).map(|()| Transient::Started),
+        }
     }
-    manager.start(unit, properties, None, MAY_LACK).map(|()| Transient::Started)
 }
 
 /// The name, without its kind, of the unit that an on-demand daemon runs in. There is one daemon for one socket; the one
