@@ -209,25 +209,6 @@ fn a_restarted_host_launches_anew() {
 }
 
 #[test]
-fn binding_starts_nothing_that_the_hosts_unit_depends_on() {
-    if !offered() {
-        return;
-    }
-    let machine = Machine::new();
-    let told = machine.path("prepared");
-    let wants = "Wants=test-prepare.service\nAfter=test-prepare.service";
-    let mut host = Host::with_service(&machine, "host", "ExecStart=/bin/sh SCRIPT", wants);
-    let prepare = format!("[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo done >>{}'\n", told.display());
-    host.also("test-prepare.service", &prepare);
-    ordered(&["start", &host.unit]);
-    let (_, scope) = host.launch(&machine, "s", "one");
-    assert_eq!(property(&scope, "BindsTo"), host.unit);
-    assert_eq!(std::fs::read_to_string(told).unwrap(), "done\n", "once, when the host was started");
-    ordered(&["stop", &host.unit]);
-    machine.expect_nothing_left();
-}
-
-#[test]
 fn a_unit_that_is_not_active_is_neither_bound_to_nor_started() {
     if !offered() {
         return;

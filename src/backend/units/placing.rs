@@ -287,7 +287,7 @@ impl Units {
             let properties = needs.add_to(scope_properties(&wanted.key.slice())).with(who, value);
             let beside = beside.as_ref().map(|(slice, properties)| (slice.as_str(), properties.clone()));
             match needs.bound {
-                // Nothing that the host's unit depends on is started for its sake.
+                // The host's unit is not started for it, and that it is to be stopped soon is no reason to refuse.
                 Some(_) => self.manager.start_alone(scope, properties, MAY_LACK),
                 None => self.manager.start(scope, properties, beside, MAY_LACK),
             }
