@@ -10,11 +10,11 @@ use super::driver::{Driver, Message, Peer};
 use super::stdin;
 use super::table::{Entry, Owner, Pending, Server, Session, Stock};
 use super::watch::Source;
-use crate::backend::{self, AdmitError, Unplaced};
+use crate::backend::{self, AdmitError, Backend, Unplaced};
 use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Caller, GroupPaths, Leaf, Membership};
 use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
-use crate::lifecycle::{Event, State, Terms};
+use crate::lifecycle::{Event, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
 use crate::naming::{LeafName, SessionKey};
 use crate::policy::{self, Decision, Grant, Refusal, Request, SessionName, SessionNaming, Table as Fullness};
 use crate::process::{self, Ancestor};
@@ -182,7 +182,7 @@ impl Driver {
             entry: self.entry(plan.host.as_ref(), plan.uid, &request.wish.server, request.wish.named),
             argv: request.wish.argv.clone(),
             state: State::Placing { doomed: None },
-            terms: Terms { grace: plan.grant.grace, stdin_grace: plan.grant.stdin_grace },
+            terms: self.terms(plan.grant.grace, plan.grant.stdin_grace),
             on_pids: plan.grant.on_pids,
             leader: request.launcher,
             leader_pidfd: Some(pidfd.clone()),
@@ -231,6 +231,14 @@ impl Driver {
         }
         let placement = Placement { number, pid: request.launcher.pid, pidfd, leaf: leaf_name };
         self.admit(placement, &plan, record.flatten());
+    }
+
+    pub(super) fn terms(&self, grace: Duration, stdin_grace: Duration) -> Terms {
+        let weighing = match &*self.backend {
+            Backend::Cgroupfs(_) => WEIGHING,
+            Backend::Systemd(_) => WEIGHING_OF_UNITS,
+        };
+        Terms { grace, stdin_grace, weighing }
     }
 
     /// What a later daemon must know of the server.

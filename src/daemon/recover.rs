@@ -15,7 +15,7 @@ use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
 use crate::cgroup::{Caller, Leaf};
 use crate::chain::chain;
-use crate::lifecycle::{Due, Event, State, Terms};
+use crate::lifecycle::{Due, Event, State};
 use crate::outcome::{Cause, Stopper};
 use crate::process;
 use crate::records::{Ending, Record};
@@ -98,7 +98,7 @@ impl Driver {
             },
             argv: record.argv.clone(),
             state: State::Running,
-            terms: Terms { grace: record.grace, stdin_grace: record.stdin_grace },
+            terms: self.terms(record.grace, record.stdin_grace),
             on_pids: record.on_pids,
             leader: record.leader,
             leader_pidfd: pidfd.clone(),

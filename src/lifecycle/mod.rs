@@ -13,7 +13,7 @@
 //! ```
 //!
 //! * One death shows as several facts: a killed host closes stdin first, and what the kernel killed for memory also
-//!   exits. So the first fact opens a short window ([`WEIGHING`]) in which the strongest one is found.
+//!   exits. So the first fact opens a short window ([`Terms::weighing`]) in which the strongest one is found.
 //! * An end that is under way keeps its cause. What is [`Due`] ends as if it was requested.
 //! * Only the kernel ends an end: `Emptied` means that the leaf's `cgroup.events` said `populated 0`.
 //! * `cgroup.kill` is written again on a deadline: before Linux 6.12.16 and 6.1.129 a fork could slip through one write.
@@ -33,8 +33,12 @@ use crate::timespan::TimeSpan;
 /// Time since the daemon's start, on the monotonic clock.
 pub type Moment = Duration;
 
-/// How long all facts are read again after the first one spoke.
+/// How long all facts are read again after the first one spoke, where the kernel tells them all.
 pub const WEIGHING: Duration = Duration::from_millis(100);
+
+/// The same where a service manager has a part in it: that it stops something is told over D-Bus, on a busy machine a
+/// quarter of a second after what it stopped has exited.
+pub const WEIGHING_OF_UNITS: Duration = Duration::from_millis(500);
 
 /// How long a launcher whose launch failed may stay in its leaf: it only has to print its reason and exit.
 pub const WITHDRAWING: Duration = Duration::from_secs(5);
@@ -52,6 +56,8 @@ pub struct Terms {
     pub grace: Duration,
     /// Between the hang-up of stdin and SIGTERM.
     pub stdin_grace: Duration,
+    /// Between the first fact and the verdict which one explains most.
+    pub weighing: Duration,
 }
 
 /// Where a server is on its way. Why it ended is [`Cause`]; the two are never mixed.

@@ -8,7 +8,7 @@ use super::{Action, Due, Event, KILL_AGAIN, Moment, State, Terms, WEIGHING};
 use crate::outcome::{Cause, Level, Stopper};
 use crate::timespan::TimeSpan;
 
-const TERMS: Terms = Terms { grace: Duration::from_secs(3), stdin_grace: Duration::from_secs(5) };
+const TERMS: Terms = Terms { grace: Duration::from_secs(3), stdin_grace: Duration::from_secs(5), weighing: WEIGHING };
 const START: Moment = Duration::from_secs(100);
 
 /// Feeds events one after the other, all at `START` unless a pause is given, and keeps what was to be done.

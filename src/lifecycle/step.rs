@@ -1,6 +1,6 @@
 //! The step function. Pairs are matched in full: a new event does not compile until each state has answered it.
 
-use super::{Action, Event, KILL_AGAIN, KILL_AGAIN_MOST, Moment, State, Step, Terms, WEIGHING, WITHDRAWING, Window};
+use super::{Action, Event, KILL_AGAIN, KILL_AGAIN_MOST, Moment, State, Step, Terms, WITHDRAWING, Window};
 use crate::outcome::{Cause, Stopper};
 
 use Action::{Kill, ReadFacts, ReleaseStderr, ReleaseStdin, Remove, TakeStock, Tell, Terminate};
@@ -84,7 +84,7 @@ fn placing(doomed: Option<Cause>, event: Event, now: Moment) -> Step {
 fn running(event: Event, now: Moment, terms: &Terms) -> Step {
     let weigh = |strongest, actions: &[Action]| {
         let leader_gone = strongest == Cause::LeaderExited;
-        to(State::Weighing(Window { until: now + WEIGHING, strongest, leader_gone, empty: false }), actions)
+        to(State::Weighing(Window { until: now + terms.weighing, strongest, leader_gone, empty: false }), actions)
     };
     match event {
         Event::EndRequested { now: false } => terminate(Cause::Requested, now, terms),
