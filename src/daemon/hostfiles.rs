@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::inotify;
@@ -31,6 +32,9 @@ const QUIET: Duration = Duration::from_millis(200);
 /// How long a file may be away before it counts as having no entries.
 const AWAY_MAX: Duration = Duration::from_secs(30);
 
+/// How long reading them may take: what a file lies on may be a network, or a user's own filesystem.
+const READ_MAX: Duration = Duration::from_secs(10);
+
 /// Symbolic links that are followed on the way to a file, as the kernel does (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
@@ -50,8 +54,17 @@ struct File {
 pub(super) struct HostFiles {
     files: Vec<File>,
     inotify: AsyncFd<OwnedFd>,
+    /// The same inotify, for the thread that looks.
+    look: Arc<Look>,
+}
+
+/// What looks at paths, away from the driver's thread: what they lie on may not answer.
+#[derive(Debug)]
+struct Look {
+    inotify: OwnedFd,
+    paths: Vec<PathBuf>,
     /// The watch of each directory.
-    watches: BTreeMap<PathBuf, i32>,
+    watches: Mutex<BTreeMap<PathBuf, i32>>,
 }
 
 /// What reading a file gave.
@@ -65,9 +78,16 @@ impl HostFiles {
     /// The files by host. Nothing is read yet.
     pub(super) fn new(files: impl IntoIterator<Item = (Name, PathBuf)>) -> io::Result<Self> {
         let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let file = |(host, path)| File { path, watched: Watched { host, content: None }, away: None, told: false };
-        let files = files.into_iter().map(file).collect();
-        Ok(Self { files, inotify: crate::sys::wait_on(inotify)?, watches: BTreeMap::new() })
+        let (hosts, paths): (Vec<Name>, Vec<PathBuf>) = files.into_iter().unzip();
+        let file = |(host, path): (Name, &PathBuf)| File {
+            path: path.clone(),
+            watched: Watched { host, content: None },
+            away: None,
+            told: false,
+        };
+        let files = hosts.into_iter().zip(&paths).map(file).collect();
+        let look = Look { inotify: inotify.try_clone()?, paths, watches: Mutex::default() };
+        Ok(Self { files, inotify: crate::sys::wait_on(inotify)?, look: Arc::new(look) })
     }
 
     /// Whether there is anything to watch.
@@ -76,11 +96,22 @@ impl HostFiles {
     }
 
     /// Reads what is there, before anything is adopted or launched.
-    pub(super) fn read_now(&mut self) -> Configured {
-        self.watch_directories();
-        let found: Vec<_> = self.files.iter().map(|file| read(&file.path)).collect();
-        self.take(found);
+    pub(super) async fn read_now(&mut self) -> Configured {
+        if let Some(found) = self.read().await {
+            self.take(found);
+        }
         self.told()
+    }
+
+    /// Reads them all; `None` where that takes too long. They are watched before they are read: what changes from then on
+    /// is told.
+    async fn read(&self) -> Option<Vec<Found>> {
+        let look = self.look.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            look.watch_directories();
+            look.paths.iter().map(|path| read(path)).collect()
+        });
+        tokio::time::timeout(READ_MAX, reading).await.ok()?.ok()
     }
 
     /// Reads them anew whenever they may have changed, for ever.
@@ -101,11 +132,10 @@ impl HostFiles {
                 () = patience => {}
             }
             self.settle().await;
-            // Before it is read: what changes from here on is told.
-            self.watch_directories();
-            let paths: Vec<PathBuf> = self.files.iter().map(|file| file.path.clone()).collect();
-            let reading = tokio::task::spawn_blocking(move || paths.iter().map(|path| read(path)).collect());
-            let Ok(found) = reading.await else { return };
+            let Some(found) = self.read().await else {
+                tracing::error!("a configuration file of a host cannot be read in time; none is watched any more");
+                return;
+            };
             if self.take(found) && driver.send(Message::Configured(self.told())).await.is_err() {
                 return;
             }
@@ -141,28 +171,6 @@ impl HostFiles {
             any = true;
         }
         any
-    }
-
-    /// Watches the directories that are on the way now, and no others.
-    fn watch_directories(&mut self) {
-        use inotify::WatchFlags as Flags;
-        let wanted: BTreeSet<PathBuf> = self.files.iter().flat_map(|file| directories(&file.path)).collect();
-        self.watches.retain(|directory, watch| {
-            let keep = wanted.contains(directory);
-            if !keep {
-                // That it is gone with its directory is no matter.
-                let _ = inotify::remove_watch(self.inotify.get_ref(), *watch);
-            }
-            keep
-        });
-        let events = Flags::CREATE | Flags::MOVED_TO | Flags::MOVED_FROM | Flags::DELETE | Flags::CLOSE_WRITE;
-        let flags = events | Flags::ATTRIB | Flags::DELETE_SELF | Flags::MOVE_SELF | Flags::ONLYDIR;
-        for directory in wanted {
-            // A directory that was replaced under the same name is another one: adding it again tells.
-            if let Ok(watch) = inotify::add_watch(self.inotify.get_ref(), &directory, flags) {
-                self.watches.insert(directory, watch);
-            }
-        }
     }
 
     /// Takes over what was read; whether anything is told differently now.
@@ -205,6 +213,31 @@ impl HostFiles {
 
     fn told(&self) -> Configured {
         Configured::new(self.files.iter().map(|file| file.watched.clone()).collect())
+    }
+}
+
+impl Look {
+    /// Watches the directories that are on the way now, and no others.
+    fn watch_directories(&self) {
+        use inotify::WatchFlags as Flags;
+        let wanted: BTreeSet<PathBuf> = self.paths.iter().flat_map(|path| directories(path)).collect();
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|directory, watch| {
+            let keep = wanted.contains(directory);
+            if !keep {
+                // That it is gone with its directory is no matter.
+                let _ = inotify::remove_watch(&self.inotify, *watch);
+            }
+            keep
+        });
+        let events = Flags::CREATE | Flags::MOVED_TO | Flags::MOVED_FROM | Flags::DELETE | Flags::CLOSE_WRITE;
+        let flags = events | Flags::ATTRIB | Flags::DELETE_SELF | Flags::MOVE_SELF | Flags::ONLYDIR;
+        for directory in wanted {
+            // A directory that was replaced under the same name is another one: adding it again tells.
+            if let Ok(watch) = inotify::add_watch(&self.inotify, &directory, flags) {
+                watches.insert(directory, watch);
+            }
+        }
     }
 }
 
@@ -259,11 +292,11 @@ impl Driver {
 }
 
 /// Reads a file: a regular one, and no more of it than any host's has.
+///
+/// Its path leads through directories of a user who may point it anywhere, and to open a device is to use it: a watchdog
+/// that was opened restarts the machine. So what it is, is looked at before it is opened for reading.
 fn read(path: &Path) -> Found {
-    // A FIFO would wait for a writer.
-    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
-    let opened = std::fs::File::options().read(true).custom_flags(flags).open(path);
-    let file = match opened {
+    let file = match std::fs::File::options().read(true).custom_flags(nix::libc::O_PATH).open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Found::Away;
@@ -276,6 +309,10 @@ fn read(path: &Path) -> Found {
         Err(error) => return Found::Unusable(error.to_string()),
     };
     let mut bytes = Vec::new();
+    let file = match std::fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        Ok(file) => file,
+        Err(error) => return Found::Unusable(error.to_string()),
+    };
     if let Err(error) = file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes) {
         return Found::Unusable(error.to_string());
     }
@@ -361,7 +398,9 @@ mod tests {
         let fifo = top.path().join("mcp.json");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(matches!(read(&fifo), Found::Unusable(_)));
-        assert!(matches!(read(Path::new("/dev/zero")), Found::Unusable(_)));
+        for device in ["/dev/zero", "/dev/tty", "/proc/self/mem"] {
+            assert!(matches!(read(Path::new(device)), Found::Unusable(_)), "{device}");
+        }
         assert!(matches!(read(&top.path().join("none")), Found::Away));
     }
 }

@@ -166,7 +166,7 @@ async fn run(
     };
     driver.watcher.watch(&driver.alarm, watch::Source::Alarm).map_err(io("watch a timer for"))?;
     let mut files = HostFiles::new(hostfiles::named(&driver.settings)).map_err(io("watch the files of hosts for"))?;
-    driver.configured = files.read_now();
+    driver.configured = files.read_now().await;
     driver.recover();
     driver.heed(driver.configured.clone());
     let listener = listen(&options.socket)?;
