@@ -12,13 +12,13 @@ use serde_json::Value;
 use crate::support::*;
 
 /// Who that is.
-const AGENT: u32 = 1000;
+pub const AGENT: u32 = 1000;
 
 /// Where the user's manager has its units.
 const MANAGER: &str = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service";
 
 /// A command as that user, with no more of an environment than a host gives its servers.
-fn as_agent(mut command: Command) -> Command {
+pub fn as_agent(mut command: Command) -> Command {
     command.uid(AGENT).gid(AGENT).env_clear().env("HOME", "/home/agent").env("PATH", "/usr/bin:/bin").current_dir("/");
     command
 }

@@ -72,7 +72,7 @@ impl Host {
     /// Has the host launch a server in this session, and waits until it runs; its leader and its scope are told.
     #[track_caller]
     fn launch(&self, machine: &Machine, session: &str, server: &str) -> (i32, String) {
-        let launch = format!("{} run --session {session} --server {server} -- sh -c", binary().display());
+        let launch = format!("{} run --session {session} --server {server} -- sh -c", binary());
         self.run(&format!("{launch} 'setsid sleep 1000 & exec sleep 1000' &"));
         eventually(&format!("{server} runs"), || {
             let sessions = machine.sessions();
@@ -285,7 +285,7 @@ fn a_nested_launch_stays_in_the_scope_of_its_launcher() {
     let (_, scope_of_one) = one.launch(&machine, "s", "one");
     let (_, scope_of_two) = two.launch(&machine, "s", "two");
     let nested = |outer: &str, inner: &str| {
-        let pinfold = binary().display().to_string();
+        let pinfold = binary().to_owned();
         format!(
             "{pinfold} run --session s --server {outer} -- sh -c '{pinfold} run --server {inner} -- sleep 1000 & exec sleep 1000' &"
         )
@@ -337,7 +337,7 @@ fn a_host_below_another_manager_is_not_bound_to() {
     run.args(["--user", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"]);
     run.env("XDG_RUNTIME_DIR", "/run/user/0").env_remove("DBUS_SESSION_BUS_ADDRESS");
     run.arg(format!("--setenv=PINFOLD_SOCKET={}", machine.socket().display()));
-    let launch = format!("{} run --session s -- sh -c 'echo up; exec cat'", binary().display());
+    let launch = format!("{} run --session s -- sh -c 'echo up; exec cat'", binary());
     run.args(["--unit=test-below.service", "--", "sh", "-c", &format!("{launch}; true")]);
     run.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut server = Launched::spawn(run);

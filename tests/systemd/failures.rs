@@ -52,6 +52,8 @@ fn admit(backend: &Backend, pid: i32, pidfd: &OwnedFd, launch: u64) -> Result<Le
         session: Limits::default(),
         server: Limits::default(),
         allow_leave: &[],
+        owner: std::process::id() as i32,
+        until: None,
     };
     backend.admit(&wanted).map_err(|unplaced| {
         assert!(unplaced.left.is_none(), "{unplaced:?}");

@@ -13,7 +13,7 @@ pub struct Installed {
 impl Installed {
     #[track_caller]
     pub fn new() -> Self {
-        Self::running(&format!("{} serve", binary().display()))
+        Self::running(&format!("{} serve", binary()))
     }
 
     /// With another command.

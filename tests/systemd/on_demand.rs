@@ -82,7 +82,9 @@ fn where_no_service_can_be_started_the_daemon_moves_to_a_scope_of_its_own() {
     let unseen = machine.path("unseen");
     std::fs::create_dir(&unseen).unwrap();
     // The manager cannot execute what it does not see; or its service listens where the launcher does not find it.
-    for (program, socket) in [(unseen.join("pinfold"), machine.socket()), (binary(), unseen.join("pinfold.sock"))] {
+    for (program, socket) in
+        [(unseen.join("pinfold"), machine.socket()), (binary().into(), unseen.join("pinfold.sock"))]
+    {
         let mut server = run_unseen(&machine, &program, &socket);
         let line = server.line();
         assert_eq!(line, "up", "{}", if line.is_empty() { server.stderr() } else { String::new() });

@@ -1,7 +1,9 @@
 //! A user's daemon, and launchers of that user that stand outside the user manager's subtree, as in an SSH session or a
 //! system unit: the kernel denies the daemon to write them into a leaf, so the manager has to place them.
 
-use crate::agent::Agent;
+use std::process::Command;
+
+use crate::agent::{AGENT, Agent, as_agent};
 use crate::support::*;
 
 #[test]
