@@ -64,7 +64,9 @@ pub enum HeldError {
     #[error(transparent)]
     CannotCopy(#[from] CannotCopy),
     /// Somebody other than systemd attached a program to a cgroup that the launcher would leave: a container runtime does.
-    #[error("moving the launcher would free it from the BPF program ({kind}) of {cgroup}, which systemd did not make")]
+    #[error(
+        "moving the launcher would free it from the BPF program ({kind}) of {cgroup}, which no setting of its unit explains"
+    )]
     Program {
         /// Where it is attached, as bpftool(8) calls it.
         kind: &'static str,

@@ -60,6 +60,8 @@ pub(super) fn start(serve: &Serve) -> Started {
         Ok(Transient::Started) if manager.active_state(&unit).is_ok_and(|state| state != "active") => Started::Yes,
         // It is somebody else's, who does find it.
         Ok(Transient::RanAlready) => Started::No,
+        // Another launcher is starting it: whoever comes next finds it, or finds that it failed.
+        Err(error) if error.exists() => Started::No,
         Ok(Transient::Started) | Err(_) => {
             // It would be started again and again; what is wrong is said by the one that is started without a service.
             let _ = manager.stop(&unit).and_then(|()| manager.reset_failed(&unit));

@@ -120,6 +120,8 @@ pub(super) struct Driver {
     pub(super) cleaning: usize,
     /// Turns for that.
     pub(super) removals: Arc<Semaphore>,
+    /// Turns of what is placed.
+    pub(super) placements: Arc<Semaphore>,
     /// Told to stop: then, or when nothing is half removed any more.
     pub(super) stop_by: Option<Moment>,
 }

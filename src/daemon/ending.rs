@@ -77,6 +77,7 @@ impl Driver {
     ) {
         self.cleaning += 1;
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
+        let name = key.as_str().to_owned();
         let remove = move || {
             let Some(machines) = &machines else { return true };
             let removed = backend.remove_session(&key, machines);
@@ -96,14 +97,18 @@ impl Driver {
             }
         };
         tokio::spawn(async move {
-            let turn = turns.acquire_owned().await;
+            let turn = turns.acquire().await;
             let mut removed = tokio::task::spawn_blocking(first).await;
             drop(turn);
             let _ = outbox.send(Message::Gone(number)).await;
-            let mut pause = REMOVE_AGAIN;
+            let (mut pause, mut told) = (REMOVE_AGAIN, false);
             while matches!(removed, Ok(false)) {
+                if pause == REMOVE_AGAIN_MOST && !std::mem::replace(&mut told, true) {
+                    tracing::warn!(session = %name, "what is left of a session cannot be removed yet; trying again");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(REMOVE_AGAIN_MOST);
+                let _turn = turns.acquire().await;
                 let remove = remove.clone();
                 removed = tokio::task::spawn_blocking(move || remove()).await;
             }

@@ -25,6 +25,9 @@ use crate::wire::{Fault, Launch, Launched};
 /// How long placing may take before the launcher is refused: that is to reach it while it still listens.
 const PLACE_MAX: Duration = LAUNCH_MAX.saturating_sub(Duration::from_secs(5));
 
+/// How many launchers are placed at a time. Each may wait for a manager, on a thread that the ends of others need.
+pub(super) const PLACEMENTS: usize = 64;
+
 /// A launch, and what the kernel told about who asks for it.
 #[derive(Debug)]
 pub(super) struct LaunchRequest {
@@ -296,8 +299,13 @@ impl Driver {
             };
             backend.admit(&wanted).map_or_else(Admitted::Failed, Admitted::Placed)
         };
+        let placements = self.placements.clone();
         tokio::spawn(async move {
-            let mut work = tokio::task::spawn_blocking(work);
+            let work = async {
+                let _turn = placements.acquire_owned().await;
+                tokio::task::spawn_blocking(work).await
+            };
+            let mut work = std::pin::pin!(work);
             let outcome = tokio::select! {
                 outcome = &mut work => outcome,
                 () = tokio::time::sleep(PLACE_MAX) => {
@@ -347,6 +355,7 @@ impl Driver {
         self.watch_leaf(number, &leaf);
         self.leave_earlier_leaves(number);
         self.feed(number, Event::Placed);
+        self.record_entry(number);
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(Pending { reply, .. }) = server.launch.take() else { return };
         if server.state != State::Running {

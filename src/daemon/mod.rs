@@ -162,11 +162,13 @@ async fn run(
         polled: Duration::ZERO,
         cleaning: 0,
         removals: Arc::new(Semaphore::new(ending::REMOVALS)),
+        placements: Arc::new(Semaphore::new(launching::PLACEMENTS)),
         stop_by: None,
     };
     driver.watcher.watch(&driver.alarm, watch::Source::Alarm).map_err(io("watch a timer for"))?;
     let mut files = HostFiles::new(hostfiles::named(&driver.settings)).map_err(io("watch the files of hosts for"))?;
-    driver.configured = files.read_now().await;
+    files.read().await;
+    driver.configured = files.configured();
     driver.recover();
     driver.heed(driver.configured.clone());
     let listener = listen(&options.socket)?;

@@ -16,6 +16,9 @@ pub const FILE_BYTES_MAX: usize = 16 << 20;
 /// The most entries that are told of one file.
 const ENTRIES_MAX: usize = 4096;
 
+/// The most marks of a table, a list or a value: each costs the reader some hundred bytes of memory.
+const MARKS_MAX: usize = 1 << 18;
+
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Syntax {
@@ -43,7 +46,7 @@ pub enum HostFileError {
     #[error("it is no object of settings")]
     NoObject,
     /// It has more entries than any host's.
-    #[error("it has more than {ENTRIES_MAX} entries")]
+    #[error("it has more entries than any host's")]
     TooMany,
 }
 
@@ -67,6 +70,9 @@ pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFil
     let text = text.trim_start_matches('\u{feff}');
     if text.trim().is_empty() {
         return Err(HostFileError::Empty);
+    }
+    if text.bytes().filter(|byte| b"{[:=".contains(byte)).count() > MARKS_MAX {
+        return Err(HostFileError::TooMany);
     }
     let Value::Object(settings) = parse(syntax, text)? else { return Err(HostFileError::NoObject) };
     let mut found = BTreeSet::new();

@@ -11,17 +11,24 @@ use crate::session::Name;
 pub struct Watched {
     /// Whose configuration it is.
     pub host: Name,
-    /// Its content. `None` until it was understood for the first time: then it may hold anything, of anybody.
-    pub content: Option<Content>,
+    /// Its content.
+    pub content: Content,
 }
 
 /// What a file said when it was last understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Content {
-    /// Who owns the file: it speaks of that user's sessions, and root's of everybody's.
-    pub uid: u32,
-    /// The entries that are switched on.
-    pub entries: BTreeSet<String>,
+pub enum Content {
+    /// It was not understood yet: it may hold anything, of anybody.
+    Unknown,
+    /// There is none, and that for long enough.
+    Absent,
+    /// It has these entries.
+    Says {
+        /// Who says so: a user of that user's sessions, and root of everybody's.
+        uid: u32,
+        /// The entries that are switched on.
+        entries: BTreeSet<String>,
+    },
 }
 
 /// All watched files.
@@ -37,13 +44,24 @@ impl Configured {
     /// Whether an entry of this name is there for this host and user. `None` where no file is watched for them, or where
     /// one of those that may hold it was not understood yet.
     pub fn has(&self, host: &Name, uid: u32, server: &Name) -> Option<bool> {
-        let files = || self.0.iter().filter(|file| file.host == *host);
-        let speaking = || files().filter_map(|file| file.content.as_ref()).filter(|it| it.uid == uid || it.uid == 0);
-        if speaking().any(|content| content.entries.contains(server.as_str())) {
-            return Some(true);
+        let mut told = None;
+        for file in self.0.iter().filter(|file| file.host == *host) {
+            match &file.content {
+                Content::Unknown => return self.says_so(host, uid, server).then_some(true),
+                Content::Says { uid: speaker, .. } if *speaker != uid && *speaker != 0 => {}
+                Content::Absent | Content::Says { .. } => told = Some(false),
+            }
         }
-        let all_understood = files().all(|file| file.content.is_some());
-        (all_understood && speaking().next().is_some()).then_some(false)
+        told.map(|_| self.says_so(host, uid, server))
+    }
+
+    fn says_so(&self, host: &Name, uid: u32, server: &Name) -> bool {
+        self.0.iter().filter(|file| file.host == *host).any(|file| match &file.content {
+            Content::Says { uid: speaker, entries } => {
+                (*speaker == uid || *speaker == 0) && entries.contains(server.as_str())
+            }
+            Content::Unknown | Content::Absent => false,
+        })
     }
 }
 
@@ -56,9 +74,15 @@ mod tests {
     }
 
     fn file(host: &str, content: Option<(u32, &[&str])>) -> Watched {
-        let content =
-            content.map(|(uid, entries)| Content { uid, entries: entries.iter().map(|&e| e.into()).collect() });
+        let content = content.map_or(Content::Unknown, |(uid, entries)| Content::Says {
+            uid,
+            entries: entries.iter().map(|&entry| entry.into()).collect(),
+        });
         Watched { host: name(host), content }
+    }
+
+    fn absent(host: &str) -> Watched {
+        Watched { host: name(host), content: Content::Absent }
     }
 
     #[test]
@@ -74,6 +98,9 @@ mod tests {
             (vec![file("openclaw", Some((0, &["fs"])))], Some(true)),
             (vec![file("openclaw", Some((1001, &["fs"])))], None),
             (vec![file("openclaw", Some((1001, &["fs"]))), file("openclaw", Some((1000, &[])))], Some(false)),
+            // It is gone altogether; one of two is.
+            (vec![absent("openclaw")], Some(false)),
+            (vec![absent("openclaw"), file("openclaw", Some((1000, &["fs"])))], Some(true)),
             // One of two has it; one of two cannot be read.
             (vec![file("openclaw", Some((1000, &[]))), file("openclaw", Some((1000, &["fs"])))], Some(true)),
             (vec![file("openclaw", Some((1000, &[]))), file("openclaw", None)], None),

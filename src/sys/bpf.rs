@@ -17,6 +17,8 @@ pub enum Attach {
     Egress = 1,
     /// New sockets.
     SockCreate = 2,
+    /// What connections do.
+    SockOps = 3,
     /// Devices that are opened.
     Device = 6,
     /// Addresses that sockets are bound to.
@@ -27,28 +29,47 @@ pub enum Attach {
     Connect4 = 10,
     /// As `Connect4`, for IPv6.
     Connect6 = 11,
+    /// Addresses that sockets were bound to.
+    PostBind4 = 12,
+    /// As `PostBind4`, for IPv6.
+    PostBind6 = 13,
     /// Addresses that datagrams are sent to.
     SendMsg4 = 14,
     /// As `SendMsg4`, for IPv6.
     SendMsg6 = 15,
     /// Kernel settings below /proc/sys.
     Sysctl = 18,
+    /// Addresses that datagrams come from.
+    RecvMsg4 = 19,
+    /// As `RecvMsg4`, for IPv6.
+    RecvMsg6 = 20,
+    /// Options of sockets that are read.
+    GetSockOpt = 21,
+    /// Options of sockets that are set.
+    SetSockOpt = 22,
 }
 
 impl Attach {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
+    /// Those that can restrict what is in a cgroup. A kernel that does not know one refuses to tell of it.
+    pub const ALL: [Self; 18] = [
         Self::Ingress,
         Self::Egress,
         Self::SockCreate,
+        Self::SockOps,
         Self::Device,
         Self::Bind4,
         Self::Bind6,
         Self::Connect4,
         Self::Connect6,
+        Self::PostBind4,
+        Self::PostBind6,
         Self::SendMsg4,
         Self::SendMsg6,
         Self::Sysctl,
+        Self::RecvMsg4,
+        Self::RecvMsg6,
+        Self::GetSockOpt,
+        Self::SetSockOpt,
     ];
 
     /// As bpftool(8) calls it.
@@ -57,14 +78,21 @@ impl Attach {
             Self::Ingress => "cgroup_inet_ingress",
             Self::Egress => "cgroup_inet_egress",
             Self::SockCreate => "cgroup_inet_sock_create",
+            Self::SockOps => "cgroup_sock_ops",
             Self::Device => "cgroup_device",
             Self::Bind4 => "cgroup_inet4_bind",
             Self::Bind6 => "cgroup_inet6_bind",
             Self::Connect4 => "cgroup_inet4_connect",
             Self::Connect6 => "cgroup_inet6_connect",
+            Self::PostBind4 => "cgroup_inet4_post_bind",
+            Self::PostBind6 => "cgroup_inet6_post_bind",
             Self::SendMsg4 => "cgroup_udp4_sendmsg",
             Self::SendMsg6 => "cgroup_udp6_sendmsg",
             Self::Sysctl => "cgroup_sysctl",
+            Self::RecvMsg4 => "cgroup_udp4_recvmsg",
+            Self::RecvMsg6 => "cgroup_udp6_recvmsg",
+            Self::GetSockOpt => "cgroup_getsockopt",
+            Self::SetSockOpt => "cgroup_setsockopt",
         }
     }
 }

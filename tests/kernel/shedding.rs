@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use crate::support::{Machine, attach_device_program, base, offered};
+use crate::support::{Machine, attach_device_program, base, binary, offered, root_offered};
 
 #[test]
 fn a_launcher_that_would_leave_a_bpf_program_of_its_cgroup_is_refused() {
-    if !offered() {
+    if !offered() || !root_offered() {
         return;
     }
     let machine = Machine::new();
@@ -18,7 +18,7 @@ fn a_launcher_that_would_leave_a_bpf_program_of_its_cgroup_is_refused() {
         let mut sh = Command::new("sh");
         machine.point_here(&mut sh);
         sh.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\""]).arg(&inside);
-        sh.args([env!("CARGO_BIN_EXE_pinfold"), "run", "--", "echo", "launched"]).output().unwrap()
+        sh.args([binary(), "run", "--", "echo", "launched"]).output().unwrap()
     };
     let free = launch();
     assert_eq!((free.status.code(), &free.stdout[..]), (Some(0), &b"launched\n"[..]), "{free:?}");

@@ -69,6 +69,9 @@ impl Drop for Visit {
             serde_json::from_slice(&ask(self.who, &["doctor", "--json"]).stdout).unwrap_or_default();
         let Some(pid) = report["daemon"]["pid"].as_i64() else { return };
         signal(pid as i32, nix::sys::signal::Signal::SIGTERM);
+        if std::thread::panicking() {
+            return;
+        }
         eventually("the daemon has left", || if lives(pid as i32) { Err(pid.to_string()) } else { Ok(()) });
     }
 }
