@@ -19,6 +19,7 @@
 mod binding;
 mod host;
 mod placing;
+mod properties;
 mod removing;
 
 use std::collections::{HashMap, HashSet};
