@@ -116,7 +116,7 @@ impl Units {
         }
         let session = match kept {
             Some(session) => session,
-            None => kept.insert(self.take_over(key)?),
+            None => kept.insert(self.open_session(key)?),
         };
         session.scopes.retain(|unit, _| living.iter().any(|(_, name)| name == unit));
         // What is launched from inside a scope stays in it if it can.

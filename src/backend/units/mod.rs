@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::BackendError;
-use crate::backend::held::{Access, Held};
+use crate::backend::held::Access;
 use crate::cgroup::{
     AdmitError as CgroupAdmitError, Caller, Cgroup, CgroupError, Controllers, Group, GroupPaths, Layout, Membership,
     Tally,
@@ -191,16 +191,6 @@ impl Units {
 
     fn session(&self, key: &SessionKey) -> Arc<Mutex<Option<Session>>> {
         lock(&self.sessions).entry(key.clone()).or_default().clone()
-    }
-
-    /// Opens a session that an earlier daemon began. What held its launchers where they came from is not known any more, so
-    /// its limits do not get laxer.
-    fn take_over(&self, key: &SessionKey) -> Result<Session, CgroupError> {
-        let mut session = self.open_session(key)?;
-        let mut held = Held::default();
-        held.add_limits(session.group.v2());
-        session.held = held.limits;
-        Ok(session)
     }
 
     fn open_session(&self, key: &SessionKey) -> Result<Session, CgroupError> {

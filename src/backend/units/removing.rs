@@ -28,7 +28,7 @@ impl Units {
         let mut session = lock(&session);
         let session = match &mut *session {
             Some(session) => session,
-            kept => kept.insert(self.take_over(&at.key)?),
+            kept => kept.insert(self.open_session(&at.key)?),
         };
         let above = Above {
             session: session.group.clone(),
