@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -14,6 +15,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use serde_json::Value;
 
 #[path = "offered.rs"]
@@ -388,23 +390,39 @@ impl Launched {
     }
 
     /// Everything it wrote to stderr until that was closed. The server must be gone, or about to go.
+    #[track_caller]
     pub fn stderr(&mut self) -> String {
-        let mut text = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        text
+        let mut stderr = self.child.stderr.take().unwrap();
+        let mut text = Vec::new();
+        while let Some(byte) = next_byte(&mut stderr) {
+            text.push(byte);
+        }
+        String::from_utf8(text).unwrap()
     }
 
     /// The next line of its stdout.
     #[track_caller]
     pub fn line(&mut self) -> String {
-        let mut line = Vec::new();
         let stdout = self.child.stdout.as_mut().unwrap();
-        let mut byte = [0];
-        while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
-            line.push(byte[0]);
+        let mut line = Vec::new();
+        while let Some(byte) = next_byte(stdout)
+            && byte != b'\n'
+        {
+            line.push(byte);
         }
         String::from_utf8(line).unwrap()
     }
+}
+
+/// The next byte of a pipe, none at its end. A test that waits for one in vain fails, and does not hang.
+#[track_caller]
+fn next_byte(pipe: &mut (impl Read + AsFd)) -> Option<u8> {
+    let milliseconds = (DEADLINE * slowness()).as_millis() as i32;
+    let mut polled = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    let ready = nix::poll::poll(&mut polled, PollTimeout::try_from(milliseconds).unwrap()).unwrap();
+    assert!(ready > 0, "the pipe was silent for {milliseconds} ms");
+    let mut byte = [0];
+    (pipe.read(&mut byte).unwrap() == 1).then_some(byte[0])
 }
 
 impl Drop for Launched {

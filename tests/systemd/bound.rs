@@ -64,9 +64,20 @@ impl Host {
         ordered(&["daemon-reload"]);
     }
 
+    /// Waits until the host listens to what it is told, and gives the way there.
+    #[track_caller]
+    fn listens(&self) -> std::fs::File {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Without O_NONBLOCK this would wait for ever where the host is gone (fifo(7)).
+        let mut options = std::fs::File::options();
+        options.write(true).custom_flags(nix::libc::O_NONBLOCK);
+        eventually("the host listens", || options.open(&self.orders).map_err(|error| error.to_string()))
+    }
+
     /// Has the host run a line of shell.
+    #[track_caller]
     fn run(&self, line: &str) {
-        writeln!(std::fs::File::options().write(true).open(&self.orders).unwrap(), "{line}").unwrap();
+        writeln!(self.listens(), "{line}").unwrap();
     }
 
     /// Has the host launch a server in this session, and waits until it runs; its leader and its scope are told.
@@ -218,6 +229,7 @@ fn a_unit_that_is_not_active_is_neither_bound_to_nor_started() {
     let service = "KillMode=process\nExecStart=/bin/sh -c '/bin/sh SCRIPT & exec sleep 1000'";
     let host = Host::with_service(&machine, "host", service, "");
     ordered(&["start", &host.unit]);
+    host.listens();
     ordered(&["stop", &host.unit]);
     assert_eq!(property(&host.unit, "ActiveState"), "inactive");
     let (one, scope) = host.launch(&machine, "s", "one");
