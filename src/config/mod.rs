@@ -5,6 +5,7 @@
 //! `deploy/pinfold.toml`, which a test keeps equal to the defaults.
 
 mod file;
+mod values;
 
 use std::fs::File;
 use std::io::{self, Read};

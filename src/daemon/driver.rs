@@ -8,24 +8,20 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::expiry::Alarm;
 use super::jobs::{self, Done, Work};
-use super::launching::{Admitted, LaunchRequest};
-use super::publish::{self, Entry};
+use super::message::{Counts, Message};
+use super::publish;
 use super::table::{Job, Server, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
-use crate::cgroup::{Caller, Leaf, Membership, has_exited};
+use crate::cgroup::{Leaf, Membership, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Action, Event, Moment, State};
 use crate::policy::{Configured, Offers, OnPids, Settings};
-use crate::records::{Record, Records};
-use crate::wire::{End, EndReply, Fault, Launched};
-
-/// Messages that may wait for the driver.
-pub(super) const INBOX: usize = 256;
+use crate::records::Records;
 
 /// When a v1 memory event is looked at again: it is told before the kernel has chosen what to kill.
 const OOM_RECHECKS: [Duration; 5] = [
@@ -44,54 +40,6 @@ const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
-
-/// Who calls, as the kernel tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Peer {
-    pub(super) uid: u32,
-    pub(super) pid: i32,
-}
-
-/// What others ask of the driver, and what its own work reports.
-#[derive(Debug)]
-pub(super) enum Message {
-    Launch(Box<LaunchRequest>, oneshot::Sender<Result<Launched, Fault>>),
-    Admitted(u64, Box<Admitted>),
-    /// The launcher has waited for its place for long enough.
-    Overdue(u64),
-    JobDone(u64, Job, Done),
-    /// A fact may have come to be: look again.
-    LookAgain(u64),
-    RemovalFailed(u64),
-    /// systemd has a job for this unit that is not ours.
-    Stopped(String),
-    /// What an earlier daemon left could not be removed yet; and how long to wait the next time.
-    SweepAgain(Box<Record>, Duration),
-    /// Nothing of this server, and of its session if it was the last, is left.
-    Gone(u64),
-    End {
-        peer: Peer,
-        inside: Option<Caller>,
-        wish: End,
-        reply: oneshot::Sender<Result<EndReply, Fault>>,
-    },
-    List {
-        uid: u32,
-        reply: oneshot::Sender<Vec<Entry>>,
-    },
-    Counts(oneshot::Sender<Counts>),
-    /// The configuration files of hosts say something else.
-    Configured(Configured),
-    Stop,
-}
-
-/// Counted since the daemon started.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub(super) launches: u64,
-    pub(super) refusals: u64,
-    pub(super) uncontained: u64,
-}
 
 /// The owner of all state.
 pub(super) struct Driver {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::driver::{Driver, Message, Peer};
+use super::driver::Driver;
+use super::message::{Message, Peer};
 use super::table::Waiter;
 use super::tell;
 use crate::cgroup::Caller;

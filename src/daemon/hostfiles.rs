@@ -20,7 +20,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::driver::{Driver, Message};
+use super::driver::Driver;
+use super::message::Message;
 use super::table::Entry;
 use crate::chain::chain;
 use crate::hostfile::{self, FILE_BYTES_MAX, HostFileError, Syntax};

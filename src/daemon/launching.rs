@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::driver::{Driver, Message, Peer};
+use super::driver::Driver;
+use super::message::{Message, Peer};
 use super::stdin;
 use super::table::{Entry, Owner, Pending, Server, Session, Stock};
 use super::watch::Source;

@@ -10,6 +10,7 @@ mod jobs;
 mod launching;
 mod lock;
 mod log;
+mod message;
 mod places;
 mod publish;
 mod recover;
@@ -38,9 +39,10 @@ use crate::policy::{Configured, Offer, Offers};
 use crate::process;
 use crate::records::{RecordError, Records};
 use crate::wire::{Description, LimitState};
-use driver::{Driver, INBOX, Message};
+use driver::Driver;
 use hostfiles::HostFiles;
 pub use log::{LogError, start_log};
+use message::{INBOX, Message};
 
 /// How the daemon is started.
 #[derive(Debug, Clone)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use rustix::process::PidfdGetfdFlags;
 
-use super::driver::{Driver, Message};
+use super::driver::Driver;
+use super::message::Message;
 use super::stdin;
 use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;

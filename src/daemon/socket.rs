@@ -15,8 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::driver::{Message, Peer};
 use super::launching::LaunchRequest;
+use super::message::{Message, Peer};
 use super::places::{Place, Places};
 use super::publish;
 use crate::backend::Backend;

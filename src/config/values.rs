@@ -1,0 +1,179 @@
+//! Single values of the file. Each is checked where it is read, so that the error knows its line.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::limits::{Limit, LimitError, MEMORY_MAX_FLOOR, MemorySize};
+use crate::policy::GRACE_MAX;
+use crate::timespan::{TimeSpan, TimeSpanError};
+
+/// The shortest time that a session may be given to live.
+const TTL_MIN: Duration = Duration::from_secs(1);
+
+/// A value as text, whether or not it was written in quotes: `memory_swap_max = 0` is as good as `"0"`.
+#[derive(Deserialize)]
+#[serde(from = "serde_json::Value")]
+struct Scalar(String);
+
+impl From<serde_json::Value> for Scalar {
+    fn from(value: serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::String(text) => Self(text),
+            other => Self(other.to_string()),
+        }
+    }
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct SwapMax(pub(super) MemorySize);
+
+impl TryFrom<Scalar> for SwapMax {
+    type Error = LimitError;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, LimitError> {
+        text.parse().map(Self)
+    }
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct MemoryMax(pub(super) MemorySize);
+
+impl TryFrom<Scalar> for MemoryMax {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        match text.parse().map_err(|error: LimitError| error.to_string())? {
+            MemorySize::Amount(amount) if amount < MEMORY_MAX_FLOOR => {
+                Err(format!("{amount} is less than a process can start with; write at least {MEMORY_MAX_FLOOR}"))
+            }
+            MemorySize::Share(0) => {
+                Err(format!("0% is less than a process can start with; write at least {MEMORY_MAX_FLOOR}"))
+            }
+            enough => Ok(Self(enough)),
+        }
+    }
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Grace(pub(super) Duration);
+
+impl TryFrom<Scalar> for Grace {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        let span: TimeSpan = text.parse().map_err(|error: TimeSpanError| error.to_string())?;
+        if span.duration() > GRACE_MAX {
+            let max = GRACE_MAX.as_secs();
+            return Err(format!("{span} would hold up the end of a session for too long; write at most {max}s"));
+        }
+        Ok(Self(span.duration()))
+    }
+}
+
+/// How long a session may live. Less than a second would end it before its first server has answered.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Ttl(pub(super) Limit<TimeSpan>);
+
+impl TryFrom<Scalar> for Ttl {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        if text == "infinity" {
+            return Ok(Self(Limit::Infinity));
+        }
+        let span: TimeSpan = text.parse().map_err(|TimeSpanError { .. }| {
+            format!("{text:?} is not a time to live; write 8h, 30min or \"infinity\" (at most 30d)")
+        })?;
+        if span.duration() < TTL_MIN {
+            return Err(format!("{span} is too short to live for; write at least {}s", TTL_MIN.as_secs()));
+        }
+        Ok(Self(Limit::At(span)))
+    }
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct IdleExit(pub(super) Limit<Duration>);
+
+impl TryFrom<Scalar> for IdleExit {
+    type Error = TimeSpanError;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, TimeSpanError> {
+        match text.as_str() {
+            "infinity" => Ok(Self(Limit::Infinity)),
+            text => text.parse().map(|span: TimeSpan| Self(Limit::At(span.duration()))),
+        }
+    }
+}
+
+/// The most entries of a table of the daemon. Each costs descriptors and memory, so it has a bound of its own.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "i64")]
+pub(super) struct Bound(u32);
+
+impl TryFrom<i64> for Bound {
+    type Error = String;
+    fn try_from(number: i64) -> Result<Self, String> {
+        match u32::try_from(number) {
+            Ok(bound @ 1..=100_000) => Ok(Self(bound)),
+            _ => Err(format!("{number} is not a bound of a table; write a number from 1 to 100000")),
+        }
+    }
+}
+
+impl From<Bound> for u32 {
+    fn from(Bound(bound): Bound) -> u32 {
+        bound
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "Vec<String>")]
+pub(super) struct Commands(pub(super) Vec<String>);
+
+impl TryFrom<Vec<String>> for Commands {
+    type Error = String;
+    fn try_from(commands: Vec<String>) -> Result<Self, String> {
+        if commands.is_empty() {
+            return Err("a host without commands is never recognised; name at least one".to_owned());
+        }
+        match commands.iter().find(|command| command.is_empty() || command.contains(['/', ' '])) {
+            Some(wrong) => Err(format!("{wrong:?} is not the name of a command; write it without path and arguments")),
+            None => Ok(Self(commands)),
+        }
+    }
+}
+
+/// A file of a host's, which is watched.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct HostFile(pub(super) PathBuf);
+
+impl TryFrom<String> for HostFile {
+    type Error = String;
+    fn try_from(path: String) -> Result<Self, String> {
+        if !path.starts_with('/') && !path.starts_with("~/") {
+            return Err(format!("{path:?} is below no known directory; write it from / or from ~/ on"));
+        }
+        Ok(Self(path.into()))
+    }
+}
+
+/// A variable's name. Empty: there is none, which takes a built-in one away.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Variable(pub(super) Option<String>);
+
+impl TryFrom<String> for Variable {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        let fine = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !fine || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(format!("{name:?} is not the name of a variable; write it as in CLAUDE_CODE_SESSION_ID"));
+        }
+        Ok(Self(Some(name).filter(|name| !name.is_empty())))
+    }
+}

@@ -1,0 +1,65 @@
+//! What others ask of the driver, and what its own work reports to it.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::jobs::Done;
+use super::launching::{Admitted, LaunchRequest};
+use super::publish::Entry;
+use super::table::Job;
+use crate::cgroup::Caller;
+use crate::policy::Configured;
+use crate::records::Record;
+use crate::wire::{End, EndReply, Fault, Launched};
+
+/// Messages that may wait for the driver.
+pub(super) const INBOX: usize = 256;
+
+/// Who calls, as the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) uid: u32,
+    pub(super) pid: i32,
+}
+
+/// What others ask of the driver, and what its own work reports.
+#[derive(Debug)]
+pub(super) enum Message {
+    Launch(Box<LaunchRequest>, oneshot::Sender<Result<Launched, Fault>>),
+    Admitted(u64, Box<Admitted>),
+    /// The launcher has waited for its place for long enough.
+    Overdue(u64),
+    JobDone(u64, Job, Done),
+    /// A fact may have come to be: look again.
+    LookAgain(u64),
+    RemovalFailed(u64),
+    /// systemd has a job for this unit that is not ours.
+    Stopped(String),
+    /// What an earlier daemon left could not be removed yet; and how long to wait the next time.
+    SweepAgain(Box<Record>, Duration),
+    /// Nothing of this server, and of its session if it was the last, is left.
+    Gone(u64),
+    End {
+        peer: Peer,
+        inside: Option<Caller>,
+        wish: End,
+        reply: oneshot::Sender<Result<EndReply, Fault>>,
+    },
+    List {
+        uid: u32,
+        reply: oneshot::Sender<Vec<Entry>>,
+    },
+    Counts(oneshot::Sender<Counts>),
+    /// The configuration files of hosts say something else.
+    Configured(Configured),
+    Stop,
+}
+
+/// Counted since the daemon started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) launches: u64,
+    pub(super) refusals: u64,
+    pub(super) uncontained: u64,
+}
