@@ -45,6 +45,16 @@ pub enum Stopper {
     Oomd,
 }
 
+/// A server that stands still because its memory is at a `memory_high` and nothing can be reclaimed: as a rule, what
+/// counts as that; as a fact, what was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stall {
+    /// For so long.
+    pub span: TimeSpan,
+    /// So much of it, in percent, with all that wanted to run in the leaf waiting for memory: `full` of `memory.pressure`.
+    pub percent: u8,
+}
+
 /// Why a server ended. Each cause is a fact that somebody observed, never a guess from age, name or parentage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "snake_case")]
@@ -63,10 +73,13 @@ pub enum Cause {
     StdinClosed,
     /// The owner's pidfd became readable: the host process is gone.
     OwnerGone,
-    /// The kernel killed for memory; `level` is the cgroup whose limit it was.
+    /// It ran out of memory: the kernel killed for it, or the server stood still. `level` is the cgroup whose limit it was.
     Memory {
         /// Whose limit was reached.
         level: Level,
+        /// How it stood still, where it was not the kernel that killed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stall: Option<Stall>,
     },
     /// A process limit was reached and the policy says that this ends the server.
     Pids {
@@ -77,6 +90,11 @@ pub enum Cause {
     Expired {
         /// How long that was.
         ttl: TimeSpan,
+    },
+    /// It did nothing for as long as the policy allows.
+    Idle {
+        /// How long that was.
+        idle_after: TimeSpan,
     },
     /// Its entry is gone from its host's configuration, or was switched off there.
     Unconfigured,
@@ -94,9 +112,12 @@ impl Cause {
             Self::OwnerGone => Some(3),
             Self::StdinClosed => Some(2),
             Self::LeaderExited => Some(1),
-            Self::Requested | Self::Pids { .. } | Self::Expired { .. } | Self::Unconfigured | Self::LaunchFailed => {
-                None
-            }
+            Self::Requested
+            | Self::Pids { .. }
+            | Self::Expired { .. }
+            | Self::Idle { .. }
+            | Self::Unconfigured
+            | Self::LaunchFailed => None,
         }
     }
 
@@ -111,6 +132,7 @@ impl Cause {
             Self::Memory { .. } => "memory",
             Self::Pids { .. } => "pids",
             Self::Expired { .. } => "expired",
+            Self::Idle { .. } => "idle",
             Self::Unconfigured => "unconfigured",
             Self::LaunchFailed => "launch_failed",
         }
@@ -129,9 +151,21 @@ impl fmt::Display for Cause {
             Self::LeaderExited => f.write_str("its first process exited"),
             Self::StdinClosed => f.write_str("the host closed its stdin"),
             Self::OwnerGone => f.write_str("the process that owned it is gone"),
-            Self::Memory { level } => write!(f, "memory ran out: {} was reached", whose("memory", *level)),
-            Self::Pids { level } => write!(f, "no more processes: {} was reached", whose("process", *level)),
+            Self::Memory { level, stall: None } => {
+                write!(f, "memory ran out: {} was reached", whose("memory limit", *level))
+            }
+            Self::Memory { level, stall: Some(Stall { span, percent }) } => {
+                let whose = whose("memory_high", *level);
+                write!(f, "memory ran out: it stood still at {whose} for {span} (full pressure {percent} %)")
+            }
+            Self::Pids { level } => write!(f, "no more processes: {} was reached", whose("process limit", *level)),
             Self::Expired { ttl } => write!(f, "its session's time-to-live of {ttl} is over"),
+            Self::Idle { idle_after } => {
+                write!(
+                    f,
+                    "it was idle: for {idle_after} it used no CPU time to speak of, read nothing and wrote nothing"
+                )
+            }
             Self::Unconfigured => f.write_str("its entry is gone from its host's configuration, or switched off there"),
             Self::LaunchFailed => f.write_str("its launch failed"),
         }
@@ -141,10 +175,10 @@ impl fmt::Display for Cause {
 /// Whose limit it was, for people.
 fn whose(kind: &str, level: Level) -> String {
     match level {
-        Level::Server => format!("the server's own {kind} limit"),
-        Level::Session => format!("its session's {kind} limit"),
-        Level::Machine => format!("the {kind} limit of all sessions together"),
-        Level::Outside => format!("a {kind} limit above pinfold's, or the machine's,"),
+        Level::Server => format!("the server's own {kind}"),
+        Level::Session => format!("its session's {kind}"),
+        Level::Machine => format!("the {kind} of all sessions together"),
+        Level::Outside => format!("a {kind} above pinfold's, or the machine's,"),
     }
 }
 

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::argv::MaskedArgv;
 use crate::cgroup::GroupPaths;
 use crate::naming::{LeafName, SessionKey};
-use crate::outcome::Cause;
-use crate::policy::OnPids;
+use crate::outcome::{Cause, Stall};
+use crate::policy::{OnPids, STALL};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::timespan::TimeSpan;
 
@@ -67,6 +67,12 @@ pub struct Record {
     pub stdin_grace: Duration,
     /// What becomes of it at its process limit.
     pub on_pids: OnPids,
+    /// How long it may do nothing, where that has an end.
+    #[serde(default)]
+    pub idle_after: Option<TimeSpan>,
+    /// What counts as a standstill at a `memory_high`.
+    #[serde(default = "default_stall")]
+    pub stall: Stall,
     /// When it was launched.
     pub started_at: SystemTime,
     /// When its session's time is over, where it has a time-to-live.
@@ -77,6 +83,11 @@ pub struct Record {
     /// Its end, once that has begun: it goes on whatever becomes of the daemon that began it.
     #[serde(default)]
     pub ending: Option<Ending>,
+}
+
+/// A record of a version that knew of no standstill.
+fn default_stall() -> Stall {
+    STALL
 }
 
 /// When a session's time is over.

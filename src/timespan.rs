@@ -20,6 +20,12 @@ impl TimeSpan {
     pub const MAX: Duration = Duration::from_secs(30 * 86_400);
     const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
+    /// So many seconds; more than the longest are the longest.
+    pub const fn seconds(seconds: u32) -> Self {
+        let span = Duration::from_secs(seconds as u64);
+        Self(if span.as_secs() < Self::MAX.as_secs() { span } else { Self::MAX })
+    }
+
     /// How long it is.
     pub fn duration(self) -> Duration {
         self.0

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pinfold::limits::Bytes;
-use pinfold::outcome::{Cause, Level, Outcome, Stopper};
+use pinfold::outcome::{Cause, Level, Outcome, Stall, Stopper};
 use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
 use pinfold::wire::{
@@ -87,7 +87,7 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("type Server ("), sent(&server()));
     assert_eq!(written("type Session ("), sent(&session()));
     let outcome = Outcome {
-        cause: Cause::Memory { level: Level::Session },
+        cause: Cause::Memory { level: Level::Session, stall: None },
         processes: Some(3),
         killed: true,
         memory_bytes: Some(Bytes(1)),
@@ -95,7 +95,14 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     };
     let ended = Ended { session: session().id, server: server().name, leaf: "fs.1".into(), outcome };
     let mut all = sent(&ended);
-    for cause in [Cause::Expired { ttl: "8h".parse().unwrap() }, Cause::Stopped { by: Stopper::Oomd }] {
+    let stall = Stall { span: "10s".parse().unwrap(), percent: 85 };
+    assert_eq!(written("type Stall ("), sent(&stall));
+    for cause in [
+        Cause::Expired { ttl: "8h".parse().unwrap() },
+        Cause::Idle { idle_after: "8h".parse().unwrap() },
+        Cause::Memory { level: Level::Server, stall: Some(stall) },
+        Cause::Stopped { by: Stopper::Oomd },
+    ] {
         all.extend(sent(&Ended { outcome: Outcome { cause, ..outcome }, ..ended.clone() }));
     }
     assert_eq!(written("type Ended ("), all);

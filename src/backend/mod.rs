@@ -3,11 +3,11 @@
 mod held;
 mod units;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cgroup::{
     Admission, AdmitError as CgroupAdmitError, Caller, CgroupError, Controllers, GroupPaths, KnobError, Layout,
-    LayoutError, Leaf, Membership, Tree, TreeError, TreeOptions,
+    LayoutError, Leaf, Membership, Tree, TreeError, TreeOptions, tells_pressure,
 };
 use crate::chain::chain;
 use crate::naming::SessionKey;
@@ -348,6 +348,7 @@ fn unit_offers(units: &Units) -> Offers {
     let offer = |there: bool, name: &str| if there { Offer::Holds } else { missing(name) };
     Offers {
         memory: offer(memory, "memory"),
+        memory_high: with_pressure(offer(memory, "memory"), units.base()),
         swap: if memory || has_swap() { offer(memory, "memory") } else { Offer::NothingToLimit },
         pids: offer(pids, "pids"),
         cpu: offer(cpu, "cpu"),
@@ -379,13 +380,33 @@ fn offers(tree: &Tree) -> Offers {
             remedy: "boot with swapaccount=1".to_owned(),
         },
     };
+    let memory_high = match memory {
+        Offer::Holds if hybrid => Offer::Missing {
+            why: "memory is limited by cgroup v1, which has no memory.high (hybrid layout)".to_owned(),
+            remedy: "use memory_max, or boot with systemd.unified_cgroup_hierarchy=1".to_owned(),
+        },
+        _ => with_pressure(memory.clone(), tree.root()),
+    };
     Offers {
         memory,
+        memory_high,
         swap,
         pids: offer(holds.pids, "pids"),
         cpu: offer(holds.cpu, "cpu"),
         io: offer(holds.io, "io"),
         ram: tree.ram(),
+    }
+}
+
+/// A `memory.high` is offered only together with its watchdog: what it stalls stands still for ever, and nothing but the
+/// pressure tells.
+fn with_pressure(memory: Offer, directory: &Path) -> Offer {
+    match memory {
+        Offer::Holds if !tells_pressure(directory) => Offer::Missing {
+            why: "this kernel tells no memory pressure (PSI), by which its watchdog sees what stands still".to_owned(),
+            remedy: "use memory_max, or boot with psi=1".to_owned(),
+        },
+        other => other,
     }
 }
 

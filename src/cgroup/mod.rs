@@ -4,6 +4,7 @@
 //! admin-guide/cgroup-v2); on a *hybrid* machine v1 `memory` and `pids` companions carry limit and accounting while the
 //! v2 tree tracks and kills. It never decides who is to end: [`crate::lifecycle`] does.
 
+mod activity;
 mod dir;
 mod files;
 mod group;
@@ -11,6 +12,7 @@ mod knobs;
 mod layout;
 mod leaf;
 mod oom;
+mod pressure;
 mod root;
 mod tree;
 
@@ -21,5 +23,6 @@ pub use knobs::KnobError;
 pub use layout::{Layout, LayoutError, Mount};
 pub use leaf::{Above, Leaf, MemoryKill, Scope, has_exited};
 pub use oom::Tally;
+pub use pressure::tells_pressure;
 pub use root::{TreeError, TreeOptions, ram};
 pub use tree::{Admission, AdmitError, Caller, Tree, Unplaced};

@@ -47,7 +47,7 @@ pub(super) struct Run {
     /// Memory beyond which the kernel kills the server: 512M, 1.5G, 60% of RAM, infinity.
     #[arg(long, value_name = "SIZE")]
     pub(super) memory_max: Option<MemorySize>,
-    /// Memory beyond which the kernel slows the server down (refused until its watchdog is there).
+    /// Memory beyond which the kernel slows the server down; one that stands still there is ended.
     #[arg(long, value_name = "SIZE")]
     pub(super) memory_high: Option<MemorySize>,
     /// Memory that may be swapped out.

@@ -5,7 +5,9 @@
 use serde::Deserialize;
 use wildmatch::WildMatch;
 
-use super::values::{Bound, Commands, Grace, HostFile, IdleExit, MemoryMax, SwapMax, Ttl, Variable};
+use super::values::{
+    Bound, Commands, Grace, HostFile, IdleAfter, IdleExit, MemoryMax, Percent, StallSpan, SwapMax, Ttl, Variable,
+};
 use crate::limits::{CpuMax, LimitWishes, PidsMax, Weight};
 use crate::policy::{HostRule, OnPids, Rule, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule};
 use crate::session::Name;
@@ -47,13 +49,14 @@ impl File {
     }
 }
 
-/// A table with the keys of [`LimitWishes`] and its own. `memory_high` is not among them: see [`super::remedied`].
+/// A table with the keys of [`LimitWishes`] and its own.
 macro_rules! table_of_limits {
     ($name:ident { $($own:ident: $type:ty),* }) => {
         #[derive(Deserialize, Default)]
         #[serde(deny_unknown_fields, default)]
         struct $name {
             memory_max: Option<MemoryMax>,
+            memory_high: Option<MemoryMax>,
             memory_swap_max: Option<SwapMax>,
             pids_max: Option<PidsMax>,
             cpu_max: Option<CpuMax>,
@@ -66,7 +69,7 @@ macro_rules! table_of_limits {
             fn limits(&self) -> LimitWishes {
                 LimitWishes {
                     memory_max: self.memory_max.map(|MemoryMax(size)| size),
-                    memory_high: None,
+                    memory_high: self.memory_high.map(|MemoryMax(size)| size),
                     memory_swap_max: self.memory_swap_max.map(|SwapMax(size)| size),
                     pids_max: self.pids_max,
                     cpu_max: self.cpu_max,
@@ -79,7 +82,14 @@ macro_rules! table_of_limits {
 }
 table_of_limits!(LevelTable {});
 table_of_limits!(SessionTable { ttl: Ttl });
-table_of_limits!(ServerTable { grace: Grace, stdin_grace: Grace, on_pids: OnPids });
+table_of_limits!(ServerTable {
+    grace: Grace,
+    stdin_grace: Grace,
+    on_pids: OnPids,
+    idle_after: IdleAfter,
+    memory_high_pressure: Percent,
+    memory_high_for: StallSpan
+});
 
 impl SessionTable {
     fn wishes(&self) -> SessionWishes {
@@ -94,6 +104,9 @@ impl ServerTable {
             grace: self.grace.map(|Grace(grace)| grace),
             stdin_grace: self.stdin_grace.map(|Grace(grace)| grace),
             on_pids: self.on_pids,
+            idle_after: self.idle_after.map(|IdleAfter(after)| after),
+            memory_high_pressure: self.memory_high_pressure.map(|Percent(percent)| percent),
+            memory_high_for: self.memory_high_for.map(|StallSpan(span)| span),
         }
     }
 }

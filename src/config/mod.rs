@@ -104,11 +104,6 @@ fn place(text: &str, offset: usize) -> (usize, String) {
 /// What the TOML reader says, with what to do about it where it does not say so.
 fn remedied(message: &str) -> String {
     let message = message.trim().replace('\n', ", ");
-    if message.starts_with("unknown field `memory_high`") {
-        return "memory_high is not held yet: without a watchdog on its pressure, a process beyond it stalls for ever; \
-                use memory_max, which ends what goes beyond it"
-            .to_owned();
-    }
     match message {
         unknown if unknown.starts_with("unknown field") => format!("{unknown}; correct its spelling, or remove it"),
         told if told.contains("; ") => told,

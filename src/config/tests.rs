@@ -55,6 +55,9 @@ fn the_sample_shows_every_key() {
         "best_effort",
         "uncontained",
         "on_pids",
+        "idle_after",
+        "memory_high_pressure",
+        "memory_high_for",
         "stdin_grace",
         "files",
         "ttl",
@@ -100,6 +103,10 @@ fn every_key_is_understood() {
         grace = "500ms"
         stdin_grace = "0s"
         on_pids = "end"
+        idle_after = "30min"
+        memory_high = "1G"
+        memory_high_pressure = "70%"
+        memory_high_for = "1min"
         [[rule]]
         when.server = "a*"
         server.memory_max = "16M"
@@ -127,6 +134,10 @@ fn every_key_is_understood() {
     assert_eq!(settings.server.limits.memory_swap_max, Some(MemorySize::Amount(Bytes(0))));
     assert_eq!(settings.server.grace, Some(Duration::from_millis(500)));
     assert_eq!((settings.server.stdin_grace, settings.server.on_pids), (Some(Duration::ZERO), Some(OnPids::End)));
+    assert_eq!(settings.server.idle_after, Some(Limit::At("30min".parse().unwrap())));
+    assert_eq!(settings.server.limits.memory_high, Some(MemorySize::Amount(Bytes(1 << 30))));
+    assert_eq!(settings.server.memory_high_pressure, Some(70));
+    assert_eq!(settings.server.memory_high_for, Some("1min".parse().unwrap()));
     assert!(settings.server.limits.cpu_weight.is_some() && settings.server.limits.io_weight.is_some());
     assert_eq!(settings.rules[0].session, SessionWishes::default());
     assert_eq!(settings.session.ttl, Some(Limit::At("8h".parse().unwrap())));
@@ -152,7 +163,19 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ("[server]\nmemory_max = 1000", "p.toml:2: memory_max = 1000: 1000B is less than a process can start with"),
         ("[server]\nmemory_max = true", "p.toml:2: memory_max = true: \"true\" is not a memory size"),
         ("[session]\nmemory_max = \"0%\"", "p.toml:2: memory_max = \"0%\": 0% is less"),
-        ("[session]\nmemory_high = \"1G\"", "p.toml:2: memory_high = \"1G\": memory_high is not held yet"),
+        ("[session]\nmemory_high = 1", "p.toml:2: memory_high = 1: 1B is less than a process can start with"),
+        (
+            "[server]\nmemory_high_pressure = 40",
+            "p.toml:2: memory_high_pressure = 40: \"40\" is not a part of the time",
+        ),
+        ("[server]\nmemory_high_pressure = \"0%\"", "p.toml:2: memory_high_pressure = \"0%\": \"0%\" is not a part"),
+        ("[server]\nmemory_high_for = \"1h\"", "p.toml:2: memory_high_for = \"1h\": 1h is no time to stand still for"),
+        ("[session]\nidle_after = \"1h\"", "p.toml:2: idle_after = \"1h\": unknown field"),
+        ("[server]\nidle_after = 5", "p.toml:2: idle_after = 5: \"5\" is not a time to be idle for; write 30min"),
+        (
+            "[server]\nidle_after = \"1ms\"",
+            "p.toml:2: idle_after = \"1ms\": 1ms is too short to tell an idle server by",
+        ),
         ("[session]\nttl = 5", "p.toml:2: ttl = 5: \"5\" is not a time to live; write 8h"),
         ("[session]\nttl = \"999ms\"", "p.toml:2: ttl = \"999ms\": 999ms is too short to live for; write at least 1s"),
         ("[machine]\nttl = \"1h\"", "p.toml:2: ttl = \"1h\": unknown field"),

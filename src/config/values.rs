@@ -14,6 +14,12 @@ use crate::timespan::{TimeSpan, TimeSpanError};
 /// The shortest time that a session may be given to live.
 const TTL_MIN: Duration = Duration::from_secs(1);
 
+/// The shortest time that makes a server an idle one.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
+/// The shortest time that a server may stand still before it is ended.
+const STALL_MIN: Duration = Duration::from_secs(1);
+
 /// A value as text, whether or not it was written in quotes: `memory_swap_max = 0` is as good as `"0"`.
 #[derive(Deserialize)]
 #[serde(from = "serde_json::Value")]
@@ -71,6 +77,62 @@ impl TryFrom<Scalar> for Grace {
             return Err(format!("{span} would hold up the end of a session for too long; write at most {max}s"));
         }
         Ok(Self(span.duration()))
+    }
+}
+
+/// How long a server may do nothing. Readings are not taken more often than each second.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct IdleAfter(pub(super) Limit<TimeSpan>);
+
+impl TryFrom<Scalar> for IdleAfter {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        if text == "infinity" {
+            return Ok(Self(Limit::Infinity));
+        }
+        let span: TimeSpan = text.parse().map_err(|TimeSpanError { .. }| {
+            format!("{text:?} is not a time to be idle for; write 30min, 8h or \"infinity\" (at most 30d)")
+        })?;
+        if span.duration() < IDLE_MIN {
+            return Err(format!(
+                "{span} is too short to tell an idle server by; write at least {}s",
+                IDLE_MIN.as_secs()
+            ));
+        }
+        Ok(Self(Limit::At(span)))
+    }
+}
+
+/// A part of the time: `40%`. Whole percents from 1.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Percent(pub(super) u8);
+
+impl TryFrom<Scalar> for Percent {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        match text.strip_suffix('%').and_then(|percent| percent.parse().ok()) {
+            Some(percent @ 1..=100) => Ok(Self(percent)),
+            _ => Err(format!("{text:?} is not a part of the time; write 40%, from 1% to 100%")),
+        }
+    }
+}
+
+/// For how long a server must stand still to be ended.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct StallSpan(pub(super) TimeSpan);
+
+impl TryFrom<Scalar> for StallSpan {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        let span: TimeSpan = text.parse().map_err(|error: TimeSpanError| error.to_string())?;
+        if !(STALL_MIN..=GRACE_MAX).contains(&span.duration()) {
+            let (min, max) = (STALL_MIN.as_secs(), GRACE_MAX.as_secs());
+            return Err(format!("{span} is no time to stand still for; write from {min}s to {max}s"));
+        }
+        Ok(Self(span))
     }
 }
 

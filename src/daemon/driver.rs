@@ -127,7 +127,8 @@ impl Driver {
         let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
         let poll = self.table.servers.values().any(is_polled).then_some(self.polled + PIDS_POLL);
-        states.chain(waiters).chain(idle).chain(poll).chain(self.stop_by).min()
+        let readings = self.next_reading().into_iter().chain(self.next_pressure());
+        states.chain(waiters).chain(idle).chain(poll).chain(readings).chain(self.stop_by).min()
     }
 
     fn tick(&mut self) {
@@ -146,6 +147,8 @@ impl Driver {
                 self.look(number);
             }
         }
+        self.read_idlers(now);
+        self.read_pressure(now);
         let waiters = std::mem::take(&mut self.table.waiters);
         for waiter in waiters {
             if waiter.deadline > now { self.table.waiters.push(waiter) } else { self.answer(waiter) }
@@ -158,6 +161,7 @@ impl Driver {
             Message::Admitted(number, outcome) => self.admitted(number, *outcome),
             Message::Overdue(number) => self.overdue(number),
             Message::JobDone(number, job, done) => self.job_done(number, job, done),
+            Message::Readings(readings) => self.weigh_idlers(readings),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
             Message::SweepAgain(record, pause) => self.sweep(record, pause),
@@ -189,7 +193,10 @@ impl Driver {
                     self.feed(number, Event::OwnerGone);
                 }
             }
-            Source::Events(number) => self.look(number),
+            Source::Events(number) => {
+                self.look(number);
+                self.press(number);
+            }
             Source::Alarm => self.expire(),
             Source::Oom(number) => {
                 self.look(number);

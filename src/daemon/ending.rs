@@ -50,6 +50,7 @@ impl Driver {
             }
         }
         self.watcher.forget_files(number);
+        self.forget_highs();
         let leaf = server.leaf_name.as_str().to_owned();
         for waiter in &mut self.table.waiters {
             if waiter.remaining.contains(&number) {

@@ -15,7 +15,7 @@ use crate::backend::{self, AdmitError, Backend, Unplaced};
 use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Caller, GroupPaths, Leaf, Membership};
 use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
-use crate::lifecycle::{Event, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
+use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
 use crate::naming::{LeafName, SessionKey};
 use crate::policy::{self, Decision, Grant, Refusal, Request, SessionName, SessionNaming, Table as Fullness};
 use crate::process::{self, Ancestor};
@@ -188,6 +188,9 @@ impl Driver {
             state: State::Placing { doomed: None },
             terms: self.terms(plan.grant.grace, plan.grant.stdin_grace),
             on_pids: plan.grant.on_pids,
+            idle: plan.grant.idle_after.at().map(|after| Idle::begin(after, self.now())),
+            stall: plan.grant.stall,
+            watchdog: None,
             leader: request.launcher,
             leader_pidfd: Some(pidfd.clone()),
             owner: plan.owner,
@@ -266,6 +269,8 @@ impl Driver {
             grace: server.terms.grace,
             stdin_grace: server.terms.stdin_grace,
             on_pids: server.on_pids,
+            idle_after: server.idle.as_ref().map(Idle::after),
+            stall: server.stall,
             started_at: server.started_at,
             expires: session.expires,
             warnings: server.warnings.clone(),
@@ -426,6 +431,7 @@ impl Driver {
         for error in failures {
             tracing::warn!(leaf = leaf.name().as_str(), %error, "a fact of this leaf cannot be watched");
         }
+        self.watch_highs(leaf);
     }
 
     /// What was made was taken back, and the server is forgotten; or its launcher is still in the leaf, which goes when
@@ -441,6 +447,7 @@ impl Driver {
             self.feed(number, Event::PlacementFailed);
         } else if let Some((server, gone)) = self.table.remove(number) {
             self.watcher.forget_files(number);
+            self.forget_highs();
             // It may have been the last of a session whose other servers ended meanwhile.
             self.clean_up(server.key, leaf_name, gone.session.map(|session| session.machines), number);
         }

@@ -6,6 +6,7 @@ mod driver;
 mod ending;
 mod expiry;
 mod hostfiles;
+mod idling;
 mod jobs;
 mod launching;
 mod lock;
@@ -15,6 +16,7 @@ mod places;
 mod publish;
 mod recover;
 mod socket;
+mod stalling;
 mod stdin;
 mod table;
 mod tell;
@@ -256,6 +258,7 @@ fn describe(options: &Options, backend: &Backend, offers: &Offers) -> Descriptio
     };
     let limits = [
         ("memory", &offers.memory),
+        ("memory_high", &offers.memory_high),
         ("swap", &offers.swap),
         ("pids", &offers.pids),
         ("cpu", &offers.cpu),

@@ -16,7 +16,7 @@ use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
 use crate::cgroup::{Caller, Leaf};
 use crate::chain::chain;
-use crate::lifecycle::{Due, Event, State};
+use crate::lifecycle::{Due, Event, Idle, State};
 use crate::outcome::{Cause, Stopper};
 use crate::process;
 use crate::records::{Ending, Record};
@@ -101,6 +101,9 @@ impl Driver {
             state: State::Running,
             terms: self.terms(record.grace, record.stdin_grace),
             on_pids: record.on_pids,
+            idle: record.idle_after.map(|after| Idle::begin(after, self.now())),
+            stall: record.stall,
+            watchdog: None,
             leader: record.leader,
             leader_pidfd: pidfd.clone(),
             owner: record.owner,
@@ -188,9 +191,11 @@ fn resumed(ending: Ending) -> Event {
         Cause::Stopped { by: Stopper::Oomd } => Event::OomdKill,
         Cause::StdinClosed => Event::StdinClosed,
         Cause::OwnerGone => Event::OwnerGone,
-        Cause::Memory { level } => Event::MemoryKill { level },
+        Cause::Memory { level, stall: None } => Event::MemoryKill { level },
+        Cause::Memory { level, stall: Some(stall) } => Event::Stalled { level, stall },
         Cause::Pids { level } => Event::PidsLimit { level },
         Cause::Expired { ttl } => Event::Due(Due::Expired { ttl }),
+        Cause::Idle { idle_after } => Event::Due(Due::Idle { idle_after }),
         Cause::Unconfigured => Event::Due(Due::Unconfigured),
         Cause::LaunchFailed => Event::EndRequested { now: true },
     }

@@ -1,4 +1,5 @@
-//! The held dup of a server's stdin: which kinds can be watched, and whether it has hung up. No byte of it is read.
+//! The held dup of a server's stdin: which kinds can be watched, whether it has hung up, and whether something waits
+//! in it. No byte of it is read.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -19,8 +20,15 @@ pub(super) fn has_hung_up(stdin: BorrowedFd<'_>) -> bool {
     spoke && polled[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
 }
 
+/// Whether something was written to it that its server has not read yet.
+pub(super) fn has_unread(stdin: BorrowedFd<'_>) -> bool {
+    rustix::io::ioctl_fionread(stdin).is_ok_and(|bytes| bytes > 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -33,6 +41,22 @@ mod tests {
         assert!(can_be_watched(&read) && !has_hung_up(read.as_fd()));
         drop(write);
         assert!(has_hung_up(read.as_fd()));
+    }
+
+    #[test]
+    fn what_was_written_and_not_read_is_seen_and_stays() {
+        let (mut host, server) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        assert!(!has_unread(server.as_fd()) && !has_unread(read.as_fd()));
+        io::Write::write_all(&mut host, b"ping").unwrap();
+        rustix::io::write(&write, b"ping").unwrap();
+        assert!(has_unread(server.as_fd()) && has_unread(read.as_fd()));
+        drop((host, write));
+        for stdin in [server.as_fd(), read.as_fd()] {
+            let mut bytes = [0; 8];
+            assert_eq!(rustix::io::read(stdin, &mut bytes), Ok(4));
+            assert!(!has_unread(stdin), "the end is no message");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,9 +10,10 @@ use tokio::sync::oneshot;
 
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
-use crate::lifecycle::{State, Terms};
+use crate::lifecycle::{Idle, State, Terms, Watchdog};
 use crate::limits::Bytes;
 use crate::naming::{LeafName, SessionKey};
+use crate::outcome::Stall;
 use crate::policy::OnPids;
 use crate::records::Expiry;
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
@@ -31,6 +33,12 @@ pub(super) struct Server {
     pub(super) state: State,
     pub(super) terms: Terms,
     pub(super) on_pids: OnPids,
+    /// Watches for it doing nothing, where that has an end.
+    pub(super) idle: Option<Idle>,
+    /// What counts as a standstill at a `memory_high`.
+    pub(super) stall: Stall,
+    /// Watches it while it presses against one.
+    pub(super) watchdog: Option<Watchdog>,
     pub(super) leader: ProcessId,
     /// `None` where it was gone when the server was adopted.
     pub(super) leader_pidfd: Option<Arc<OwnedFd>>,
@@ -144,6 +152,8 @@ pub(super) struct Table {
     /// By the number of their watch.
     pub(super) owners: HashMap<u64, Owner>,
     pub(super) waiters: Vec<Waiter>,
+    /// The cgroups above leaves that have a `memory_high`, with the numbers of their watches.
+    pub(super) pressed: HashMap<PathBuf, u64>,
     /// The number of the next launch, and of the next owner.
     pub(super) next: u64,
 }

@@ -1,7 +1,7 @@
 //! How a server ends: a pure function from (state, event, moment) to (state, actions).
 //!
-//! It owns the order of an end and nothing else: it reads no clock, touches no process and logs nothing. The daemon's
-//! driver feeds it facts and carries out its actions.
+//! It owns the order of an end, and when readings over time become a fact ([`Idle`], [`Watchdog`]). It reads no clock,
+//! touches no process and logs nothing: the daemon's driver feeds it facts and carries out its actions.
 //!
 //! ```text
 //!  Placing ──placed──▶ Running ─leader/stdin/owner…─▶ Weighing ──▶ Terminating ──grace over──▶ Killing
@@ -20,6 +20,8 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod idle;
+mod stall;
 mod step;
 
 #[cfg(test)]
@@ -27,8 +29,10 @@ mod model;
 
 use std::time::Duration;
 
-use crate::outcome::{Cause, Level};
+use crate::outcome::{Cause, Level, Stall};
 use crate::timespan::TimeSpan;
+pub use idle::{Activity, Idle};
+pub use stall::{Pressure, Verdict, Watchdog};
 
 /// Time since the daemon's start, on the monotonic clock.
 pub type Moment = Duration;
@@ -174,6 +178,11 @@ pub enum Due {
         /// How long it was.
         ttl: TimeSpan,
     },
+    /// It did nothing for as long as its policy allows.
+    Idle {
+        /// How long that was.
+        idle_after: TimeSpan,
+    },
     /// Its entry is gone from its host's configuration.
     Unconfigured,
 }
@@ -182,6 +191,7 @@ impl From<Due> for Cause {
     fn from(due: Due) -> Self {
         match due {
             Due::Expired { ttl } => Self::Expired { ttl },
+            Due::Idle { idle_after } => Self::Idle { idle_after },
             Due::Unconfigured => Self::Unconfigured,
         }
     }
@@ -213,6 +223,13 @@ pub enum Event {
     MemoryKill {
         /// Whose limit it was.
         level: Level,
+    },
+    /// It stands still at a `memory_high`, or is what has to go for another one that does.
+    Stalled {
+        /// Whose `memory_high` it is.
+        level: Level,
+        /// What was measured.
+        stall: Stall,
     },
     /// A process limit was reached, and the policy ends the server for it.
     PidsLimit {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{Action, Due, Event, KILL_AGAIN, Moment, State, Terms, WEIGHING};
-use crate::outcome::{Cause, Level, Stopper};
+use crate::outcome::{Cause, Level, Stall, Stopper};
 use crate::timespan::TimeSpan;
 
 const TERMS: Terms = Terms { grace: Duration::from_secs(3), stdin_grace: Duration::from_secs(5), weighing: WEIGHING };
@@ -61,7 +61,7 @@ fn what_a_dead_leader_left_behind_is_not_waited_for_as_if_it_were_the_server() {
 fn a_memory_kill_is_stronger_than_the_exit_it_causes_and_waits_for_nothing() {
     let level = Level::Session;
     let told = Told::running().then(Event::LeaderExited).then(Event::MemoryKill { level });
-    assert!(matches!(told.state, State::Killing { cause: Cause::Memory { level: Level::Session }, .. }));
+    assert!(matches!(told.state, State::Killing { cause: Cause::Memory { level: Level::Session, stall: None }, .. }));
     assert_eq!(told.actions.last(), Some(&Action::Kill));
 }
 
@@ -86,7 +86,7 @@ fn a_kill_by_systemd_oomd_is_stronger_than_the_exit_it_causes_and_waits_for_noth
     assert_eq!(told.actions.last(), Some(&Action::Kill));
     let level = Level::Server;
     let told = Told::running().then(Event::MemoryKill { level }).then(Event::OomdKill);
-    assert_eq!(told.state.cause(), Some(Cause::Memory { level }), "what spoke first is kept");
+    assert_eq!(told.state.cause(), Some(Cause::Memory { level, stall: None }), "what spoke first is kept");
 }
 
 #[test]
@@ -143,6 +143,33 @@ fn what_expires_while_it_ends_keeps_its_cause() {
     assert_eq!(told.state, State::Removing { cause: Cause::StdinClosed });
 }
 
+fn stall() -> Stall {
+    Stall { span: "10s".parse().unwrap(), percent: 85 }
+}
+
+#[test]
+fn what_stands_still_at_memory_high_is_killed_without_being_asked() {
+    let told = Told::running().then(Event::Stalled { level: Level::Server, stall: stall() });
+    let cause = Cause::Memory { level: Level::Server, stall: Some(stall()) };
+    assert!(matches!(told.state, State::Killing { .. }) && told.state.cause() == Some(cause), "{:?}", told.state);
+    assert_eq!(told.actions, [Action::TakeStock, Action::Kill]);
+    let said = cause.to_string();
+    assert_eq!(said, "memory ran out: it stood still at the server's own memory_high for 10s (full pressure 85 %)");
+    let told = Told::running()
+        .then(Event::StdinClosed)
+        .after(WEIGHING)
+        .then(Event::Stalled { level: Level::Session, stall: stall() });
+    assert!(matches!(told.state, State::Killing { cause: Cause::StdinClosed, .. }), "an end keeps its cause");
+}
+
+#[test]
+fn what_is_idle_is_asked_to_terminate_and_told_for_how_long_it_was() {
+    let told = Told::running().then(Event::Due(Due::Idle { idle_after: ttl() }));
+    let cause = Cause::Idle { idle_after: ttl() };
+    assert_eq!(told.state, State::Terminating { until: told.now + TERMS.grace, cause });
+    assert!(cause.to_string().contains("for 8h"), "{cause}");
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let level = || prop_oneof![Just(Level::Server), Just(Level::Session), Just(Level::Machine)];
     prop_oneof![
@@ -155,8 +182,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Stopped),
         Just(Event::OomdKill),
         level().prop_map(|level| Event::MemoryKill { level }),
+        level().prop_map(|level| Event::Stalled { level, stall: stall() }),
         level().prop_map(|level| Event::PidsLimit { level }),
         Just(Event::Due(Due::Expired { ttl: ttl() })),
+        Just(Event::Due(Due::Idle { idle_after: ttl() })),
         Just(Event::Due(Due::Unconfigured)),
         Just(Event::Emptied),
         Just(Event::Tick),
@@ -180,7 +209,8 @@ proptest! {
             state = step.state;
             emptied |= event == Event::Emptied;
             // What systemd stops it has asked to terminate.
-            may_kill |= matches!(event, Event::EndRequested { now: true } | Event::MemoryKill { .. } | Event::OomdKill | Event::Stopped)
+            may_kill |= matches!(event, Event::EndRequested { now: true } | Event::OomdKill | Event::Stopped)
+                || matches!(event, Event::MemoryKill { .. } | Event::Stalled { .. })
                 || matches!(before, State::Withdrawing { .. } | State::Removing { .. });
             for action in &step.actions {
                 match action {

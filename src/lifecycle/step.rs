@@ -71,6 +71,7 @@ fn placing(doomed: Option<Cause>, event: Event, now: Moment) -> Step {
         (
             Event::StdinClosed
             | Event::MemoryKill { .. }
+            | Event::Stalled { .. }
             | Event::PidsLimit { .. }
             | Event::Emptied
             | Event::Tick
@@ -95,7 +96,9 @@ fn running(event: Event, now: Moment, terms: &Terms) -> Step {
         Event::OwnerGone => weigh(Cause::OwnerGone, &[ReadFacts]),
         Event::Stopped => weigh(STOPPED, &[ReadFacts]),
         Event::OomdKill => kill(OOMD_KILLED, now),
-        Event::MemoryKill { level } => kill(Cause::Memory { level }, now),
+        Event::MemoryKill { level } => kill(Cause::Memory { level, stall: None }, now),
+        // What stands still does not get to handle a SIGTERM.
+        Event::Stalled { level, stall } => kill(Cause::Memory { level, stall: Some(stall) }, now),
         Event::PidsLimit { level } => terminate(Cause::Pids { level }, now, terms),
         // Empty while its leader lives: the leader has left the leaf, or its exit is about to be told.
         Event::Emptied => to(State::Running, &[ReadFacts]),
@@ -134,7 +137,8 @@ fn weighing(window: Window, event: Event, now: Moment, terms: &Terms) -> Step {
         Event::OwnerGone => stay(window.with(Cause::OwnerGone)),
         Event::Stopped => stay(window.with(STOPPED)),
         Event::OomdKill => kill(OOMD_KILLED, now),
-        Event::MemoryKill { level } => kill(Cause::Memory { level }, now),
+        Event::MemoryKill { level } => kill(Cause::Memory { level, stall: None }, now),
+        Event::Stalled { level, stall } => kill(Cause::Memory { level, stall: Some(stall) }, now),
         // It left by itself: nothing will be told on its stderr, and its host may be waiting for that to end.
         Event::Emptied if !window.empty => {
             to(State::Weighing(Window { empty: true, ..window }), &[ReleaseStderr, ReadFacts])
@@ -158,7 +162,9 @@ fn leaving(until: Moment, event: Event, now: Moment, terms: &Terms) -> Step {
         | Event::Stopped
         | Event::PidsLimit { .. }
         | Event::Due(_) => terminate(CAUSE, now, terms),
-        Event::EndRequested { now: true } | Event::OomdKill | Event::MemoryKill { .. } => kill(CAUSE, now),
+        Event::EndRequested { now: true } | Event::OomdKill | Event::MemoryKill { .. } | Event::Stalled { .. } => {
+            kill(CAUSE, now)
+        }
         Event::LeaderExited => {
             let mut step = terminate(CAUSE, now, terms);
             step.actions.insert(0, ReleaseStdin);
@@ -179,7 +185,9 @@ fn terminating(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
     let here = State::Terminating { until, cause };
     match event {
         Event::Emptied => remove(cause),
-        Event::EndRequested { now: true } | Event::OomdKill | Event::MemoryKill { .. } => kill(cause, now),
+        Event::EndRequested { now: true } | Event::OomdKill | Event::MemoryKill { .. } | Event::Stalled { .. } => {
+            kill(cause, now)
+        }
         Event::Tick if now >= until => kill(cause, now),
         Event::LeaderExited => to(here, &[ReleaseStdin]),
         Event::Tick
@@ -209,6 +217,7 @@ fn killing(again: Moment, pause: std::time::Duration, cause: Cause, event: Event
         | Event::EndRequested { .. }
         | Event::OomdKill
         | Event::MemoryKill { .. }
+        | Event::Stalled { .. }
         | Event::Placed
         | Event::PlacementFailed
         | Event::StdinClosed
@@ -231,6 +240,7 @@ fn withdrawing(until: Moment, cause: Cause, event: Event, now: Moment) -> Step {
         | Event::EndRequested { now: false }
         | Event::OomdKill
         | Event::MemoryKill { .. }
+        | Event::Stalled { .. }
         | Event::Placed
         | Event::PlacementFailed
         | Event::StdinClosed
@@ -257,6 +267,7 @@ fn removing(cause: Cause, event: Event, now: Moment) -> Step {
         | Event::Stopped
         | Event::OomdKill
         | Event::MemoryKill { .. }
+        | Event::Stalled { .. }
         | Event::PidsLimit { .. }
         | Event::Due(_)
         | Event::Placed

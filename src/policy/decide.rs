@@ -6,9 +6,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Refusal;
-use super::settings::{OnPids, Settings};
+use super::settings::{OnPids, STALL, Settings};
 use crate::limits::{Bytes, CpuMax, Limit, LimitWishes, Limits, MEMORY_MAX_FLOOR, MemorySize, PidsMax, Weight};
-use crate::outcome::Level;
+use crate::outcome::{Level, Stall};
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
 
@@ -37,6 +37,8 @@ pub struct Request<'a> {
 pub struct Offers {
     /// `memory.max`.
     pub memory: Offer,
+    /// `memory.high`, with the pressure by which its watchdog sees what stands still there.
+    pub memory_high: Offer,
     /// `memory.swap.max`.
     pub swap: Offer,
     /// `pids.max`.
@@ -104,6 +106,10 @@ pub struct Grant {
     pub stdin_grace: Duration,
     /// What becomes of the server at its process limit.
     pub on_pids: OnPids,
+    /// How long the server may do nothing.
+    pub idle_after: Limit<TimeSpan>,
+    /// What counts as a standstill at a `memory_high`, its own or one above.
+    pub stall: Stall,
     /// What the operator and the user should know: limits that were dropped or that cannot be reached. One clause each.
     pub warnings: Vec<String>,
 }
@@ -152,6 +158,11 @@ fn grant(settings: &Settings, request: &Request<'_>, table: &Table) -> Result<Gr
         grace: bounded("grace", manners.grace)?,
         stdin_grace: bounded("stdin_grace", manners.stdin_grace)?,
         on_pids: manners.on_pids.unwrap_or(OnPids::Report),
+        idle_after: manners.idle_after.unwrap_or(Limit::Infinity),
+        stall: Stall {
+            span: manners.memory_high_for.unwrap_or(STALL.span),
+            percent: manners.memory_high_pressure.unwrap_or(STALL.percent),
+        },
         warnings,
     })
 }
@@ -229,23 +240,21 @@ impl<'a> Scale<'a> {
     fn level(&mut self, level: Level, asked: LimitWishes, built_in: LimitWishes) -> Result<Limits, Refusal> {
         let offers = self.offers;
         let wish = |key, asked| Wish { level, key, unit: if key == "cpu_max" { "%" } else { "" }, asked };
-        if asked.memory_high.is_some() {
-            return Err(Refusal::new(
-                format!(
-                    "the {level}'s memory_high is not held yet: without a watchdog on its pressure, a process beyond it stalls for ever"
-                ),
-                "use memory_max, which ends what goes beyond it",
-            ));
-        }
         let all = asked.or(built_in);
         let memory = |size: MemorySize| size.resolve(offers.ram);
         let memory_max = wish("memory_max", asked.memory_max.is_some());
+        let memory_high = wish("memory_high", asked.memory_high.is_some());
         let swap_max = wish("memory_swap_max", asked.memory_swap_max.is_some());
         let pids_max = wish("pids_max", asked.pids_max.is_some());
         let cpu_max = wish("cpu_max", asked.cpu_max.is_some());
         Ok(Limits {
             memory_max: self.ceiling(memory_max, &offers.memory, all.memory_max.map(memory), MEMORY_MAX_FLOOR)?,
-            memory_high: None,
+            memory_high: self.ceiling(
+                memory_high,
+                &offers.memory_high,
+                all.memory_high.map(memory),
+                MEMORY_MAX_FLOOR,
+            )?,
             memory_swap_max: self.ceiling(swap_max, &offers.swap, all.memory_swap_max.map(memory), Bytes(0))?,
             pids_max: self.ceiling(pids_max, &offers.pids, all.pids_max.map(|PidsMax(max)| max), 1)?,
             cpu_max: self.ceiling(cpu_max, &offers.cpu, all.cpu_max.map(|CpuMax(max)| max), 1)?,

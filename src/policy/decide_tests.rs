@@ -13,6 +13,7 @@ fn missing(what: &str) -> Offer {
 fn everything() -> Offers {
     Offers {
         memory: Offer::Holds,
+        memory_high: Offer::Holds,
         swap: Offer::Holds,
         pids: Offer::Holds,
         cpu: Offer::Holds,
@@ -24,6 +25,7 @@ fn everything() -> Offers {
 fn nothing() -> Offers {
     Offers {
         memory: missing("memory"),
+        memory_high: missing("memory pressure"),
         swap: missing("swap"),
         pids: missing("pids"),
         cpu: missing("cpu"),
@@ -233,12 +235,41 @@ fn less_than_a_process_can_start_with_is_refused_at_every_level() {
 }
 
 #[test]
-fn memory_high_is_refused_until_its_watchdog_is_there() {
+fn memory_high_holds_where_its_watchdog_can_see_and_is_refused_elsewhere() {
     let mut launch = launch();
+    assert_eq!(launch.granted().server.memory_high, None, "there is none unless somebody asks for it");
     launch.wishes.memory_high = Some("1G".parse().unwrap());
-    launch.refused("memory_high");
+    launch.settings.session.limits.memory_high = Some("50%".parse().unwrap());
+    let grant = launch.granted();
+    assert_eq!((grant.server.memory_high, grant.session.memory_high), (at(GIB), at(8 * GIB)));
+    assert_eq!(grant.stall, STALL);
+    launch.offers.memory_high = missing("memory pressure");
+    launch.refused("the session's memory_high of 8G cannot hold here: no memory pressure controller");
     launch.settings.best_effort = true;
-    launch.refused("stalls for ever");
+    let grant = launch.granted();
+    assert_eq!((grant.server.memory_high, grant.session.memory_high), (None, None));
+    assert_eq!(grant.warnings, ["memory_high of session, server is not held here: no memory pressure controller"]);
+    launch.wishes.memory_high = Some("1M".parse().unwrap());
+    launch.refused("the server's memory_high of 1M is less than a process can start with");
+}
+
+#[test]
+fn a_server_may_be_idle_for_ever_unless_its_rule_says_otherwise() {
+    let mut launch = launch();
+    assert_eq!(launch.granted().idle_after, Limit::Infinity);
+    let hour = Limit::At("1h".parse().unwrap());
+    launch.settings.server.idle_after = Some(hour);
+    assert_eq!(launch.granted().idle_after, hour);
+    let server = ServerWishes {
+        idle_after: Some(Limit::Infinity),
+        memory_high_pressure: Some(70),
+        memory_high_for: Some("1min".parse().unwrap()),
+        ..ServerWishes::default()
+    };
+    let when = WhenRule { server: Some(WildMatch::new("f*")), ..WhenRule::default() };
+    launch.settings.rules.push(Rule { when, server, ..Rule::default() });
+    assert_eq!(launch.granted().idle_after, Limit::Infinity);
+    assert_eq!(launch.granted().stall, Stall { span: "1min".parse().unwrap(), percent: 70 });
 }
 
 #[test]
@@ -289,6 +320,7 @@ fn any_size() -> impl Strategy<Value = Option<MemorySize>> {
 prop_compose! {
     fn any_wishes()(
         memory_max in any_size(),
+        memory_high in any_size(),
         memory_swap_max in any_size(),
         pids in proptest::option::of(any::<Option<u32>>()),
         cpu in proptest::option::of(any::<Option<u32>>()),
@@ -297,7 +329,7 @@ prop_compose! {
         let limit = |max: Option<u32>| max.map_or(Limit::Infinity, Limit::At);
         LimitWishes {
             memory_max,
-            memory_high: None,
+            memory_high,
             memory_swap_max,
             pids_max: pids.map(|max| PidsMax(limit(max))),
             cpu_max: cpu.map(|max| CpuMax(limit(max))),
@@ -321,13 +353,13 @@ proptest! {
         wishes in any_wishes(),
         session in any_wishes(),
         best_effort: bool,
-        offers in [any_offer(), any_offer(), any_offer(), any_offer(), any_offer()],
+        offers in proptest::array::uniform6(any_offer()),
         ram in 0u64..1 << 50,
         sessions in 0u32..2000,
     ) {
         let mut launch = launch();
-        let [memory, swap, pids, cpu, io] = offers;
-        launch.offers = Offers { memory, swap, pids, cpu, io, ram: Bytes(ram) };
+        let [memory, memory_high, swap, pids, cpu, io] = offers;
+        launch.offers = Offers { memory, memory_high, swap, pids, cpu, io, ram: Bytes(ram) };
         launch.settings.best_effort = best_effort;
         launch.settings.session.limits = session;
         launch.wishes = wishes;
@@ -336,12 +368,16 @@ proptest! {
         let Grant { server, session, machine, .. } = *grant;
         prop_assert!(sessions < 1000);
         prop_assert!(at_most(server.memory_max, wishes.memory_max.map(|size| size.resolve(Bytes(ram)))));
+        prop_assert!(at_most(server.memory_high, wishes.memory_high.map(|size| size.resolve(Bytes(ram)))));
         prop_assert!(at_most(server.memory_swap_max, wishes.memory_swap_max.map(|size| size.resolve(Bytes(ram)))));
         prop_assert!(at_most(server.pids_max, wishes.pids_max.map(|PidsMax(max)| max)));
         prop_assert!(at_most(server.cpu_max, wishes.cpu_max.map(|CpuMax(max)| max)));
         for limits in [server, session, machine] {
-            let floor = limits.memory_max.and_then(Limit::at).is_none_or(|max| max >= MEMORY_MAX_FLOOR);
-            prop_assert!(floor && limits.pids_max.and_then(Limit::at) != Some(0) && limits.memory_high.is_none());
+            let floors = [limits.memory_max, limits.memory_high];
+            let floor = floors.iter().flatten().filter_map(|limit| limit.at()).all(|max| max >= MEMORY_MAX_FLOOR);
+            prop_assert!(floor && limits.pids_max.and_then(Limit::at) != Some(0));
+            let watched = launch.offers.memory_high == Offer::Holds;
+            prop_assert!(limits.memory_high.is_none() || watched, "a memory_high without its watchdog");
         }
         if !best_effort {
             let asked = wishes.memory_max.is_some_and(|size| size != MemorySize::Infinity);

@@ -16,7 +16,7 @@ pub use configured::{Configured, Content, Watched};
 pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, Table, decide};
 pub use identity::{Caller, ProcessFacts, SESSION_VARIABLE, SessionName, SessionNaming, name_session, recognise_host};
 pub use settings::{
-    HostRule, OnPids, Rule, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule, built_in_hosts,
+    HostRule, OnPids, Rule, STALL, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule, built_in_hosts,
 };
 
 /// Why something is not done, and what would change that. Both are clauses without a full stop.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
 use crate::limits::{Bytes, Limit, LimitWishes, MemorySize, PidsMax};
+use crate::outcome::Stall;
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
 
@@ -87,6 +88,9 @@ impl Settings {
             grace: Some(Duration::from_secs(3)),
             stdin_grace: Some(Duration::from_secs(5)),
             on_pids: Some(OnPids::Report),
+            idle_after: Some(Limit::Infinity),
+            memory_high_pressure: Some(STALL.percent),
+            memory_high_for: Some(STALL.span),
         }
     }
 
@@ -95,6 +99,10 @@ impl Settings {
         self.hosts.iter().find(|host| host.name == *name)
     }
 }
+
+/// What counts as a standstill at a `memory_high` where nothing was said. One that stands still for good was measured at
+/// 81 to 89 %, one whose page cache is reclaimed far below.
+pub const STALL: Stall = Stall { span: TimeSpan::seconds(10), percent: 40 };
 
 /// A server that swaps answers too late to be of use and takes the whole machine's disk with it; dying is told, a
 /// standstill is not.
@@ -154,6 +162,12 @@ pub struct ServerWishes {
     pub stdin_grace: Option<Duration>,
     /// What becomes of a server that reached its process limit.
     pub on_pids: Option<OnPids>,
+    /// How long a server may do nothing.
+    pub idle_after: Option<Limit<TimeSpan>>,
+    /// The full memory pressure, in percent, at which a server that presses against a `memory_high` stands still.
+    pub memory_high_pressure: Option<u8>,
+    /// For how long it must have stood still to be ended.
+    pub memory_high_for: Option<TimeSpan>,
 }
 
 impl ServerWishes {
@@ -165,6 +179,9 @@ impl ServerWishes {
             grace: self.grace.or(wider.grace),
             stdin_grace: self.stdin_grace.or(wider.stdin_grace),
             on_pids: self.on_pids.or(wider.on_pids),
+            idle_after: self.idle_after.or(wider.idle_after),
+            memory_high_pressure: self.memory_high_pressure.or(wider.memory_high_pressure),
+            memory_high_for: self.memory_high_for.or(wider.memory_high_for),
         }
     }
 }

@@ -216,7 +216,7 @@ fn a_refusal_is_status_125_and_one_line_with_reason_and_remedy() {
     let machine = Machine::with_config("uncontained = \"refuse\"");
     for (options, reason, remedy) in [
         (&["--memory-max", "1M"][..], "less than a process can start with", "ask for at least"),
-        (&["--memory-high", "1G"], "memory_high is not held yet", "use memory_max"),
+        (&["--memory-high", "1M"], "less than a process can start with", "ask for at least"),
         (&["--grace", "1h"], "would hold up the end", "ask for at most"),
         // The daemon was asked and said no: that is its operator's policy, not the launcher's.
         (&["--uncontained", "--memory-max", "1M"], "less than a process can start with", "ask for at least"),

@@ -23,7 +23,7 @@ mod properties;
 mod removing;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::BackendError;
@@ -120,6 +120,11 @@ impl Units {
     /// Which controllers the manager can give to its units.
     pub fn controllers(&self) -> Controllers {
         self.controllers
+    }
+
+    /// The directory of the cgroup that all of the manager's units are below.
+    pub(in crate::backend) fn base(&self) -> &Path {
+        &self.base
     }
 
     /// The directory of the machine's slice.

@@ -188,7 +188,7 @@ fn backend(daemon: &Description, systemd: &Systemd) -> Finding {
 /// What holds on one line, and what does not on a line each.
 fn limits(daemon: &Description) -> Vec<Finding> {
     let (mut hold, mut findings) = (Vec::new(), Vec::new());
-    for name in ["memory", "swap", "pids", "cpu", "io"] {
+    for name in ["memory", "swap", "pids", "cpu", "io", "memory_high"] {
         match daemon.limits.get(name) {
             Some(LimitState::Holds) => hold.push(name.to_owned()),
             Some(LimitState::NothingToLimit) => hold.push(format!("{name} (there is none)")),
