@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use rustix::process::PidfdFlags;
 
-use crate::argv::{self, MaskedArgv};
+use crate::argv::{self, CommandDigest, MaskedArgv};
 use crate::cgroup::Membership;
 use crate::chain::chain;
 use crate::client::{self, ClientError, Other};
@@ -123,6 +123,7 @@ fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
         named: options.server.is_some(),
         host: options.host.clone(),
         argv: MaskedArgv::mask(&words),
+        command: command(&options.command),
         limits: options.limits,
         grace: options.grace,
         uncontained: options.uncontained,
@@ -131,6 +132,12 @@ fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
         pidfd: pidfd.as_ref().and_then(|pidfd| send(pidfd.as_fd())),
     };
     client.call(&Call::Launch(Box::new(wish)), &descriptors, client::LAUNCH_MAX)
+}
+
+/// What tells this command from others. `None` where the directory that it is run in is gone.
+fn command(words: &[OsString]) -> Option<CommandDigest> {
+    let directory = std::env::current_dir().ok()?;
+    Some(CommandDigest::of(words.iter().map(|word| word.as_bytes()), directory.as_os_str().as_bytes()))
 }
 
 /// Reads this process's place back from the kernel: a reply is not a result. The daemon may be in another cgroup

@@ -98,6 +98,8 @@ pub enum Cause {
     },
     /// Its entry is gone from its host's configuration, or was switched off there.
     Unconfigured,
+    /// The same server was launched again in the same session, beyond how many instances of it are allowed.
+    Replaced,
     /// The launch failed after its leaf was made: there never was a server.
     LaunchFailed,
 }
@@ -117,6 +119,7 @@ impl Cause {
             | Self::Expired { .. }
             | Self::Idle { .. }
             | Self::Unconfigured
+            | Self::Replaced
             | Self::LaunchFailed => None,
         }
     }
@@ -134,6 +137,7 @@ impl Cause {
             Self::Expired { .. } => "expired",
             Self::Idle { .. } => "idle",
             Self::Unconfigured => "unconfigured",
+            Self::Replaced => "replaced",
             Self::LaunchFailed => "launch_failed",
         }
     }
@@ -167,6 +171,9 @@ impl fmt::Display for Cause {
                 )
             }
             Self::Unconfigured => f.write_str("its entry is gone from its host's configuration, or switched off there"),
+            Self::Replaced => {
+                f.write_str("it was launched again in its session, and its instances_max allows no more of it")
+            }
             Self::LaunchFailed => f.write_str("its launch failed"),
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::argv::MaskedArgv;
+use crate::argv::{CommandDigest, MaskedArgv};
 use crate::cgroup::GroupPaths;
 use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Cause, Stall};
@@ -55,6 +55,9 @@ pub struct Record {
     pub entry_seen: Option<bool>,
     /// Its command line.
     pub argv: MaskedArgv,
+    /// What it is among the instances of its server.
+    #[serde(default)]
+    pub instance: Instance,
     /// Its first process.
     pub leader: ProcessId,
     /// The process that owns it.
@@ -88,6 +91,17 @@ pub struct Record {
 /// A record of a version that knew of no standstill.
 fn default_stall() -> Stall {
     STALL
+}
+
+/// What a server is among the instances of the same server in its session.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its command and the directory that it is run in, where its launcher told.
+    pub command: Option<CommandDigest>,
+    /// The leaf that it was launched from inside of: a server that launches itself again inside is one instance.
+    pub inside: Option<String>,
+    /// How many there may be, where it takes the place of the oldest beyond that.
+    pub replaces_beyond: Option<u32>,
 }
 
 /// When a session's time is over.

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::argv::MaskedArgv;
+use crate::argv::{CommandDigest, MaskedArgv};
 use crate::limits::LimitWishes;
 use crate::outcome::Outcome;
 use crate::session::{Name, SessionId};
@@ -49,6 +49,9 @@ pub struct Launch {
     pub host: Option<Name>,
     /// The command line, for views.
     pub argv: MaskedArgv,
+    /// What tells it from another one, the directory that it is run in included; `None`: only a given name does.
+    #[serde(default)]
+    pub command: Option<CommandDigest>,
     /// Limits that the launch asks for.
     #[serde(default)]
     pub limits: LimitWishes,
@@ -174,6 +177,10 @@ pub struct Description {
     pub refusals: u64,
     /// Launches that were refused and run without containment.
     pub uncontained: u64,
+    /// Launches that had to wait, because their server was launched too often.
+    pub delayed: u64,
+    /// How often that began: a launch found its server launched too often, and the ones before did not.
+    pub storms: u64,
 }
 
 /// Whether one kind of limit holds where the daemon runs.

@@ -148,6 +148,8 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         launches: 0,
         refusals: 0,
         uncontained: 0,
+        delayed: 0,
+        storms: 0,
     };
     let replies = [
         ("pidfd: ?int\n) -> (", sent(&launched)),

@@ -2,10 +2,11 @@
 //! secrets that must not leave the launcher.
 //!
 //! All of it reads text only. It never looks a program up, and what it answers is a label: nothing is ever killed,
-//! matched or limited because of a command line alone, except where a rule of the configuration names the server so.
+//! matched or limited because of a command line alone, except where the configuration says so.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod digest;
 mod mask;
 mod name;
 mod options;
@@ -14,6 +15,7 @@ mod script;
 mod secret;
 mod unwrap;
 
+pub use digest::{CommandDigest, DigestError};
 pub use mask::MaskedArgv;
 pub use name::server_name;
 pub use path::{is_generic, package, stem};

@@ -6,10 +6,13 @@ use serde::Deserialize;
 use wildmatch::WildMatch;
 
 use super::values::{
-    Bound, Commands, Grace, HostFile, IdleAfter, IdleExit, MemoryMax, Percent, StallSpan, SwapMax, Ttl, Variable,
+    Bound, Burst, Cap, Commands, Every, Grace, HostFile, IdleAfter, IdleExit, MemoryMax, Percent, StallSpan, SwapMax,
+    Ttl, Variable, WaitMax,
 };
 use crate::limits::{CpuMax, LimitWishes, PidsMax, Weight};
-use crate::policy::{HostRule, OnPids, Rule, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule};
+use crate::policy::{
+    HostRule, OnExcess, OnPids, Rate, Rule, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule,
+};
 use crate::session::Name;
 
 #[derive(Deserialize)]
@@ -30,6 +33,8 @@ pub(super) struct File {
     pub(super) host: Vec<toml::Spanned<Host>>,
     #[serde(default)]
     pub(super) daemon: Daemon,
+    #[serde(default)]
+    launches: Launches,
 }
 
 impl File {
@@ -44,6 +49,7 @@ impl File {
             session: self.session.wishes(),
             server: self.server.wishes(),
             rules: self.rule.iter().map(|rule| rule.0.clone()).collect(),
+            launches: self.launches.rate(),
             ..built_in
         }
     }
@@ -88,7 +94,9 @@ table_of_limits!(ServerTable {
     on_pids: OnPids,
     idle_after: IdleAfter,
     memory_high_pressure: Percent,
-    memory_high_for: StallSpan
+    memory_high_for: StallSpan,
+    instances_max: Cap,
+    on_excess: OnExcess
 });
 
 impl SessionTable {
@@ -107,6 +115,8 @@ impl ServerTable {
             idle_after: self.idle_after.map(|IdleAfter(after)| after),
             memory_high_pressure: self.memory_high_pressure.map(|Percent(percent)| percent),
             memory_high_for: self.memory_high_for.map(|StallSpan(span)| span),
+            instances_max: self.instances_max.map(|Cap(max)| max),
+            on_excess: self.on_excess,
         }
     }
 }
@@ -198,6 +208,46 @@ impl Host {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Daemon {
     pub(super) idle_exit: Option<IdleExit>,
-    pub(super) sessions_max: Option<Bound>,
-    pub(super) servers_max: Option<Bound>,
+    sessions_max: Option<Bound>,
+    servers_max: Option<Bound>,
+    sessions_per_user_max: Option<Cap>,
+    servers_per_user_max: Option<Cap>,
+    sessions_per_host_max: Option<Cap>,
+    servers_per_host_max: Option<Cap>,
+}
+
+impl Daemon {
+    /// Changes the bounds that it speaks of.
+    pub(super) fn bound(&self, settings: &mut Settings) {
+        settings.sessions_max = self.sessions_max.map_or(settings.sessions_max, u32::from);
+        settings.servers_max = self.servers_max.map_or(settings.servers_max, u32::from);
+        for (written, cap) in [
+            (self.sessions_per_user_max, &mut settings.sessions_per_user_max),
+            (self.servers_per_user_max, &mut settings.servers_per_user_max),
+            (self.sessions_per_host_max, &mut settings.sessions_per_host_max),
+            (self.servers_per_host_max, &mut settings.servers_per_host_max),
+        ] {
+            *cap = written.map_or(*cap, |Cap(max)| max);
+        }
+    }
+}
+
+/// `[launches]`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Launches {
+    burst: Option<Burst>,
+    every: Option<Every>,
+    wait_max: Option<WaitMax>,
+}
+
+impl Launches {
+    fn rate(&self) -> Rate {
+        let built_in = Settings::built_in_launches();
+        Rate {
+            burst: self.burst.map_or(built_in.burst, |Burst(burst)| burst),
+            every: self.every.map_or(built_in.every, |Every(every)| every),
+            wait_max: self.wait_max.map_or(built_in.wait_max, |WaitMax(wait)| wait),
+        }
+    }
 }

@@ -85,8 +85,7 @@ impl Config {
         let mut settings = written.settings();
         settings.hosts = hosts(written.host).map_err(|(span, why)| wrong((Some(span), why)))?;
         let daemon = written.daemon;
-        settings.sessions_max = daemon.sessions_max.map_or(settings.sessions_max, u32::from);
-        settings.servers_max = daemon.servers_max.map_or(settings.servers_max, u32::from);
+        daemon.bound(&mut settings);
         let idle_exit = daemon.idle_exit.map_or(Self::default().idle_exit, |idle| idle.0);
         Ok(Self { settings, idle_exit })
     }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::{Bytes, MemorySize};
-use crate::policy::{OnPids, SessionWishes, Uncontained};
+use crate::policy::{OnExcess, OnPids, Rate, SessionWishes, Uncontained};
 use crate::session::{Name, SessionId};
 
 const SAMPLE: &str = include_str!("../../deploy/pinfold.toml");
@@ -64,6 +64,15 @@ fn the_sample_shows_every_key() {
         "idle_exit",
         "sessions_max",
         "servers_max",
+        "instances_max",
+        "on_excess",
+        "sessions_per_user_max",
+        "servers_per_user_max",
+        "sessions_per_host_max",
+        "servers_per_host_max",
+        "burst",
+        "every",
+        "wait_max",
     ];
     let limits = ["memory_max", "memory_swap_max", "pids_max", "cpu_max", "cpu_weight", "io_weight", "memory_high"];
     for key in keys.into_iter().chain(limits) {
@@ -107,6 +116,8 @@ fn every_key_is_understood() {
         memory_high = "1G"
         memory_high_pressure = "70%"
         memory_high_for = "1min"
+        instances_max = 2
+        on_excess = "refuse"
         [[rule]]
         when.server = "a*"
         server.memory_max = "16M"
@@ -123,12 +134,28 @@ fn every_key_is_understood() {
         idle_exit = "infinity"
         sessions_max = 1
         servers_max = 2
+        sessions_per_user_max = 3
+        servers_per_user_max = 4
+        sessions_per_host_max = 5
+        servers_per_host_max = "6"
+        [launches]
+        burst = "infinity"
+        every = "500ms"
+        wait_max = "10s"
         "#,
     );
     let settings = config.settings;
     assert!(settings.best_effort);
     assert_eq!((settings.uncontained, config.idle_exit), (Uncontained::Refuse, Limit::Infinity));
     assert_eq!((settings.sessions_max, settings.servers_max), (1, 2));
+    assert_eq!((settings.sessions_per_user_max, settings.servers_per_user_max), (Limit::At(3), Limit::At(4)));
+    assert_eq!((settings.sessions_per_host_max, settings.servers_per_host_max), (Limit::At(5), Limit::At(6)));
+    let every = Duration::from_millis(500);
+    assert_eq!(settings.launches, Rate { burst: Limit::Infinity, every, wait_max: Duration::from_secs(10) });
+    assert_eq!(
+        (settings.server.instances_max, settings.server.on_excess),
+        (Some(Limit::At(2)), Some(OnExcess::Refuse))
+    );
     assert_eq!(settings.machine.memory_max, Some(MemorySize::Infinity));
     assert_eq!(settings.server.limits.memory_max, Some(MemorySize::Amount(Bytes(3 << 29))));
     assert_eq!(settings.server.limits.memory_swap_max, Some(MemorySize::Amount(Bytes(0))));
@@ -188,6 +215,12 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ("[server]\non_pids = \"kill\"", "p.toml:2: on_pids = \"kill\": unknown variant `kill`"),
         ("uncontained = true", "p.toml:1: uncontained = true: "),
         ("[daemon]\nsessions_max = 0", "p.toml:2: sessions_max = 0: 0 is not a bound"),
+        ("[daemon]\nservers_per_user_max = 0", "p.toml:2: servers_per_user_max = 0: \"0\" is not a cap; write"),
+        ("[server]\ninstances_max = 0", "p.toml:2: instances_max = 0: \"0\" is not a cap; write"),
+        ("[server]\non_excess = \"end\"", "p.toml:2: on_excess = \"end\": unknown variant `end`"),
+        ("[launches]\nburst = -1", "p.toml:2: burst = -1: \"-1\" is not a number of launches; write"),
+        ("[launches]\nevery = \"0s\"", "p.toml:2: every = \"0s\": 0s is no span between two launches; write"),
+        ("[launches]\nwait_max = \"11s\"", "p.toml:2: wait_max = \"11s\": a host does not wait for its server for 11s"),
         ("[[rule]]\nwhen = {}\nserver = {}", "p.toml:1: [[rule]]: this rule speaks of every launch"),
         ("\n[[rule]]\nwhen.host = \"x\"", "p.toml:2: [[rule]]: this rule says nothing"),
         ("[[rule]]\nwhen.server = \"x\"\nsession.pids_max = 5", "p.toml:1: [[rule]]: the limits of a session cannot"),

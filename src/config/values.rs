@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::limits::{Limit, LimitError, MEMORY_MAX_FLOOR, MemorySize};
-use crate::policy::GRACE_MAX;
+use crate::policy::{GRACE_MAX, WAIT_MAX};
 use crate::timespan::{TimeSpan, TimeSpanError};
 
 /// The shortest time that a session may be given to live.
@@ -189,6 +189,71 @@ impl TryFrom<i64> for Bound {
 impl From<Bound> for u32 {
     fn from(Bound(bound): Bound) -> u32 {
         bound
+    }
+}
+
+/// A number of sessions, servers or instances that may have no bound of its own.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Cap(pub(super) Limit<u32>);
+
+impl TryFrom<Scalar> for Cap {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        countable(&text, "a cap").map(Self)
+    }
+}
+
+/// How many launches go at once.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Burst(pub(super) Limit<u32>);
+
+impl TryFrom<Scalar> for Burst {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        countable(&text, "a number of launches").map(Self)
+    }
+}
+
+fn countable(text: &str, what: &str) -> Result<Limit<u32>, String> {
+    match (text, text.parse()) {
+        ("infinity", _) => Ok(Limit::Infinity),
+        (_, Ok(number @ 1..=100_000)) => Ok(Limit::At(number)),
+        _ => Err(format!("{text:?} is not {what}; write a number from 1 to 100000, or \"infinity\"")),
+    }
+}
+
+/// The span for one more launch. None at all would be no bound, which is written as such.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct Every(pub(super) Duration);
+
+impl TryFrom<Scalar> for Every {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        let span: TimeSpan = text.parse().map_err(|error: TimeSpanError| error.to_string())?;
+        if span.duration().is_zero() {
+            return Err(format!("{span} is no span between two launches; write burst = \"infinity\" for no bound"));
+        }
+        Ok(Self(span.duration()))
+    }
+}
+
+/// How long a launch may wait for its turn.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Scalar")]
+pub(super) struct WaitMax(pub(super) Duration);
+
+impl TryFrom<Scalar> for WaitMax {
+    type Error = String;
+    fn try_from(Scalar(text): Scalar) -> Result<Self, String> {
+        let span: TimeSpan = text.parse().map_err(|error: TimeSpanError| error.to_string())?;
+        if span.duration() > WAIT_MAX {
+            let max = WAIT_MAX.as_secs();
+            return Err(format!("a host does not wait for its server for {span}; write at most {max}s"));
+        }
+        Ok(Self(span.duration()))
     }
 }
 

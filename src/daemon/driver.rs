@@ -14,6 +14,7 @@ use super::expiry::Alarm;
 use super::jobs::{self, Done, Work};
 use super::message::{Counts, Message};
 use super::publish;
+use super::storms::Storms;
 use super::table::{Job, Server, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
@@ -51,6 +52,8 @@ pub(super) struct Driver {
     pub(super) watcher: Watcher,
     pub(super) table: Table,
     pub(super) counts: Counts,
+    /// Who launched how often, and what waits for its turn.
+    pub(super) storms: Storms,
     pub(super) start: Instant,
     /// For the work it starts.
     pub(super) outbox: mpsc::Sender<Message>,
@@ -116,7 +119,7 @@ impl Driver {
     }
 
     fn is_idle_for_long(&mut self) -> bool {
-        if !self.table.servers.is_empty() {
+        if !self.table.servers.is_empty() || self.storms.are_waited_for() {
             self.idle_since = self.now();
         }
         self.idle_exit.is_some_and(|limit| self.now().saturating_sub(self.idle_since) >= limit)
@@ -126,13 +129,15 @@ impl Driver {
         let states = self.table.servers.values().filter_map(|server| server.state.deadline());
         let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
+        let turns = self.storms.next_turn();
         let poll = self.table.servers.values().any(is_polled).then_some(self.polled + PIDS_POLL);
         let readings = self.next_reading().into_iter().chain(self.next_pressure());
-        states.chain(waiters).chain(idle).chain(poll).chain(readings).chain(self.stop_by).min()
+        states.chain(waiters).chain(turns).chain(idle).chain(poll).chain(readings).chain(self.stop_by).min()
     }
 
     fn tick(&mut self) {
         let now = self.now();
+        self.take_turns();
         let due = |state: State| state.deadline().is_some_and(|deadline| deadline <= now);
         let late: Vec<u64> =
             self.table.servers.iter().filter(|(_, server)| due(server.state)).map(|(number, _)| *number).collect();
@@ -198,6 +203,7 @@ impl Driver {
                 self.press(number);
             }
             Source::Alarm => self.expire(),
+            Source::Waiting(number) => self.give_up(number),
             Source::Oom(number) => {
                 self.look(number);
                 for pause in OOM_RECHECKS {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
+use super::admission::Denial;
 use super::driver::Driver;
 use super::message::{Message, Peer};
 use super::stdin;
@@ -17,9 +18,11 @@ use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
 use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
 use crate::naming::{LeafName, SessionKey};
-use crate::policy::{self, Decision, Grant, Refusal, Request, SessionName, SessionNaming, Table as Fullness};
+use crate::policy::{
+    self, Decision, Grant, Newcomer, Refusal, Request, SessionName, SessionNaming, Source as LaunchSource,
+};
 use crate::process::{self, Ancestor};
-use crate::records::{Ending, Record};
+use crate::records::{Ending, Instance, Record};
 use crate::session::{Name, ProcessId};
 use crate::wire::{Fault, Launch, Launched};
 
@@ -63,25 +66,58 @@ struct Placement {
 }
 
 /// What was decided about a launch, before anything was made for it.
-struct Plan {
+pub(super) struct Plan {
     key: SessionKey,
     name: SessionName,
     uid: u32,
     host: Option<Name>,
     owner: ProcessId,
+    /// What the owner's program is called.
+    program: String,
     grant: Box<Grant>,
+    instance: Instance,
+    /// How long the launch has waited for its turn.
+    pub(super) waited: Duration,
+}
+
+impl Plan {
+    /// Who launches what, for how often that may be.
+    pub(super) fn source(&self, request: &LaunchRequest) -> LaunchSource {
+        let kind = self.host.as_ref().map_or_else(|| self.program.clone(), ToString::to_string);
+        LaunchSource { uid: self.uid, owner: self.owner, kind, server: request.wish.server.clone() }
+    }
 }
 
 impl Driver {
     pub(super) fn launch(&mut self, request: LaunchRequest, reply: oneshot::Sender<Result<Launched, Fault>>) {
-        let planned = self.plan(&request).and_then(|plan| Ok((self.hold_owner(plan.owner)?, plan)));
-        match planned {
-            Ok((owner, plan)) => self.place(request, plan, owner, reply),
-            Err(refusal) => {
-                let fault = self.refuse(request.wish.uncontained, &request.wish.server, refusal);
-                let _ = reply.send(Err(fault));
-            }
+        match self.plan(&request) {
+            Ok(plan) => self.take_turn(request, plan, reply),
+            Err(denial) => self.turn_away(&request, denial, reply),
         }
+    }
+
+    /// Its turn has come.
+    pub(super) fn go_ahead(
+        &mut self,
+        request: LaunchRequest,
+        plan: Plan,
+        reply: oneshot::Sender<Result<Launched, Fault>>,
+    ) {
+        match self.hold_owner(plan.owner) {
+            Ok(owner) => self.place(request, plan, owner, reply),
+            Err(refusal) => self.turn_away(&request, refusal.into(), reply),
+        }
+    }
+
+    /// Refuses a launch for which nothing was made.
+    pub(super) fn turn_away(
+        &mut self,
+        request: &LaunchRequest,
+        Denial { refusal, lasting }: Denial,
+        reply: oneshot::Sender<Result<Launched, Fault>>,
+    ) {
+        let fault = self.refuse(request.wish.uncontained && !lasting, &request.wish.server, refusal);
+        let _ = reply.send(Err(fault));
     }
 
     /// Counts and tells a refusal.
@@ -93,13 +129,14 @@ impl Driver {
         Fault::Refused { reason: refusal.reason, remedy: refusal.remedy, uncontained }
     }
 
-    fn plan(&self, request: &LaunchRequest) -> Result<Plan, Refusal> {
+    pub(super) fn plan(&self, request: &LaunchRequest) -> Result<Plan, Denial> {
         let inside = request.inside.as_ref().and_then(|caller| self.table.sessions.get(&caller.key));
         if request.inside.is_some() && inside.is_none() {
             return Err(Refusal {
                 reason: "this comes from inside a session that this daemon does not hold".into(),
                 remedy: "launch it from outside".into(),
-            });
+            }
+            .into());
         }
         let facts: Vec<_> = request.ancestors.iter().map(|ancestor| ancestor.facts.clone()).collect();
         let recognised = policy::recognise_host(&self.settings, &facts);
@@ -108,6 +145,7 @@ impl Driver {
             (Some((_, index)), false) => request.ancestors.get(*index),
             _ => request.ancestors.first(),
         };
+        let program = owner.map_or_else(String::new, |owner| owner.facts.comm.clone());
         // The first process of a container launches itself.
         let owner = owner.map_or(request.launcher, |owner| owner.id);
         let host = request.wish.host.clone().or(recognised.map(|(name, _)| name));
@@ -121,7 +159,7 @@ impl Driver {
         };
         let name = match policy::name_session(&self.settings, &caller) {
             SessionNaming::Named(name) => name,
-            SessionNaming::Refused(refusal) => return Err(refusal),
+            SessionNaming::Refused(refusal) => return Err(refusal.into()),
         };
         let uid = inside.map_or(request.peer.uid, |session| session.uid);
         let key = SessionKey::new(uid, &name.id);
@@ -130,14 +168,12 @@ impl Driver {
             return Err(Refusal {
                 reason: format!("the key {} of this session belongs to another one", key.as_str()),
                 remedy: "choose another session id".into(),
-            });
+            }
+            .into());
         }
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let fullness = Fullness {
-            sessions: count(self.table.sessions.len()),
-            servers: count(self.table.servers.len()),
-            session_is_known: known.is_some(),
-        };
+        let reader = request.peer.uid;
+        let newcomer = Newcomer { uid, reader, host: host.as_ref(), session_is_known: known.is_some() };
+        self.has_room(&newcomer).map_err(Denial::lasting)?;
         let asked = Request {
             host: host.as_ref(),
             session: &name.id,
@@ -146,10 +182,12 @@ impl Driver {
             grace: request.wish.grace.map(|grace| grace.duration()),
             offered: &self.offers,
         };
-        match policy::decide(&self.settings, &asked, &fullness) {
-            Decision::Granted(grant) => Ok(Plan { key, name, uid, host, owner, grant }),
-            Decision::Refused(refusal) => Err(refusal),
-        }
+        let grant = match policy::decide(&self.settings, &asked) {
+            Decision::Granted(grant) => grant,
+            Decision::Refused(refusal) => return Err(refusal.into()),
+        };
+        let instance = self.instance(request, &key, &name, &grant).map_err(Denial::lasting)?;
+        Ok(Plan { key, name, uid, host, owner, program, grant, instance, waited: Duration::ZERO })
     }
 
     /// The number of the owner's watch: one pidfd for all servers of one owner.
@@ -185,6 +223,7 @@ impl Driver {
             host: plan.host.clone(),
             entry: self.entry(plan.host.as_ref(), plan.uid, &request.wish.server, request.wish.named),
             argv: request.wish.argv.clone(),
+            instance: plan.instance.clone(),
             state: State::Placing { doomed: None },
             terms: self.terms(plan.grant.grace, plan.grant.stdin_grace),
             on_pids: plan.grant.on_pids,
@@ -263,6 +302,7 @@ impl Driver {
             server: server.name.clone(),
             entry_seen: (server.entry != Entry::Unnamed).then_some(server.entry == Entry::Seen),
             argv: server.argv.clone(),
+            instance: server.instance.clone(),
             leader: server.leader,
             owner: server.owner,
             machine,
@@ -305,7 +345,7 @@ impl Driver {
             };
             backend.admit(&wanted).map_or_else(Admitted::Failed, Admitted::Placed)
         };
-        let placements = self.placements.clone();
+        let (placements, place_max) = (self.placements.clone(), PLACE_MAX.saturating_sub(plan.waited));
         tokio::spawn(async move {
             let work = async {
                 let _turn = placements.acquire_owned().await;
@@ -314,7 +354,7 @@ impl Driver {
             let mut work = std::pin::pin!(work);
             let outcome = tokio::select! {
                 outcome = &mut work => outcome,
-                () = tokio::time::sleep(PLACE_MAX) => {
+                () = tokio::time::sleep(place_max) => {
                     let _ = outbox.send(Message::Overdue(number)).await;
                     work.await
                 }
@@ -332,7 +372,7 @@ impl Driver {
         let Some(pending) = server.launch.take() else { return };
         let name = server.name.clone();
         let refusal = Refusal {
-            reason: format!("it was not placed within {} s", PLACE_MAX.as_secs()),
+            reason: format!("it was not placed within {} s of its launch", PLACE_MAX.as_secs()),
             remedy: "see whether the service manager and the kernel answer, and launch it again".to_owned(),
         };
         // It may be placed at any moment from now on: it must not run without containment until then.
@@ -361,6 +401,7 @@ impl Driver {
         self.watch_leaf(number, &leaf);
         self.leave_earlier_leaves(number);
         self.feed(number, Event::Placed);
+        self.replace_older(number);
         self.record_entry(number);
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(Pending { reply, .. }) = server.launch.take() else { return };

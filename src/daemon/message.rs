@@ -65,4 +65,6 @@ pub(super) struct Counts {
     pub(super) launches: u64,
     pub(super) refusals: u64,
     pub(super) uncontained: u64,
+    pub(super) delayed: u64,
+    pub(super) storms: u64,
 }

@@ -2,6 +2,7 @@
 //!
 //! It may die at any moment: servers live on, untouched, and the next one adopts them.
 
+mod admission;
 mod driver;
 mod ending;
 mod expiry;
@@ -18,6 +19,7 @@ mod recover;
 mod socket;
 mod stalling;
 mod stdin;
+mod storms;
 mod table;
 mod tell;
 mod watch;
@@ -157,6 +159,7 @@ async fn run(
         watcher: watch::Watcher::new().map_err(io("watch the kernel for"))?,
         table: Default::default(),
         counts: Default::default(),
+        storms: Default::default(),
         start: Instant::now(),
         outbox: outbox.clone(),
         configured: Configured::default(),
@@ -278,5 +281,7 @@ fn describe(options: &Options, backend: &Backend, offers: &Offers) -> Descriptio
         launches: 0,
         refusals: 0,
         uncontained: 0,
+        delayed: 0,
+        storms: 0,
     }
 }

@@ -73,6 +73,7 @@ impl Driver {
             }
         }
         self.backend.sweep_empty();
+        self.replace_all();
         self.expire();
         if adopted + swept > 0 {
             tracing::info!(adopted, swept, "took over from an earlier daemon");
@@ -98,6 +99,7 @@ impl Driver {
                 Some(true) => Entry::Seen,
             },
             argv: record.argv.clone(),
+            instance: record.instance.clone(),
             state: State::Running,
             terms: self.terms(record.grace, record.stdin_grace),
             on_pids: record.on_pids,
@@ -197,6 +199,7 @@ fn resumed(ending: Ending) -> Event {
         Cause::Expired { ttl } => Event::Due(Due::Expired { ttl }),
         Cause::Idle { idle_after } => Event::Due(Due::Idle { idle_after }),
         Cause::Unconfigured => Event::Due(Due::Unconfigured),
+        Cause::Replaced => Event::Due(Due::Replaced),
         Cause::LaunchFailed => Event::EndRequested { now: true },
     }
 }

@@ -282,6 +282,8 @@ async fn describe(service: &Service) -> Result<Description, ConnectionError> {
         launches: counts.launches,
         refusals: counts.refusals,
         uncontained: counts.uncontained,
+        delayed: counts.delayed,
+        storms: counts.storms,
         ..service.description.clone()
     })
 }

@@ -15,7 +15,7 @@ use crate::limits::Bytes;
 use crate::naming::{LeafName, SessionKey};
 use crate::outcome::Stall;
 use crate::policy::OnPids;
-use crate::records::Expiry;
+use crate::records::{Expiry, Instance};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::wire::{EndReply, Ended, Fault, Launched};
 
@@ -30,6 +30,8 @@ pub(super) struct Server {
     /// Whether it has its name by a launch option, and whether the watched files of its host had an entry of that name since.
     pub(super) entry: Entry,
     pub(super) argv: MaskedArgv,
+    /// What it is among the instances of the same server in its session.
+    pub(super) instance: Instance,
     pub(super) state: State,
     pub(super) terms: Terms,
     pub(super) on_pids: OnPids,

@@ -28,6 +28,8 @@ pub enum Source {
     Events(u64),
     /// The timer of sessions with a time-to-live.
     Alarm,
+    /// The pidfd of a launcher that waits for its turn.
+    Waiting(u64),
 }
 
 /// How many events are taken at a time.
@@ -44,6 +46,7 @@ impl Source {
             Self::Oom(number) => (4, number),
             Self::Events(number) => (5, number),
             Self::Alarm => (6, 0),
+            Self::Waiting(number) => (7, number),
         };
         (kind << 56) | (number & ((1 << 56) - 1))
     }
@@ -57,6 +60,7 @@ impl Source {
             4 => Self::Oom(number),
             5 => Self::Events(number),
             6 => Self::Alarm,
+            7 => Self::Waiting(number),
             _ => return None,
         })
     }
@@ -90,7 +94,7 @@ impl Watcher {
             // A socketpair tells a half-close as RDHUP, a pipe as HUP, which needs no asking.
             Source::Stdin(_) => Flags::RDHUP | Flags::ONESHOT,
             Source::Oom(_) | Source::Alarm => Flags::IN | Flags::ET,
-            Source::Leader(_) | Source::Owner(_) | Source::Events(_) => Flags::IN | Flags::ONESHOT,
+            Source::Leader(_) | Source::Owner(_) | Source::Events(_) | Source::Waiting(_) => Flags::IN | Flags::ONESHOT,
         };
         Ok(epoll::add(self.epoll.get_ref(), fd, epoll::EventData::new_u64(source.token()), flags)?)
     }

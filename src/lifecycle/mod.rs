@@ -185,6 +185,8 @@ pub enum Due {
     },
     /// Its entry is gone from its host's configuration.
     Unconfigured,
+    /// A later instance of it has taken its place.
+    Replaced,
 }
 
 impl From<Due> for Cause {
@@ -193,6 +195,7 @@ impl From<Due> for Cause {
             Due::Expired { ttl } => Self::Expired { ttl },
             Due::Idle { idle_after } => Self::Idle { idle_after },
             Due::Unconfigured => Self::Unconfigured,
+            Due::Replaced => Self::Replaced,
         }
     }
 }

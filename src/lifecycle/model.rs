@@ -187,6 +187,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Due(Due::Expired { ttl: ttl() })),
         Just(Event::Due(Due::Idle { idle_after: ttl() })),
         Just(Event::Due(Due::Unconfigured)),
+        Just(Event::Due(Due::Replaced)),
         Just(Event::Emptied),
         Just(Event::Tick),
         Just(Event::Removed),

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Refusal;
-use super::settings::{OnPids, STALL, Settings};
+use super::settings::{OnExcess, OnPids, STALL, Settings};
 use crate::limits::{Bytes, CpuMax, Limit, LimitWishes, Limits, MEMORY_MAX_FLOOR, MemorySize, PidsMax, Weight};
 use crate::outcome::{Level, Stall};
 use crate::session::{Name, SessionId};
@@ -68,17 +68,6 @@ pub enum Offer {
     },
 }
 
-/// How full the daemon's table is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Table {
-    /// Sessions that are there.
-    pub sessions: u32,
-    /// Servers that are there, in all sessions together.
-    pub servers: u32,
-    /// Whether the launch's session is among them.
-    pub session_is_known: bool,
-}
-
 /// Whether the launch may go ahead.
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +99,10 @@ pub struct Grant {
     pub idle_after: Limit<TimeSpan>,
     /// What counts as a standstill at a `memory_high`, its own or one above.
     pub stall: Stall,
+    /// How many instances of the server its session may have at a time, where that is a named one.
+    pub instances_max: Limit<u32>,
+    /// What becomes of one more.
+    pub on_excess: OnExcess,
     /// What the operator and the user should know: limits that were dropped or that cannot be reached. One clause each.
     pub warnings: Vec<String>,
 }
@@ -120,15 +113,14 @@ pub struct Grant {
 /// the general table, and that before the defaults. A limit that this machine cannot hold is a refusal, or under
 /// `best_effort` a warning. One default gives way by itself: nobody asked for "no swap", and memory stays bounded
 /// without it, so a kernel that does not account swap only costs a warning.
-pub fn decide(settings: &Settings, request: &Request<'_>, table: &Table) -> Decision {
-    match grant(settings, request, table) {
+pub fn decide(settings: &Settings, request: &Request<'_>) -> Decision {
+    match grant(settings, request) {
         Ok(grant) => Decision::Granted(Box::new(grant)),
         Err(refusal) => Decision::Refused(refusal),
     }
 }
 
-fn grant(settings: &Settings, request: &Request<'_>, table: &Table) -> Result<Grant, Refusal> {
-    has_room(settings, table)?;
+fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
     let (mut server, mut session) = (settings.server, settings.session);
     for rule in settings.rules.iter().filter(|rule| rule.when.matches(request.host, request.session, request.server)) {
         server = rule.server.or(server);
@@ -163,24 +155,10 @@ fn grant(settings: &Settings, request: &Request<'_>, table: &Table) -> Result<Gr
             span: manners.memory_high_for.unwrap_or(STALL.span),
             percent: manners.memory_high_pressure.unwrap_or(STALL.percent),
         },
+        instances_max: manners.instances_max.unwrap_or(Limit::Infinity),
+        on_excess: manners.on_excess.unwrap_or(OnExcess::Replace),
         warnings,
     })
-}
-
-fn has_room(settings: &Settings, table: &Table) -> Result<(), Refusal> {
-    let full = |what: &str, max: u32| {
-        Err(Refusal::new(
-            format!("pinfold holds {max} {what} already, and {what}_max allows no more"),
-            format!("end some (pinfold ls, pinfold end), or raise {what}_max under [daemon] in the configuration"),
-        ))
-    };
-    if !table.session_is_known && table.sessions >= settings.sessions_max {
-        return full("sessions", settings.sessions_max);
-    }
-    if table.servers >= settings.servers_max {
-        return full("servers", settings.servers_max);
-    }
-    Ok(())
 }
 
 fn bounded(key: &str, asked: Option<Duration>) -> Result<Duration, Refusal> {

@@ -34,8 +34,6 @@ fn nothing() -> Offers {
     }
 }
 
-const ROOM: Table = Table { sessions: 0, servers: 0, session_is_known: false };
-
 /// A launch of `server` by openclaw in the session `agent:main`.
 struct Launch {
     settings: Settings,
@@ -43,7 +41,6 @@ struct Launch {
     server: &'static str,
     wishes: LimitWishes,
     grace: Option<Duration>,
-    table: Table,
 }
 
 fn launch() -> Launch {
@@ -53,7 +50,6 @@ fn launch() -> Launch {
         server: "fs",
         wishes: LimitWishes::default(),
         grace: None,
-        table: ROOM,
     }
 }
 
@@ -68,7 +64,7 @@ impl Launch {
             grace: self.grace,
             offered: &self.offers,
         };
-        decide(&self.settings, &request, &self.table)
+        decide(&self.settings, &request)
     }
 
     #[track_caller]
@@ -273,17 +269,6 @@ fn a_server_may_be_idle_for_ever_unless_its_rule_says_otherwise() {
 }
 
 #[test]
-fn a_full_table_is_refused() {
-    let mut launch = launch();
-    launch.table = Table { sessions: 1000, servers: 1000, session_is_known: false };
-    launch.refused("pinfold holds 1000 sessions already, and sessions_max allows no more");
-    launch.table.session_is_known = true;
-    let _ = launch.granted();
-    launch.table.servers = 5000;
-    launch.refused("servers_max");
-}
-
-#[test]
 fn a_limit_that_a_wider_level_reaches_first_is_told() {
     let mut launch = launch();
     launch.wishes = memory("10G");
@@ -355,7 +340,6 @@ proptest! {
         best_effort: bool,
         offers in proptest::array::uniform6(any_offer()),
         ram in 0u64..1 << 50,
-        sessions in 0u32..2000,
     ) {
         let mut launch = launch();
         let [memory, memory_high, swap, pids, cpu, io] = offers;
@@ -363,10 +347,8 @@ proptest! {
         launch.settings.best_effort = best_effort;
         launch.settings.session.limits = session;
         launch.wishes = wishes;
-        launch.table.sessions = sessions;
         let Decision::Granted(grant) = launch.decide() else { return Ok(()) };
         let Grant { server, session, machine, .. } = *grant;
-        prop_assert!(sessions < 1000);
         prop_assert!(at_most(server.memory_max, wishes.memory_max.map(|size| size.resolve(Bytes(ram)))));
         prop_assert!(at_most(server.memory_high, wishes.memory_high.map(|size| size.resolve(Bytes(ram)))));
         prop_assert!(at_most(server.memory_swap_max, wishes.memory_swap_max.map(|size| size.resolve(Bytes(ram)))));

@@ -7,16 +7,23 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod budget;
 mod configured;
 mod decide;
 mod identity;
+mod instances;
+mod rate;
 mod settings;
 
+pub use budget::{Holding, Newcomer, has_room};
 pub use configured::{Configured, Content, Watched};
-pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, Table, decide};
+pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, decide};
 pub use identity::{Caller, ProcessFacts, SESSION_VARIABLE, SessionName, SessionNaming, name_session, recognise_host};
+pub use instances::{Likeness, counts_instances, oldest_beyond, too_many_instances};
+pub use rate::{Buckets, Empty, KIN, Rate, Source, WAIT_MAX, too_often};
 pub use settings::{
-    HostRule, OnPids, Rule, STALL, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule, built_in_hosts,
+    HostRule, OnExcess, OnPids, Rule, STALL, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule,
+    built_in_hosts,
 };
 
 /// Why something is not done, and what would change that. Both are clauses without a full stop.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
+use super::rate::Rate;
 use crate::limits::{Bytes, Limit, LimitWishes, MemorySize, PidsMax};
 use crate::outcome::Stall;
 use crate::session::{Name, SessionId};
@@ -40,6 +41,16 @@ pub struct Settings {
     pub sessions_max: u32,
     /// The most servers at a time, in all sessions together.
     pub servers_max: u32,
+    /// The most sessions of one user.
+    pub sessions_per_user_max: Limit<u32>,
+    /// The most servers of one user.
+    pub servers_per_user_max: Limit<u32>,
+    /// The most sessions of one host, which is the software of one user.
+    pub sessions_per_host_max: Limit<u32>,
+    /// The most servers of one host.
+    pub servers_per_host_max: Limit<u32>,
+    /// How often a server may be launched.
+    pub launches: Rate,
 }
 
 impl Default for Settings {
@@ -55,6 +66,11 @@ impl Default for Settings {
             allow_leave: Vec::new(),
             sessions_max: 1000,
             servers_max: 5000,
+            sessions_per_user_max: Limit::Infinity,
+            servers_per_user_max: Limit::Infinity,
+            sessions_per_host_max: Limit::Infinity,
+            servers_per_host_max: Limit::Infinity,
+            launches: Self::built_in_launches(),
         }
     }
 }
@@ -91,7 +107,16 @@ impl Settings {
             idle_after: Some(Limit::Infinity),
             memory_high_pressure: Some(STALL.percent),
             memory_high_for: Some(STALL.span),
+            instances_max: Some(Limit::Infinity),
+            on_excess: Some(OnExcess::Replace),
         }
+    }
+
+    /// How often a server may be launched where the file says nothing. A gateway that starts launches each of its servers
+    /// once for each of its sessions, fifty of them at once; in the hours after that, fifteen new sessions a minute are
+    /// many. A server that exits at once and is started again at once gets there within seconds.
+    pub fn built_in_launches() -> Rate {
+        Rate { burst: Limit::At(60), every: Duration::from_secs(4), wait_max: Duration::from_secs(5) }
     }
 
     /// The host of this name, where it is a known one.
@@ -134,6 +159,16 @@ pub enum OnPids {
     End,
 }
 
+/// What becomes of a launch beyond `instances_max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExcess {
+    /// It goes ahead, and once it is placed the oldest instance is ended.
+    Replace,
+    /// It is refused.
+    Refuse,
+}
+
 /// What somebody wrote down for sessions. `None`: nothing was said, a wider rule decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionWishes {
@@ -168,6 +203,10 @@ pub struct ServerWishes {
     pub memory_high_pressure: Option<u8>,
     /// For how long it must have stood still to be ended.
     pub memory_high_for: Option<TimeSpan>,
+    /// How many instances of the server a named session may have at a time.
+    pub instances_max: Option<Limit<u32>>,
+    /// What becomes of one more.
+    pub on_excess: Option<OnExcess>,
 }
 
 impl ServerWishes {
@@ -182,6 +221,8 @@ impl ServerWishes {
             idle_after: self.idle_after.or(wider.idle_after),
             memory_high_pressure: self.memory_high_pressure.or(wider.memory_high_pressure),
             memory_high_for: self.memory_high_for.or(wider.memory_high_for),
+            instances_max: self.instances_max.or(wider.instances_max),
+            on_excess: self.on_excess.or(wider.on_excess),
         }
     }
 }

@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "a builder's vocabulary: not every run of the ring speaks every word")]
 mod support;
 
+mod admission;
 mod configured;
 mod crowds;
 mod daemon;
@@ -18,5 +19,6 @@ mod orders;
 mod ownership;
 mod servers;
 mod shedding;
+mod storms;
 mod ttl;
 mod upkeep;

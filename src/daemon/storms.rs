@@ -1,0 +1,148 @@
+//! The driver's side of launches that come too often: they wait for their turn, in the order in which they came, and are
+//! refused where it does not come in time.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use tokio::sync::oneshot;
+
+use super::admission::Denial;
+use super::driver::Driver;
+use super::launching::{LaunchRequest, Plan};
+use super::watch::Source as Watched;
+use crate::lifecycle::Moment;
+use crate::policy::{self, Buckets, Source};
+use crate::wire::{Fault, Launched};
+
+/// The most launches of one user that wait at a time: each holds a connection, of which a user has so many. One more is
+/// refused at once.
+const WAITING_MAX: usize = 64;
+
+/// Who launched how often, and what waits for its turn.
+#[derive(Debug, Default)]
+pub(super) struct Storms {
+    buckets: Buckets,
+    /// In the order of their arrival.
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+/// A launch that waits.
+#[derive(Debug)]
+struct Waiting {
+    request: LaunchRequest,
+    source: Source,
+    reply: oneshot::Sender<Result<Launched, Fault>>,
+    arrived: Moment,
+    /// When it is tried again.
+    next: Moment,
+    /// When it is refused.
+    until: Moment,
+}
+
+impl Storms {
+    /// When something happens to a launch that waits.
+    pub(super) fn next_turn(&self) -> Option<Moment> {
+        self.waiting.values().map(|waiting| waiting.next.min(waiting.until)).min()
+    }
+
+    /// Whether a launch waits.
+    pub(super) fn are_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
+impl Driver {
+    /// A launch that is granted goes ahead, or waits for its turn, or is refused because too many wait already.
+    pub(super) fn take_turn(
+        &mut self,
+        request: LaunchRequest,
+        plan: Plan,
+        reply: oneshot::Sender<Result<Launched, Fault>>,
+    ) {
+        let (now, rate) = (self.now(), self.settings.launches);
+        let source = plan.source(&request);
+        let ahead = self.storms.waiting.values().any(|waiting| waiting.source.shares_with(&source));
+        // Whoever has waited goes first: it is looked at at once, and this launch after it.
+        let taken = if ahead { Err(now) } else { self.take_token(&source) };
+        let Err(next) = taken else { return self.go_ahead(request, plan, reply) };
+        let of_user = self.storms.waiting.values().filter(|waiting| waiting.source.uid == source.uid).count();
+        if rate.wait_max.is_zero() || of_user >= WAITING_MAX {
+            let refusal = policy::too_often(&source, &rate);
+            return self.turn_away(&request, Denial::lasting(refusal), reply);
+        }
+        self.counts.delayed += u64::from(!ahead);
+        let number = self.table.number();
+        if let Err(error) = self.watcher.watch(&request.pidfd, Watched::Waiting(number)) {
+            tracing::warn!(%error, "a launcher that waits cannot be watched");
+        }
+        let waiting = Waiting { request, source, reply, arrived: now, next, until: now + rate.wait_max };
+        self.storms.waiting.insert(number, waiting);
+    }
+
+    /// Takes a token for a launch, or tells when there may be one.
+    fn take_token(&mut self, source: &Source) -> Result<(), Moment> {
+        let now = self.now();
+        self.storms.buckets.take(&self.settings.launches, source, now).map_err(|empty| {
+            if empty.begins {
+                self.counts.storms += 1;
+                tracing::warn!(
+                    server = %source.server, pid = source.owner.pid, owner = source.kind, uid = source.uid,
+                    "a server is launched too often; its launches wait from now on"
+                );
+            }
+            empty.at
+        })
+    }
+
+    /// Some of those that wait may have their turn, and some have waited for long enough.
+    pub(super) fn take_turns(&mut self) {
+        let (now, rate) = (self.now(), self.settings.launches);
+        let due = |waiting: &Waiting| waiting.next.min(waiting.until) <= now;
+        let due = self.storms.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(number, _)| *number);
+        for number in due.collect::<Vec<_>>() {
+            let Some(Waiting { source, until, .. }) = self.storms.waiting.get(&number) else { continue };
+            let (source, until) = (source.clone(), *until);
+            match self.take_token(&source) {
+                Ok(()) => self.resume(number),
+                Err(_) if until <= now => {
+                    let Some(waiting) = self.stop_waiting(number) else { continue };
+                    let refusal = policy::too_often(&source, &rate);
+                    self.turn_away(&waiting.request, Denial::lasting(refusal), waiting.reply);
+                }
+                Err(next) => {
+                    let Some(waiting) = self.storms.waiting.get_mut(&number) else { continue };
+                    // What only stood behind others had not found its own bucket empty before.
+                    self.counts.delayed += u64::from(waiting.next == waiting.arrived);
+                    waiting.next = next;
+                }
+            }
+        }
+    }
+
+    /// The turn of one that waited has come. Much may have changed meanwhile: whether there is room, which session it joins.
+    fn resume(&mut self, number: u64) {
+        let Some(waiting) = self.stop_waiting(number) else { return };
+        match self.plan(&waiting.request) {
+            Ok(mut plan) => {
+                plan.waited = self.now().saturating_sub(waiting.arrived);
+                self.go_ahead(waiting.request, plan, waiting.reply);
+            }
+            Err(denial) => self.turn_away(&waiting.request, denial, waiting.reply),
+        }
+    }
+
+    /// A launcher that waited is gone: its stdin is let go at once, and its turn is the next one's.
+    pub(super) fn give_up(&mut self, number: u64) {
+        if let Some(waiting) = self.stop_waiting(number) {
+            tracing::debug!(server = %waiting.source.server, "a launcher is gone before its turn came");
+        }
+    }
+
+    /// Takes a launch out. Its pidfd is watched for something else from here on, or is closed.
+    fn stop_waiting(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.storms.waiting.remove(&number)?;
+        let pidfd: &OwnedFd = &waiting.request.pidfd;
+        self.watcher.forget(pidfd);
+        Some(waiting)
+    }
+}
