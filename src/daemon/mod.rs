@@ -116,6 +116,7 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeEr
 pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> {
     let config = options.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
     raise_descriptor_limit();
+    crate::sys::share_one_heap();
     let _socket = lock::socket(&options.socket)?;
     let tree = TreeOptions { root: options.root.clone(), leave_host: options.on_demand };
     let (backend, why) = Backend::open(options.backend, &tree)?;

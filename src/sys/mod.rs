@@ -76,3 +76,11 @@ pub fn wait_on(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open, is one and the same descriptor, and stays so until the AsyncFd that owns it is dropped.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
+
+/// Has all threads share one heap. glibc gives each of them its own, which grows to what was ever in use there and is never
+/// given back (mallopt(3)); a daemon whose threads only wait for the kernel has no use for that. Elsewhere it does nothing.
+pub fn share_one_heap() {
+    // SAFETY: it sets a number that the allocator looks at when a thread allocates for the first time.
+    #[cfg(target_env = "gnu")]
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}

@@ -6,6 +6,7 @@
 mod support;
 
 mod admission;
+mod chaos;
 mod configured;
 mod crowds;
 mod daemon;
@@ -19,6 +20,7 @@ mod orders;
 mod ownership;
 mod servers;
 mod shedding;
+mod soak;
 mod storms;
 mod ttl;
 mod upkeep;
