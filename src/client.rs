@@ -95,6 +95,9 @@ fn fault_text(fault: &Fault) -> String {
     match fault {
         Fault::Refused { reason, remedy, .. } => format!("{reason}; {remedy}"),
         Fault::NotPermitted(reason) => reason.clone(),
+        Fault::NotReloaded(why) => {
+            format!("the configuration is not read anew, and what it said before still holds: {why}")
+        }
         Fault::NotContained(pid) => format!("no session of yours holds process {pid}"),
         Fault::MethodNotFound(name) => format!("the daemon knows no method {name}: is it of another version?"),
         Fault::InterfaceNotFound(name) => format!("the daemon knows no interface {name}"),

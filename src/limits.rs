@@ -32,7 +32,8 @@ impl fmt::Display for Bytes {
 }
 
 /// A ceiling that is there, or is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Limit<T> {
     /// At most this much.
     At(T),
@@ -45,6 +46,14 @@ pub enum Limit<T> {
 pub const MEMORY_MAX_FLOOR: Bytes = Bytes(16 << 20);
 
 impl<T> Limit<T> {
+    /// The same ceiling in another measure.
+    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Limit<U> {
+        match self {
+            Self::At(amount) => Limit::At(to(amount)),
+            Self::Infinity => Limit::Infinity,
+        }
+    }
+
     /// The ceiling as a number, `None` where there is none.
     pub fn at(self) -> Option<T> {
         match self {
@@ -223,6 +232,9 @@ impl From<CpuMax> for String {
     }
 }
 
+/// The weight that a cgroup is made with.
+const WEIGHT_UNTOUCHED: u16 = 100;
+
 /// A weight against siblings, 1 to 10000; 100 is what a cgroup has without one
 /// (`cpu.weight` and `io.weight` of the kernel's admin-guide/cgroup-v2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -295,8 +307,78 @@ impl LimitWishes {
     }
 }
 
+/// One of the limits that a cgroup has, by its key in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitKey {
+    /// `memory.max`.
+    MemoryMax,
+    /// `memory.high`.
+    MemoryHigh,
+    /// `memory.swap.max`.
+    MemorySwapMax,
+    /// `pids.max`.
+    PidsMax,
+    /// `cpu.max`.
+    CpuMax,
+    /// `cpu.weight`.
+    CpuWeight,
+    /// `io.weight`.
+    IoWeight,
+}
+
+impl LimitKey {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::MemoryMax,
+        Self::MemoryHigh,
+        Self::MemorySwapMax,
+        Self::PidsMax,
+        Self::CpuMax,
+        Self::CpuWeight,
+        Self::IoWeight,
+    ];
+
+    /// The key.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::MemoryMax => "memory_max",
+            Self::MemoryHigh => "memory_high",
+            Self::MemorySwapMax => "memory_swap_max",
+            Self::PidsMax => "pids_max",
+            Self::CpuMax => "cpu_max",
+            Self::CpuWeight => "cpu_weight",
+            Self::IoWeight => "io_weight",
+        }
+    }
+
+    /// Whether it is about memory.
+    pub fn is_memory(self) -> bool {
+        matches!(self, Self::MemoryMax | Self::MemoryHigh | Self::MemorySwapMax)
+    }
+
+    /// What a cgroup has that nobody gave any other.
+    pub fn untouched(self) -> Limit<u64> {
+        match self {
+            Self::CpuWeight | Self::IoWeight => Limit::At(WEIGHT_UNTOUCHED.into()),
+            _ => Limit::Infinity,
+        }
+    }
+
+    /// A value of it for people, as the configuration writes it.
+    pub fn spell(self, value: Limit<u64>) -> String {
+        match (self, value) {
+            (_, Limit::Infinity) => "infinity".to_owned(),
+            (Self::MemoryMax | Self::MemoryHigh | Self::MemorySwapMax, Limit::At(bytes)) => Bytes(bytes).to_string(),
+            (Self::CpuMax, Limit::At(percent)) => format!("{percent}%"),
+            (Self::PidsMax | Self::CpuWeight | Self::IoWeight, Limit::At(number)) => number.to_string(),
+        }
+    }
+}
+
 /// The limits of one cgroup, ready to be set and read back: what is `None` is left as the kernel made it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Bytes that may be charged before the kernel kills.
     pub memory_max: Option<Limit<Bytes>>,
@@ -312,4 +394,59 @@ pub struct Limits {
     pub cpu_weight: Option<Weight>,
     /// Weight against sibling cgroups.
     pub io_weight: Option<Weight>,
+}
+
+impl Limits {
+    /// One of them as a plain number: bytes, processes, percent, or weight.
+    pub fn get(&self, key: LimitKey) -> Option<Limit<u64>> {
+        let bytes = |limit: Option<Limit<Bytes>>| limit.map(|limit| limit.map(|Bytes(bytes)| bytes));
+        let number = |limit: Option<Limit<u32>>| limit.map(|limit| limit.map(u64::from));
+        let weight = |weight: Option<Weight>| weight.map(|weight| Limit::At(u32::from(weight).into()));
+        match key {
+            LimitKey::MemoryMax => bytes(self.memory_max),
+            LimitKey::MemoryHigh => bytes(self.memory_high),
+            LimitKey::MemorySwapMax => bytes(self.memory_swap_max),
+            LimitKey::PidsMax => number(self.pids_max),
+            LimitKey::CpuMax => number(self.cpu_max),
+            LimitKey::CpuWeight => weight(self.cpu_weight),
+            LimitKey::IoWeight => weight(self.io_weight),
+        }
+    }
+
+    /// Takes one of them over from others.
+    pub fn take(&mut self, key: LimitKey, from: &Self) {
+        match key {
+            LimitKey::MemoryMax => self.memory_max = from.memory_max,
+            LimitKey::MemoryHigh => self.memory_high = from.memory_high,
+            LimitKey::MemorySwapMax => self.memory_swap_max = from.memory_swap_max,
+            LimitKey::PidsMax => self.pids_max = from.pids_max,
+            LimitKey::CpuMax => self.cpu_max = from.cpu_max,
+            LimitKey::CpuWeight => self.cpu_weight = from.cpu_weight,
+            LimitKey::IoWeight => self.io_weight = from.io_weight,
+        }
+    }
+
+    /// What a cgroup has that nobody gave any limit.
+    pub fn untouched() -> Self {
+        Self {
+            memory_max: Some(Limit::Infinity),
+            memory_high: Some(Limit::Infinity),
+            memory_swap_max: Some(Limit::Infinity),
+            pids_max: Some(Limit::Infinity),
+            cpu_max: Some(Limit::Infinity),
+            cpu_weight: Some(Weight(WEIGHT_UNTOUCHED)),
+            io_weight: Some(Weight(WEIGHT_UNTOUCHED)),
+        }
+    }
+
+    /// These limits; those that nobody asks for any more as the kernel made them, where `before` had been set.
+    #[must_use]
+    pub fn and_untouched(mut self, before: &Self) -> Self {
+        for key in LimitKey::ALL {
+            if self.get(key).is_none() && before.get(key).is_some() {
+                self.take(key, &Self::untouched());
+            }
+        }
+        self
+    }
 }

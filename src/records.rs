@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::argv::{CommandDigest, MaskedArgv};
 use crate::cgroup::GroupPaths;
+use crate::limits::{LimitWishes, Limits};
 use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Cause, Stall};
 use crate::policy::{OnPids, STALL};
@@ -76,6 +77,12 @@ pub struct Record {
     /// What counts as a standstill at a `memory_high`.
     #[serde(default = "default_stall")]
     pub stall: Stall,
+    /// What its launch asked for itself. `None` where an earlier version wrote the record.
+    #[serde(default)]
+    pub asked: Option<Asked>,
+    /// The limits that held its launcher where that came from, and hold its session. `None` as before.
+    #[serde(default)]
+    pub held: Option<Limits>,
     /// When it was launched.
     pub started_at: SystemTime,
     /// When its session's time is over, where it has a time-to-live.
@@ -102,6 +109,17 @@ pub struct Instance {
     pub inside: Option<String>,
     /// How many there may be, where it takes the place of the oldest beyond that.
     pub replaces_beyond: Option<u32>,
+}
+
+/// What a launch asked for itself: it goes before the configuration, whenever that is read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Limits of the server.
+    #[serde(default)]
+    pub limits: LimitWishes,
+    /// Between SIGTERM and the kill.
+    #[serde(default)]
+    pub grace: Option<TimeSpan>,
 }
 
 /// When a session's time is over.

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod reload;
+
 use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
@@ -16,6 +18,7 @@ use crate::outcome::Outcome;
 use crate::session::{Name, SessionId};
 use crate::snapshot::SessionView;
 use crate::timespan::TimeSpan;
+pub use reload::{LimitChange, LimitKept, LimitPlace, Reload, ReloadReply};
 
 /// The interface's description, as `varlinkctl introspect` shows it.
 pub const DESCRIPTION: &str = include_str!("io.pinfold.varlink");
@@ -207,6 +210,8 @@ pub enum Call {
     Launch(Box<Launch>),
     /// End something.
     End(End),
+    /// Read the configuration anew.
+    Reload(Reload),
     /// List the sessions.
     List,
     /// Find a process.
@@ -233,6 +238,8 @@ pub enum Fault {
     },
     /// The caller may not do this.
     NotPermitted(String),
+    /// The configuration is not read anew, and what it said before still holds: why.
+    NotReloaded(String),
     /// No session of the caller's holds this process.
     NotContained(i32),
     /// `org.varlink.service`: there is no such method.
@@ -269,6 +276,7 @@ impl Call {
         let (method, parameters) = match self {
             Self::Launch(launch) => (ours("Launch"), to_value(launch)),
             Self::End(end) => (ours("End"), to_value(end)),
+            Self::Reload(reload) => (ours("Reload"), to_value(reload)),
             Self::List => (ours("List"), Value::Null),
             Self::Locate(pid) => (ours("Locate"), serde_json::json!({ "pid": pid })),
             Self::Describe => (ours("Describe"), Value::Null),
@@ -303,6 +311,7 @@ impl Call {
         match method {
             "io.pinfold.Launch" => Ok(Self::Launch(Box::new(read(parameters)?))),
             "io.pinfold.End" => Ok(Self::End(read(parameters)?)),
+            "io.pinfold.Reload" => Ok(Self::Reload(read(parameters)?)),
             "io.pinfold.List" => Ok(Self::List),
             "io.pinfold.Locate" => Ok(Self::Locate(read::<Pid>(parameters)?.pid)),
             "io.pinfold.Describe" => Ok(Self::Describe),
@@ -329,6 +338,7 @@ impl Fault {
                 serde_json::json!({ "reason": reason, "remedy": remedy, "uncontained": uncontained }),
             ),
             Self::NotPermitted(reason) => ("io.pinfold.NotPermitted", serde_json::json!({ "reason": reason })),
+            Self::NotReloaded(reason) => ("io.pinfold.NotReloaded", serde_json::json!({ "reason": reason })),
             Self::NotContained(pid) => ("io.pinfold.NotContained", serde_json::json!({ "pid": pid })),
             Self::MethodNotFound(name) => ("org.varlink.service.MethodNotFound", serde_json::json!({ "method": name })),
             Self::InterfaceNotFound(name) => {
@@ -350,6 +360,7 @@ impl Fault {
                 uncontained: parameters.get("uncontained").and_then(Value::as_bool).unwrap_or(false),
             },
             "io.pinfold.NotPermitted" => Self::NotPermitted(text("reason")),
+            "io.pinfold.NotReloaded" => Self::NotReloaded(text("reason")),
             "io.pinfold.NotContained" => {
                 Self::NotContained(parameters.get("pid").and_then(Value::as_i64).unwrap_or_default() as i32)
             }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use pinfold::limits::Bytes;
+use pinfold::limits::{Bytes, LimitKey};
 use pinfold::outcome::{Cause, Level, Outcome, Stall, Stopper};
 use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
 use pinfold::wire::{
-    Call, DESCRIPTION, Description, End, EndReply, Ended, Fault, Launch, Launched, LimitState, ListReply, Located,
+    Call, DESCRIPTION, Description, End, EndReply, Ended, Fault, Launch, Launched, LimitChange, LimitKept, LimitPlace,
+    LimitState, ListReply, Located, Reload, ReloadReply,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -106,6 +107,11 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
         all.extend(sent(&Ended { outcome: Outcome { cause, ..outcome }, ..ended.clone() }));
     }
     assert_eq!(written("type Ended ("), all);
+    let at = LimitPlace { level: Level::Machine, session: None, server: None, leaf: None };
+    let change = LimitChange { at: at.clone(), limit: LimitKey::MemoryMax, from: None, to: Some(1) };
+    assert_eq!(written("type LimitChange ("), sent(&change));
+    let kept = LimitKept { at, limit: LimitKey::PidsMax, stays: None, wanted: None, usage: None, why: String::new() };
+    assert_eq!(written("type LimitKept ("), sent(&kept));
     let missing = LimitState::Missing { why: "w".into(), remedy: "r".into() };
     assert_eq!(written("type LimitState ("), sent(&missing));
     for state in [LimitState::Holds, LimitState::NothingToLimit, missing] {
@@ -120,6 +126,7 @@ fn every_parameter_of_a_method_is_in_the_interface_and_the_other_way_round() {
     let launch: Launch = serde_json::from_value(json!({ "server": "fs", "argv": ["node"] })).unwrap();
     assert_eq!(written("method Launch("), sent(&launch));
     assert_eq!(written("method End("), sent(&End::default()));
+    assert_eq!(written("method Reload("), sent(&Reload::default()));
     assert_eq!(written("method Locate("), sent(&parameters(&Call::Locate(1).encode())));
 }
 
@@ -154,6 +161,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
     let replies = [
         ("pidfd: ?int\n) -> (", sent(&launched)),
         ("wait: bool\n) -> (", sent(&EndReply::default())),
+        ("method Reload(force: bool) -> (", sent(&ReloadReply::default())),
         ("method List() -> (", sent(&ListReply::default())),
         ("method Locate(pid: int) -> (", sent(&Located { session: session(), leaf: String::new() })),
         ("method Describe() -> (", sent(&description)),
@@ -168,6 +176,7 @@ fn every_fault_of_ours_is_in_the_interface() {
     let faults = [
         Fault::Refused { reason: "r".into(), remedy: "s".into(), uncontained: true },
         Fault::NotPermitted("r".into()),
+        Fault::NotReloaded("r".into()),
         Fault::NotContained(1),
     ];
     for fault in faults {
@@ -188,6 +197,7 @@ fn a_call_arrives_as_it_was_sent() {
     let calls = [
         Call::Launch(Box::new(launch)),
         Call::End(End { all: true, now: true, ..End::default() }),
+        Call::Reload(Reload { force: true }),
         Call::List,
         Call::Locate(7),
         Call::Describe,

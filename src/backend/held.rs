@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cgroup::{Cgroup, CgroupError, Membership, Mount};
+use crate::cgroup::{Cgroup, CgroupError, Membership, Mount, percent};
 use crate::limits::{Bytes, Limit, Limits};
 use crate::sys::bpf::Attach;
 use crate::systemd::{Manager, Properties, SystemdError, Value, Variant};
@@ -247,13 +247,6 @@ fn stricter<T: Ord + Copy>(one: Option<Limit<T>>, other: Option<T>) -> Option<Li
         (_, Some(other)) => Some(Limit::At(other)),
         (one, None) => one,
     }
-}
-
-/// `cpu.max` as whole percents of one CPU, rounded down but never to nothing.
-fn percent(text: &str) -> Option<u32> {
-    let (quota, period) = text.trim().split_once(' ')?;
-    let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
-    u32::try_from(quota.saturating_mul(100) / period.max(1)).ok().map(|percent| percent.max(1))
 }
 
 /// The directory of a cgroup on the way up.

@@ -1,5 +1,6 @@
 //! One face for what makes cgroups. An enum, because the members are known when this is compiled and one is chosen once.
 
+mod adjust;
 mod held;
 mod units;
 
@@ -10,9 +11,11 @@ use crate::cgroup::{
     LayoutError, Leaf, Membership, Tree, TreeError, TreeOptions, tells_pressure,
 };
 use crate::chain::chain;
+use crate::limits::Limits;
 use crate::naming::SessionKey;
 use crate::policy::{Offer, Offers, Refusal};
 use crate::systemd::{Bus, BusMissing, Stopped, SystemdError};
+pub use adjust::{Place, Told, Wanted, WantedLeaf, WantedSession};
 pub use held::{CannotCopy, HeldError};
 pub use units::{SweepError, Units};
 
@@ -256,11 +259,21 @@ impl Backend {
         }
     }
 
-    /// Opens a leaf that an earlier daemon made.
-    pub fn adopt(&self, at: &Caller, machine: &GroupPaths) -> Result<Leaf, CgroupError> {
+    /// Opens a leaf that an earlier daemon made. `held` is what its launcher was held by where it came from, as far as that
+    /// is known.
+    pub fn adopt(&self, at: &Caller, machine: &GroupPaths, held: Option<&Limits>) -> Result<Leaf, CgroupError> {
         match self {
             Self::Cgroupfs(tree) => tree.adopt(at, machine),
-            Self::Systemd(units) => units.adopt(at),
+            Self::Systemd(units) => units.adopt(at, held),
+        }
+    }
+
+    /// The limits that hold a launcher where it comes from, and are to hold its session: for its record. Where its session is
+    /// made below all that holds it, or it may not leave what does, there are none to take along.
+    pub fn held(&self, from: &Membership, key: &SessionKey) -> Limits {
+        match self {
+            Self::Cgroupfs(_) => Limits::default(),
+            Self::Systemd(units) => units.held_limits(from, key).unwrap_or_default(),
         }
     }
 

@@ -145,6 +145,21 @@ impl Group {
         knobs::set_io(&self.v2, limits)
     }
 
+    /// What the kernel holds now; what it does not tell is `None`.
+    pub fn limits(&self) -> Limits {
+        let memory = match &self.memory {
+            Some(companion) => knobs::memory_limits(companion, Version::V1),
+            None => knobs::memory_limits(&self.v2, Version::V2),
+        };
+        let other = knobs::other_limits(&self.v2, self.pids.as_ref().unwrap_or(&self.v2));
+        Limits {
+            memory_max: memory.memory_max,
+            memory_high: memory.memory_high,
+            memory_swap_max: memory.memory_swap_max,
+            ..other
+        }
+    }
+
     /// Whether a v2 group whose limits somebody else sets (systemd's) holds these.
     pub fn verify_limits(&self, limits: &Limits) -> Result<(), KnobError> {
         knobs::verify(&self.v2, limits)

@@ -16,6 +16,10 @@ use crate::limits::{Bytes, Limit, Limits, Weight};
 /// The period that a CPU limit is dealt out in, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 
+/// v1: the limit of memory alone, and of memory and swap together.
+const V1_MEMORY: &str = "memory.limit_in_bytes";
+const V1_BOTH: &str = "memory.memsw.limit_in_bytes";
+
 /// Which interface a cgroup directory has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -66,31 +70,98 @@ pub(super) fn set_memory(cgroup: &Cgroup, version: Version, limits: &Limits) -> 
     Ok(())
 }
 
-/// v1 limits memory, and memory and swap together; the second may never be below the first.
+/// v1 limits memory, and memory and swap together; the second may never be below the first. So what grows is written from
+/// the sum down, and what shrinks from the memory up, and nothing is ever wider than it was or is to be. Below what it
+/// cannot take back the kernel refuses (EBUSY), and then all stays as it was.
 fn set_memory_v1(cgroup: &Cgroup, knob: &MemController, limits: &Limits) -> Result<(), KnobError> {
-    const MEMORY: &str = "memory.limit_in_bytes";
-    const BOTH: &str = "memory.memsw.limit_in_bytes";
     let Some(max) = limits.memory_max else { return Ok(()) };
     let both = match (max, limits.memory_swap_max) {
         (Limit::At(Bytes(max)), Some(Limit::At(Bytes(swap)))) => Limit::At(Bytes(max.saturating_add(swap))),
         _ => Limit::Infinity,
     };
-    let swap = cgroup.has(BOTH);
-    // A session's next launch finds its limits as they are to be: then nothing is widened under those that run.
-    if held(cgroup, MEMORY, max).is_ok() && (!swap || held(cgroup, BOTH, both).is_ok()) {
-        return Ok(());
+    let memory = |max| knob.set_limit(signed(max)).map_err(|error| kernel_said(cgroup, V1_MEMORY, error));
+    if !cgroup.has(V1_BOTH) {
+        memory(max)?;
+        return held(cgroup, V1_MEMORY, max);
     }
-    // Widen the sum first, so that neither order of old and new values is refused.
-    if swap {
-        knob.set_memswap_limit(-1).map_err(|error| kernel_said(cgroup, BOTH, error))?;
+    let sum = |both| knob.set_memswap_limit(signed(both)).map_err(|error| kernel_said(cgroup, V1_BOTH, error));
+    let (memory_before, both_before) = (v1_limit(cgroup, V1_MEMORY)?, v1_limit(cgroup, V1_BOTH)?);
+    let grows = match (both_before, both) {
+        (Limit::At(before), Limit::At(both)) => both > before,
+        (before, both) => before != both && both == Limit::Infinity,
+    };
+    if grows {
+        sum(both)?;
     }
-    knob.set_limit(signed(max)).map_err(|error| kernel_said(cgroup, MEMORY, error))?;
-    held(cgroup, MEMORY, max)?;
-    if swap {
-        knob.set_memswap_limit(signed(both)).map_err(|error| kernel_said(cgroup, BOTH, error))?;
-        held(cgroup, BOTH, both)?;
+    if memory_before != max
+        && let Err(error) = memory(max)
+    {
+        if grows {
+            sum(both_before)?;
+        }
+        return Err(error);
     }
-    Ok(())
+    if !grows
+        && both_before != both
+        && let Err(error) = sum(both)
+    {
+        memory(memory_before)?;
+        return Err(error);
+    }
+    held(cgroup, V1_MEMORY, max)?;
+    held(cgroup, V1_BOTH, both)
+}
+
+fn v1_limit(cgroup: &Cgroup, file: &'static str) -> Result<Limit<Bytes>, CgroupError> {
+    cgroup.read(file).map(|text| memory_limit(&text))
+}
+
+/// What the kernel holds of memory limits now; what it does not tell is `None`.
+pub(super) fn memory_limits(cgroup: &Cgroup, version: Version) -> Limits {
+    let read = |file| cgroup.read(file).ok().map(|text| memory_limit(&text));
+    let none = Limits::default();
+    match version {
+        Version::V2 => Limits {
+            memory_max: read("memory.max"),
+            memory_high: read("memory.high"),
+            memory_swap_max: read("memory.swap.max"),
+            ..none
+        },
+        Version::V1 => {
+            let memory_max = read(V1_MEMORY);
+            let swap = |both| match (memory_max, both) {
+                (Some(Limit::At(Bytes(max))), Limit::At(Bytes(both))) => Limit::At(Bytes(both.saturating_sub(max))),
+                _ => Limit::Infinity,
+            };
+            Limits { memory_max, memory_swap_max: read(V1_BOTH).map(swap), ..none }
+        }
+    }
+}
+
+/// What the kernel holds of process, CPU and I/O limits now, in what `pids` and `cgroup` have of them.
+pub(super) fn other_limits(cgroup: &Cgroup, pids: &Cgroup) -> Limits {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let weight = |file| {
+        let text = cgroup.read(file).ok()?;
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("default ").to_owned();
+        Weight::try_from(u32::try_from(number(&first)?).ok()?).ok()
+    };
+    let count =
+        |text: String| number(&text).map_or(Limit::Infinity, |max| Limit::At(max.try_into().unwrap_or(u32::MAX)));
+    Limits {
+        pids_max: pids.read("pids.max").ok().map(count),
+        cpu_max: cgroup.read("cpu.max").ok().map(|text| percent(&text).map_or(Limit::Infinity, Limit::At)),
+        cpu_weight: weight("cpu.weight"),
+        io_weight: weight("io.weight"),
+        ..Limits::default()
+    }
+}
+
+/// `cpu.max` as whole percents of one CPU, rounded down but never to nothing; `None` where there is no limit.
+pub fn percent(text: &str) -> Option<u32> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
+    u32::try_from(quota.saturating_mul(100) / period.max(1)).ok().map(|percent| percent.max(1))
 }
 
 /// Sets the limit on processes and threads: `pids.max` in both versions.

@@ -5,6 +5,7 @@
 //! v2 tree tracks and kills. It never decides who is to end: [`crate::lifecycle`] does.
 
 mod activity;
+mod adjust;
 mod dir;
 mod files;
 mod group;
@@ -16,10 +17,11 @@ mod pressure;
 mod root;
 mod tree;
 
+pub use adjust::{Adjusted, Changed, Kept};
 pub use dir::{Cgroup, CgroupError};
 pub use files::Membership;
 pub use group::{Controllers, Group, GroupPaths, Make};
-pub use knobs::KnobError;
+pub use knobs::{KnobError, percent};
 pub use layout::{Layout, LayoutError, Mount};
 pub use leaf::{Above, Leaf, MemoryKill, Scope, has_exited};
 pub use oom::Tally;

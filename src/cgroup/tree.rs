@@ -11,6 +11,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use wildmatch::WildMatch;
 
+use super::adjust::Adjusted;
 use super::dir::{Cgroup, CgroupError};
 use super::files::Membership;
 use super::group::{Controllers, Group, GroupPaths, Make};
@@ -20,6 +21,7 @@ use super::leaf::{Above, Leaf, has_exited};
 use super::root;
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
+use crate::policy::{Lowering, Pass};
 
 /// The directory of the machine level, below the root.
 pub(super) const MACHINE: &str = "pinfold";
@@ -138,8 +140,7 @@ pub struct Tree {
     controllers: Controllers,
     changes: root::Changes,
     _lock: OwnedFd,
-    /// Held while the levels that launches share are made and limited: on v1 a limit is widened before it is set, which
-    /// another launch would read back.
+    /// Held while the levels that launches share are made and limited, so that what one of them sets is what it reads back.
     shared_levels: Mutex<()>,
 }
 
@@ -311,12 +312,24 @@ impl Tree {
             root::ensure_directory(path)?;
         }
         let machine = Group::open(paths)?;
-        machine.set_limits(&wanted.machine)?;
+        limit_shared(&machine, &wanted.machine)?;
         machine.delegate_controllers(self.controllers)?;
         let session = machine.make_child(wanted.key.as_str(), Make::Ensure)?;
-        session.set_limits(&wanted.session)?;
+        limit_shared(&session, &wanted.session)?;
         session.delegate_controllers(self.controllers)?;
         Ok((machine, session))
+    }
+
+    /// Changes the limits of a level that launches share, in place.
+    pub fn adjust(
+        &self,
+        group: &Group,
+        wanted: &Limits,
+        how: (Pass, Lowering),
+        below: &[&Group],
+    ) -> Adjusted<KnobError> {
+        let _alone = self.shared_levels.lock().unwrap_or_else(PoisonError::into_inner);
+        group.adjust(wanted, how, below, |limits| group.set_limits(limits))
     }
 
     /// Opens a leaf that an earlier daemon made.
@@ -458,4 +471,10 @@ impl Tree {
     pub fn close(&self) {
         root::close(&self.root, &self.changes);
     }
+}
+
+/// Limits a level that may have others in it. What would be below what they use is left: no launch ends another.
+fn limit_shared(group: &Group, wanted: &Limits) -> Result<(), KnobError> {
+    let adjusted = group.adjust(wanted, (Pass::Both, Lowering::NotBelowUsage), &[], |limits| group.set_limits(limits));
+    adjusted.error.map_or(Ok(()), Err)
 }

@@ -29,6 +29,8 @@ pub(super) enum Command {
     Status(Status),
     /// End sessions or servers, with everything that they started.
     End(End),
+    /// Have the daemon read its configuration anew: limits of what lives change in place.
+    Reload(Reload),
     /// Tell what holds on this machine, and what to do about what does not. Starts a daemon where none runs.
     Doctor(Doctor),
 }
@@ -164,6 +166,18 @@ pub(super) struct End {
     /// Do not wait until they are gone.
     #[arg(long)]
     pub(super) no_wait: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Reload {
+    /// Lower limits below what is used, too: the kernel may kill for it.
+    #[arg(long)]
+    pub(super) force: bool,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,

@@ -4,6 +4,7 @@ mod args;
 mod doctor;
 mod end;
 mod ls;
+mod reload;
 mod run;
 mod serve;
 mod service;
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Ls(ls) => ls::ls(&ls),
         Command::Status(status) => status::status(&status),
         Command::End(end) => end::end(&end),
+        Command::Reload(reload) => reload::reload(&reload),
         Command::Doctor(doctor) => doctor::doctor(&doctor),
     };
     ExitCode::from(status)

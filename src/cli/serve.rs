@@ -38,7 +38,8 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
         return refuse(serve.detached, &error);
     }
     let options = Options {
-        config: serve.config.or_else(default_config),
+        config: serve.config,
+        usual_config: usual_config(),
         scope: serve.detached.then(|| format!("{}.scope", service::unit(&socket))),
         socket,
         backend: match serve.backend {
@@ -72,13 +73,17 @@ fn say(line: &str, status: u8) -> u8 {
 }
 
 pub(super) fn default_config() -> Option<PathBuf> {
-    let path = if nix::unistd::geteuid().is_root() {
+    usual_config().filter(|path| path.exists())
+}
+
+/// Where a configuration of this user is.
+fn usual_config() -> Option<PathBuf> {
+    Some(if nix::unistd::geteuid().is_root() {
         PathBuf::from(SYSTEM_CONFIG)
     } else {
         let own = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         own.or_else(|| Some(std::env::home_dir()?.join(".config")))?.join("pinfold/pinfold.toml")
-    };
-    path.exists().then_some(path)
+    })
 }
 
 /// The front half: starts the back half with nothing of the host's but its environment, passes its one line on, and

@@ -43,13 +43,15 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// It holds something wrong.
-    #[error("{}:{line}: {text}: {why}", path.display())]
+    #[error("{}:{line}:{column}: {text}: {why}", path.display())]
     Wrong {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What stands there.
+        /// The column, from 1, in characters.
+        column: usize,
+        /// What stands in that line.
         text: String,
         /// What is wrong with it, and what to do.
         why: String,
@@ -77,8 +79,8 @@ impl Config {
     /// Understands the text of the file. `path` is for the error only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let wrong = |(span, why): (Option<Range<usize>>, String)| {
-            let (line, text) = place(text, span.map_or(0, |span| span.start));
-            ConfigError::Wrong { path: path.to_owned(), line, text, why }
+            let (line, column, text) = place(text, span.map_or(0, |span| span.start));
+            ConfigError::Wrong { path: path.to_owned(), line, column, text, why }
         };
         let written: file::File =
             toml::from_str(text).map_err(|error| wrong((error.span(), remedied(error.message()))))?;
@@ -91,13 +93,13 @@ impl Config {
     }
 }
 
-/// The number and the text of the line at this offset.
-fn place(text: &str, offset: usize) -> (usize, String) {
+/// The number of the line at this offset, the column in it, and the line's text.
+fn place(text: &str, offset: usize) -> (usize, usize, String) {
     let before = text.get(..offset).unwrap_or(text);
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[start..].lines().next().unwrap_or_default().trim();
     let shown = line.chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    (before.matches('\n').count() + 1, shown)
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1, shown)
 }
 
 /// What the TOML reader says, with what to do about it where it does not say so.

@@ -15,7 +15,10 @@ fn parsed(text: &str) -> Config {
 #[track_caller]
 fn wrong(text: &str, expected: &str) {
     let error = Config::parse(text, Path::new("p.toml")).expect_err(text).to_string();
-    assert!(error.starts_with(expected), "{error}");
+    // The column is told after the line, and has a test of its own.
+    let (place, told) = error.split_once(": ").unwrap();
+    let told = format!("{}: {told}", place.rsplit_once(':').unwrap().0);
+    assert!(told.starts_with(expected), "{error}");
     assert!(!error.contains('\n') && error.contains("; "), "one line that says what to do: {error}");
 }
 
@@ -236,6 +239,14 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ("[server]\n[server]", "p.toml:2: [server]: duplicate key"),
     ] {
         wrong(text, expected);
+    }
+}
+
+#[test]
+fn a_wrong_file_names_the_column() {
+    for (text, place) in [("[server]\n  pids_max = 0", "p.toml:2:14: "), ("# ä\n[server]\nx = 1", "p.toml:3:1: ")] {
+        let error = Config::parse(text, Path::new("p.toml")).unwrap_err().to_string();
+        assert!(error.starts_with(place), "{error}");
     }
 }
 

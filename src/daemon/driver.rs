@@ -14,6 +14,7 @@ use super::expiry::Alarm;
 use super::jobs::{self, Done, Work};
 use super::message::{Counts, Message};
 use super::publish;
+use super::reload::Reloads;
 use super::storms::Storms;
 use super::table::{Job, Server, Table};
 use super::watch::{Source, Watcher};
@@ -73,6 +74,8 @@ pub(super) struct Driver {
     pub(super) removals: Arc<Semaphore>,
     /// Turns of what is placed.
     pub(super) placements: Arc<Semaphore>,
+    /// The configuration file, and what is under way with it.
+    pub(super) reloads: Reloads,
     /// Told to stop: then, or when nothing is half removed any more.
     pub(super) stop_by: Option<Moment>,
 }
@@ -179,7 +182,12 @@ impl Driver {
             Message::Counts(reply) => {
                 let _ = reply.send(self.counts);
             }
-            Message::Configured(configured) => self.heed(configured),
+            Message::Configured(of, configured) if of == self.reloads.generation => self.heed(configured),
+            // It was on its way when other files were named.
+            Message::Configured(..) => {}
+            Message::Reload { force, reply } => self.reload(force, reply),
+            Message::Loaded(loaded) => self.loaded(*loaded),
+            Message::Applied(applied) => self.applied(*applied),
             Message::Stop => self.stop_by = Some(self.now() + STOP_MAX),
         }
     }

@@ -149,8 +149,8 @@ impl HostFiles {
         Configured::new(self.files.iter().map(|file| file.watched.clone()).collect())
     }
 
-    /// Reads them anew whenever they may have changed, for ever.
-    pub(super) async fn follow(mut self, driver: mpsc::Sender<Message>) {
+    /// Reads them anew whenever they may have changed, for ever. `settings` is the number of those that name them.
+    pub(super) async fn follow(mut self, settings: u64, driver: mpsc::Sender<Message>) {
         loop {
             let away = self.files.iter().filter_map(|file| Some(file.away? + AWAY_MAX)).min();
             let patience = async {
@@ -167,7 +167,7 @@ impl HostFiles {
                 () = patience => {}
             }
             self.settle().await;
-            if self.read().await && driver.send(Message::Configured(self.configured())).await.is_err() {
+            if self.read().await && driver.send(Message::Configured(settings, self.configured())).await.is_err() {
                 return;
             }
         }

@@ -22,7 +22,7 @@ use crate::policy::{
     self, Decision, Grant, Newcomer, Refusal, Request, SessionName, SessionNaming, Source as LaunchSource,
 };
 use crate::process::{self, Ancestor};
-use crate::records::{Ending, Instance, Record};
+use crate::records::{Asked, Ending, Instance, Record};
 use crate::session::{Name, ProcessId};
 use crate::wire::{Fault, Launch, Launched};
 
@@ -230,6 +230,9 @@ impl Driver {
             idle: plan.grant.idle_after.at().map(|after| Idle::begin(after, self.now())),
             stall: plan.grant.stall,
             watchdog: None,
+            asked: Some(Asked { limits: request.wish.limits, grace: request.wish.grace }),
+            held: None,
+            settings: self.reloads.generation,
             leader: request.launcher,
             leader_pidfd: Some(pidfd.clone()),
             owner: plan.owner,
@@ -261,7 +264,9 @@ impl Driver {
         if let Some(owner) = self.table.owners.get_mut(&owner) {
             owner.servers.push(number);
         }
-        let machine = Membership::of(request.launcher.pid)
+        let from = Membership::of(request.launcher.pid);
+        let server = Server { held: from.as_ref().ok().map(|from| self.backend.held(from, &plan.key)), ..server };
+        let machine = from
             .map_err(|_| AdmitError::from(CgroupAdmitError::LauncherGone))
             .and_then(|from| self.backend.machine_paths(&from));
         let record = machine.as_ref().ok().map(|machine| self.record(&server, machine.clone()));
@@ -311,6 +316,8 @@ impl Driver {
             on_pids: server.on_pids,
             idle_after: server.idle.as_ref().map(Idle::after),
             stall: server.stall,
+            asked: server.asked.clone(),
+            held: server.held,
             started_at: server.started_at,
             expires: session.expires,
             warnings: server.warnings.clone(),
@@ -382,6 +389,7 @@ impl Driver {
 
     /// The launcher is in its leaf, or is not.
     pub(super) fn admitted(&mut self, number: u64, outcome: Admitted) {
+        let settings = self.table.servers.get(&number).map(|server| server.settings);
         match outcome {
             Admitted::Placed(leaf) => self.placed(number, leaf),
             Admitted::Failed(Unplaced { error, left }) => {
@@ -392,6 +400,7 @@ impl Driver {
                 self.not_placed(number, Refusal { reason, remedy }, None);
             }
         }
+        settings.into_iter().for_each(|settings| self.decided_under(settings));
     }
 
     fn placed(&mut self, number: u64, leaf: Leaf) {

@@ -8,6 +8,7 @@ use super::idling::Readings;
 use super::jobs::Done;
 use super::launching::{Admitted, LaunchRequest};
 use super::publish::Entry;
+use super::reload::{Applied, Asker, Loaded};
 use super::table::Job;
 use crate::cgroup::Caller;
 use crate::policy::Configured;
@@ -54,8 +55,17 @@ pub(super) enum Message {
         reply: oneshot::Sender<Vec<Entry>>,
     },
     Counts(oneshot::Sender<Counts>),
-    /// The configuration files of hosts say something else.
-    Configured(Configured),
+    /// The configuration files of hosts say something else: those that were named by the settings of this number.
+    Configured(u64, Configured),
+    /// The configuration is to be read anew.
+    Reload {
+        force: bool,
+        reply: Option<Asker>,
+    },
+    /// It was read, or is wrong.
+    Loaded(Box<Result<Loaded, String>>),
+    /// What lives has its limits by it.
+    Applied(Box<Applied>),
     Stop,
 }
 

@@ -16,6 +16,7 @@ mod message;
 mod places;
 mod publish;
 mod recover;
+mod reload;
 mod socket;
 mod stalling;
 mod stdin;
@@ -47,12 +48,15 @@ use driver::Driver;
 use hostfiles::HostFiles;
 pub use log::{LogError, start_log};
 use message::{INBOX, Message};
+use reload::Reloads;
 
 /// How the daemon is started.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The configuration file, if there is one.
     pub config: Option<PathBuf>,
+    /// Where one is looked for otherwise.
+    pub usual_config: Option<PathBuf>,
     /// The socket to listen on.
     pub socket: PathBuf,
     /// Who makes the cgroups.
@@ -114,7 +118,7 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeEr
 
 /// Runs the daemon until it is told to stop; `ready` is called once it can be spoken to.
 pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> {
-    let config = options.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+    let config = reload::load(options.config.clone(), options.usual_config.clone())?;
     raise_descriptor_limit();
     crate::sys::share_one_heap();
     let _socket = lock::socket(&options.socket)?;
@@ -142,7 +146,7 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
 
 async fn run(
     options: &Options,
-    config: Config,
+    (config, path): (Config, Option<PathBuf>),
     (backend, why): (Arc<Backend>, String),
     records: Arc<Records>,
     ready: impl FnOnce(),
@@ -150,7 +154,7 @@ async fn run(
     let io = |doing| failed(doing, &options.socket);
     let (outbox, inbox) = mpsc::channel(INBOX);
     let offers = backend.offers();
-    let description = Description { backend_why: why, ..describe(options, &backend, &offers) };
+    let description = Description { backend_why: why, ..describe(path.as_deref(), &backend, &offers) };
     let mut driver = Driver {
         settings: config.settings,
         offers,
@@ -171,6 +175,7 @@ async fn run(
         cleaning: 0,
         removals: Arc::new(Semaphore::new(ending::REMOVALS)),
         placements: Arc::new(Semaphore::new(launching::PLACEMENTS)),
+        reloads: Reloads::new(path, options),
         stop_by: None,
     };
     driver.watcher.watch(&driver.alarm, watch::Source::Alarm).map_err(io("watch a timer for"))?;
@@ -182,18 +187,21 @@ async fn run(
     let listener = listen(&options.socket)?;
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
     let relay = backend.take_stops().map(|stops| tokio::spawn(relay_stops(stops, outbox.clone())));
-    let follower = (!files.is_empty()).then(|| tokio::spawn(files.follow(outbox.clone())));
+    let reloads = reload_on_hangup(outbox.clone()).map_err(io("catch SIGHUP for"))?;
+    driver.reloads.follow(files, outbox.clone());
     let service = socket::Service::new(outbox, backend, description);
     let connections = tokio::spawn(socket::serve(listener, Arc::new(service)));
     tracing::info!(socket = %options.socket.display(), "ready");
     ready();
-    let driver = driver.run(inbox).await;
+    let mut driver = driver.run(inbox).await;
     // New callers find no socket from here on and start another daemon, once this one has let go of its lock.
     let _ = std::fs::remove_file(&options.socket);
     connections.abort();
     stops.abort();
-    for task in relay.into_iter().chain(follower) {
-        task.abort();
+    reloads.abort();
+    driver.reloads.stop();
+    if let Some(relay) = relay {
+        relay.abort();
     }
     tracing::info!(living = driver.servers(), "stopped; what lives is adopted by the next start");
     Ok(())
@@ -220,6 +228,15 @@ fn stop_on_signals(driver: mpsc::Sender<Message>) -> io::Result<tokio::task::Joi
             _ = interrupt.recv() => {}
         }
         let _ = driver.send(Message::Stop).await;
+    }))
+}
+
+fn reload_on_hangup(driver: mpsc::Sender<Message>) -> io::Result<tokio::task::JoinHandle<()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let _ = driver.send(Message::Reload { force: false, reply: None }).await;
+        }
     }))
 }
 
@@ -254,7 +271,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn describe(options: &Options, backend: &Backend, offers: &Offers) -> Description {
+fn describe(config: Option<&Path>, backend: &Backend, offers: &Offers) -> Description {
     let told = |offer: &Offer| match offer.clone() {
         Offer::Holds => LimitState::Holds,
         Offer::NothingToLimit => LimitState::NothingToLimit,
@@ -277,7 +294,7 @@ fn describe(options: &Options, backend: &Backend, offers: &Offers) -> Descriptio
         notes: Vec::new(),
         layout: backend.layout().word().to_owned(),
         root: backend.root().display().to_string(),
-        config: options.config.as_ref().map(|path| path.display().to_string()),
+        config: config.map(|path| path.display().to_string()),
         limits: limits.into_iter().map(|(name, offer)| (name.to_owned(), told(offer))).collect::<BTreeMap<_, _>>(),
         launches: 0,
         refusals: 0,

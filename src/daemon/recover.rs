@@ -43,7 +43,7 @@ impl Driver {
             let Some(place) = record.place() else { continue };
             self.table.next = self.table.next.max(place.leaf.launch());
             known.push(place.clone());
-            match self.backend.adopt(&place, &record.machine) {
+            match self.backend.adopt(&place, &record.machine, record.held.as_ref()) {
                 Ok(leaf) if leaf.populated().unwrap_or(true) => {
                     self.adopt(&place, &record, leaf);
                     adopted += 1;
@@ -106,6 +106,9 @@ impl Driver {
             idle: record.idle_after.map(|after| Idle::begin(after, self.now())),
             stall: record.stall,
             watchdog: None,
+            asked: record.asked.clone(),
+            held: record.held,
+            settings: self.reloads.generation,
             leader: record.leader,
             leader_pidfd: pidfd.clone(),
             owner: record.owner,

@@ -23,7 +23,7 @@ use crate::backend::Backend;
 use crate::cgroup::{Membership, has_exited};
 use crate::process;
 use crate::snapshot::SessionView;
-use crate::wire::{self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located};
+use crate::wire::{self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, ReloadReply};
 
 /// How long a client may take for its first message, from its turn on.
 const FIRST_MAX: Duration = Duration::from_secs(10);
@@ -178,6 +178,7 @@ async fn answer(
     Ok(match call {
         Call::Launch(wish) => reply(launch(service, peer, pidfd, *wish, descriptors).await?),
         Call::End(wish) => reply(end(service, peer, pidfd, wish).await?),
+        Call::Reload(wish) => reply(reload(service, peer, wish).await?),
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
         Call::Describe => wire::encode_reply(&describe(service).await?),
@@ -252,6 +253,22 @@ async fn end(
     };
     let inside = service.backend.locate(&place);
     ask(service, |reply| Message::End { peer, inside, wish, reply }).await
+}
+
+/// The file is the operator's, and so is the word that it counts from now on; a server's is not.
+async fn reload(
+    service: &Service,
+    peer: Peer,
+    wish: wire::Reload,
+) -> Result<Result<ReloadReply, Fault>, ConnectionError> {
+    if peer.uid != 0 && peer.uid != service.description.uid {
+        let whose = format!("only root and uid {} may reload this daemon's configuration", service.description.uid);
+        return Ok(Err(Fault::NotPermitted(whose)));
+    }
+    if Membership::of(peer.pid).ok().is_none_or(|place| service.backend.locate(&place).is_some()) {
+        return Ok(Err(Fault::NotPermitted("the configuration cannot be reloaded from inside a session".into())));
+    }
+    ask(service, |reply| Message::Reload { force: wish.force, reply: Some(reply) }).await
 }
 
 async fn list(service: &Service, peer: Peer) -> Result<Vec<SessionView>, ConnectionError> {

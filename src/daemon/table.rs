@@ -11,11 +11,11 @@ use tokio::sync::oneshot;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
 use crate::lifecycle::{Idle, State, Terms, Watchdog};
-use crate::limits::Bytes;
+use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
 use crate::outcome::Stall;
 use crate::policy::OnPids;
-use crate::records::{Expiry, Instance};
+use crate::records::{Asked, Expiry, Instance};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::wire::{EndReply, Ended, Fault, Launched};
 
@@ -41,6 +41,12 @@ pub(super) struct Server {
     pub(super) stall: Stall,
     /// Watches it while it presses against one.
     pub(super) watchdog: Option<Watchdog>,
+    /// What its launch asked for itself, where that is known.
+    pub(super) asked: Option<Asked>,
+    /// What held its launcher where that came from, where that is known.
+    pub(super) held: Option<Limits>,
+    /// The settings under which its launch was decided, by their number.
+    pub(super) settings: u64,
     pub(super) leader: ProcessId,
     /// `None` where it was gone when the server was adopted.
     pub(super) leader_pidfd: Option<Arc<OwnedFd>>,

@@ -120,6 +120,11 @@ pub fn decide(settings: &Settings, request: &Request<'_>) -> Decision {
     }
 }
 
+/// What a server that lives would be granted by other settings than those it was launched under.
+pub fn regrant(settings: &Settings, request: &Request<'_>) -> Result<Box<Grant>, Refusal> {
+    grant(settings, request).map(Box::new)
+}
+
 fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
     let (mut server, mut session) = (settings.server, settings.session);
     for rule in settings.rules.iter().filter(|rule| rule.when.matches(request.host, request.session, request.server)) {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod adjust;
 mod budget;
 mod configured;
 mod decide;
@@ -15,9 +16,10 @@ mod instances;
 mod rate;
 mod settings;
 
+pub use adjust::{Lowering, Pass, Usage, differing, is_below_usage};
 pub use budget::{Holding, Newcomer, has_room};
 pub use configured::{Configured, Content, Watched};
-pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, decide};
+pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, decide, regrant};
 pub use identity::{Caller, ProcessFacts, SESSION_VARIABLE, SessionName, SessionNaming, name_session, recognise_host};
 pub use instances::{Likeness, counts_instances, oldest_beyond, too_many_instances};
 pub use rate::{Buckets, Empty, KIN, Rate, Source, WAIT_MAX, too_often};

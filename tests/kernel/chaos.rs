@@ -437,13 +437,18 @@ impl Chaos {
         }
     }
 
-    /// The configuration changes, and the daemon is told.
+    /// The configuration changes, and the daemon is told: once it says so, and what lives has the new limits.
     fn reload(&mut self) {
         let size = self.rng.u32(1..4);
         self.did(format!("reload with {size}G"));
         std::fs::write(self.machine.path("pinfold.toml"), CONFIG.replace("1G", &format!("{size}G"))).unwrap();
-        self.machine.kill_daemon();
-        self.machine.start();
+        let output = self.machine.ask(&["reload"]);
+        assert!(output.status.success(), "{output:?}; {}", self.machine.log());
+        for session in self.machine.sessions() {
+            for server in session["servers"].as_array().unwrap() {
+                assert_eq!(server["memory"]["max_bytes"], u64::from(size) << 30, "{server:#}");
+            }
+        }
     }
 
     /// The first process of a server is moved out of its leaf: it is shown, and stays the server's own.

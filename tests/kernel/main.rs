@@ -18,6 +18,7 @@ mod launcher;
 mod limits;
 mod orders;
 mod ownership;
+mod reload;
 mod servers;
 mod shedding;
 mod soak;

@@ -38,13 +38,24 @@ impl Installed {
         let drop_ins = installed.directory.join("pinfold.service.d");
         std::fs::create_dir_all(&drop_ins).unwrap();
         std::fs::write(unit, source).unwrap();
-        std::fs::write(drop_ins.join("test.conf"), format!("[Service]\nExecStart=\nExecStart={command}\n")).unwrap();
+        let order = source.lines().find_map(|line| line.strip_prefix("ExecReload=pinfold ")).unwrap();
+        let order = format!("{} {order}", binary());
+        let commands = format!("ExecStart=\nExecStart={command}\nExecReload=\nExecReload={order}\n");
+        std::fs::write(drop_ins.join("test.conf"), format!("[Service]\n{commands}")).unwrap();
         reload();
         installed
     }
 
     pub fn main_pid(&self) -> i32 {
         property("pinfold.service", "MainPID").parse().unwrap()
+    }
+
+    /// Writes the configuration file that the unit reads; it goes with this.
+    #[track_caller]
+    pub fn configure(&self, config: &str) {
+        let path = config_path();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, config).unwrap();
     }
 
     #[track_caller]
@@ -62,8 +73,17 @@ impl Drop for Installed {
         systemctl(&["stop", "pinfold.service"]);
         let _ = std::fs::remove_file(self.directory.join("pinfold.service"));
         let _ = std::fs::remove_dir_all(self.directory.join("pinfold.service.d"));
+        let _ = std::fs::remove_file(config_path());
         systemctl(&["reset-failed", "pinfold.service"]);
         reload();
+    }
+}
+
+fn config_path() -> PathBuf {
+    if is_system() {
+        PathBuf::from("/etc/pinfold/pinfold.toml")
+    } else {
+        std::env::home_dir().unwrap().join(".config/pinfold/pinfold.toml")
     }
 }
 

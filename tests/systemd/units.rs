@@ -1,5 +1,6 @@
 //! The daemon as a unit: the installed one, and that a manager has one daemon.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::installed::{Installed, ask, leaders, up, usual};
@@ -95,6 +96,43 @@ fn a_first_launch_starts_the_installed_unit_and_sessions_live_over_its_restarts(
 
     assert!(ask(&["end", "--all"]).status.success());
     eventually("nothing is left", || if units().is_empty() { Ok(()) } else { Err(format!("{:?}", units())) });
+}
+
+#[test]
+fn a_reload_of_the_installed_unit_changes_limits_in_place_and_a_wrong_file_fails_it_with_its_line() {
+    if !offered() {
+        return;
+    }
+    let installed = Installed::new();
+    let configure = |memory: &str, pids: &str| {
+        installed.configure(&format!("[session]\npids_max = {pids}\n[server]\nmemory_max = '{memory}'\n"));
+    };
+    let reload = || systemctl(&["reload", "pinfold.service"]);
+    configure("300M", "300");
+    let server = up("s");
+    let daemon = installed.expect_active(0);
+    let held = || {
+        let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", server.pid())).unwrap();
+        let leaf = Path::new("/sys/fs/cgroup").join(cgroup.trim().trim_start_matches("0::/"));
+        let slice = leaf.ancestors().find(|path| path.extension().is_some_and(|kind| kind == "slice")).unwrap();
+        let unit = slice.file_name().unwrap().to_str().unwrap().to_owned();
+        (knob(&leaf, "memory.max"), knob(slice, "pids.max"), property(&unit, "TasksMax"))
+    };
+    let expected = |mib: u64, pids: &str| ((mib << 20).to_string(), pids.to_owned(), pids.to_owned());
+    assert_eq!(held(), expected(300, "300"));
+    for (memory, mib, pids) in [("500M", 500, "400"), ("200M", 200, "250")] {
+        configure(memory, pids);
+        let reloaded = reload();
+        assert!(reloaded.status.success(), "{reloaded:?}");
+        assert_eq!(held(), expected(mib, pids));
+    }
+    configure("lots", "100");
+    assert!(!reload().status.success(), "the file is wrong");
+    assert_eq!(held(), expected(200, "250"));
+    let told = ask(&["reload"]);
+    let text = String::from_utf8_lossy(&told.stderr);
+    assert!(text.contains("pinfold.toml:4:") && text.contains("lots"), "{told:?}");
+    assert_eq!((installed.main_pid(), leaders()), (daemon, vec![i64::from(server.pid())]));
 }
 
 #[test]

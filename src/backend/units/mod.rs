@@ -16,6 +16,7 @@
 //! No file is written in a cgroup that systemd owns, which is every one but the leaves and the delegated scope's
 //! `cgroup.subtree_control` (systemd's CGROUP_DELEGATION, "Some Don'ts"): limits there are changed by properties.
 
+mod adjusting;
 mod binding;
 mod host;
 mod placing;

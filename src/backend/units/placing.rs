@@ -16,7 +16,8 @@ use crate::cgroup::{
     Scope, has_exited,
 };
 use crate::limits::Limits;
-use crate::naming::MACHINE_SLICE;
+use crate::naming::{MACHINE_SLICE, SessionKey};
+use crate::policy::{Lowering, Pass};
 use crate::systemd::{Bus, Properties, SystemdError, Value};
 
 /// How often an admission begins anew because the scope that it found died under it.
@@ -113,6 +114,16 @@ impl Units {
             }
         }
         Ok(held)
+    }
+
+    /// The limits among that.
+    pub(in crate::backend) fn held_limits(&self, from: &Membership, key: &SessionKey) -> Result<Limits, HeldError> {
+        let mut held = Held::default();
+        let path = from.v2.as_deref().filter(|_| self.locate(from).is_none()).unwrap_or_default();
+        for step in held::steps(path, &format!("{}/{}", self.machine, key.slice())) {
+            held.add_limits(&held::open(self.layout.v2(), from, &step.cgroup)?);
+        }
+        Ok(held.limits)
     }
 
     /// What somebody attached to a cgroup behind systemd's back cannot be taken along.
@@ -389,18 +400,32 @@ impl Units {
             let group = Group::open(&paths(self.root())).map_err(KnobError::from)?;
             group.verify_limits(limits)
         };
-        if *last == Some(*limits) && holds().is_ok() {
-            return Ok(());
+        if *last == Some(*limits) && self.root().exists() {
+            let group = Group::open(&paths(self.root())).map_err(KnobError::from)?;
+            return self.limit_living(MACHINE_SLICE, &group, limits);
         }
         let properties = slice_limits(limits).with("Description", Value::Text("What AI agents start".into()));
         match self.manager.start(MACHINE_SLICE, properties, None, MAY_LACK) {
-            // It is there: somebody configured it, or an earlier daemon made it. What we were told to set counts.
-            Err(error) if error.exists() => self.manager.set(MACHINE_SLICE, slice_limits(limits))?,
-            other => other?,
+            // It is there: somebody configured it, or an earlier daemon made it. What we were told to set counts, as far as
+            // nothing ends for it.
+            Err(error) if error.exists() => {
+                let group = Group::open(&paths(self.root())).map_err(KnobError::from)?;
+                self.limit_living(MACHINE_SLICE, &group, limits)?;
+            }
+            other => {
+                other?;
+                holds()?;
+            }
         }
-        holds()?;
         *last = Some(*limits);
         Ok(())
+    }
+
+    /// Gives a slice with processes in it these limits, as far as nothing ends for it.
+    fn limit_living(&self, slice: &str, group: &Group, limits: &Limits) -> Result<(), AdmitError> {
+        let how = (Pass::Both, Lowering::NotBelowUsage);
+        let adjusted = group.adjust(limits, how, &[], |limits| self.set_slice(slice, group, limits));
+        adjusted.error.map_or(Ok(()), Err)
     }
 
     /// Proves the session's limits; where its slice has others, because the configuration changed or a launcher comes
@@ -409,10 +434,7 @@ impl Units {
         let slice = wanted.key.slice();
         let strictest = held::strictest(session.held, &held.limits);
         let limits = held::strictest(wanted.session, &strictest);
-        if session.group.verify_limits(&limits).is_err() {
-            self.manager.set(&slice, slice_limits(&limits))?;
-            session.group.verify_limits(&limits)?;
-        }
+        self.limit_living(&slice, &session.group, &limits)?;
         session.held = strictest;
         if held.access.is_empty() {
             return Ok(());

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Units, lock, paths};
+use crate::backend::held;
 use crate::cgroup::{Above, Caller, Cgroup, CgroupError, Group, Leaf, Scope};
+use crate::limits::Limits;
 use crate::naming::{MACHINE_SLICE, SessionKey};
 use crate::systemd::SystemdError;
 
@@ -13,8 +15,9 @@ use crate::systemd::SystemdError;
 const GONE_MAX: Duration = Duration::from_secs(2);
 
 impl Units {
-    /// Opens a leaf that an earlier daemon made.
-    pub fn adopt(&self, at: &Caller) -> Result<Leaf, CgroupError> {
+    /// Opens a leaf that an earlier daemon made. What held its launcher goes on holding its session; where that is not known,
+    /// because the daemon was of a version that did not write it down, what holds it now does.
+    pub fn adopt(&self, at: &Caller, held: Option<&Limits>) -> Result<Leaf, CgroupError> {
         let found = self.scopes(&at.key)?.into_iter().find_map(|(scope, unit)| {
             let leaf = Group::open(&paths(scope.path().join(at.leaf.as_str()))).ok()?;
             Some((scope, unit, leaf))
@@ -30,6 +33,7 @@ impl Units {
             Some(session) => session,
             kept => kept.insert(self.open_session(&at.key)?),
         };
+        session.held = held::strictest(session.held, &held.copied().unwrap_or_else(|| session.group.limits()));
         let above = Above {
             session: session.group.clone(),
             machine: session.machine.clone(),
