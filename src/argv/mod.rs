@@ -18,5 +18,5 @@ mod unwrap;
 pub use digest::{CommandDigest, DigestError};
 pub use mask::MaskedArgv;
 pub use name::server_name;
-pub use path::{is_generic, package, stem};
+pub use path::{is_generic, package, stem, versioned};
 pub use script::{Script, script};

@@ -69,6 +69,12 @@ pub fn package(path: &str) -> Option<&str> {
     Some(name.unwrap_or(scope))
 }
 
+/// The product whose versions are kept beside each other: `claude` of `/x/claude/versions/2.1.90`.
+pub fn versioned(path: &str) -> Option<&str> {
+    let (product, _) = path.rsplit_once("/versions/")?;
+    Some(basename(product)).filter(|name| !name.is_empty())
+}
+
 /// The first two components of a package below `node_modules`: the scope and the name, or the name and nothing.
 fn scope_and_package(path: &str) -> Option<(&str, Option<&str>)> {
     let (_, inside) = path.rsplit_once("node_modules/")?;

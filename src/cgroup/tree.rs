@@ -22,6 +22,7 @@ use super::root;
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
 use crate::policy::{Lowering, Pass};
+use crate::session::ProcessId;
 
 /// The directory of the machine level, below the root.
 pub(super) const MACHINE: &str = "pinfold";
@@ -54,7 +55,7 @@ pub struct Admission<'a> {
     /// Units that it may leave whatever held it there.
     pub allow_leave: &'a [WildMatch],
     /// The process that owns it: its host.
-    pub owner: i32,
+    pub owner: ProcessId,
     /// Since boot (`CLOCK_BOOTTIME`): when its end, if that was ordered for its session's time-to-live, has to be over.
     pub until: Option<Duration>,
 }

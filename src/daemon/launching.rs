@@ -347,7 +347,7 @@ impl Driver {
                 session: grant.session,
                 server: grant.server,
                 allow_leave: &allow_leave,
-                owner: record.owner.pid,
+                owner: record.owner,
                 until: record.expires.map(|expiry| expiry.at + record.grace),
             };
             backend.admit(&wanted).map_or_else(Admitted::Failed, Admitted::Placed)

@@ -24,6 +24,7 @@ mod storms;
 mod table;
 mod tell;
 mod watch;
+mod way;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -44,7 +44,7 @@ impl Driver {
             self.table.next = self.table.next.max(place.leaf.launch());
             known.push(place.clone());
             match self.backend.adopt(&place, &record.machine, record.held.as_ref()) {
-                Ok(leaf) if leaf.populated().unwrap_or(true) => {
+                Ok(leaf) if leaf.populated().unwrap_or(true) || lives_outside(&record) => {
                     self.adopt(&place, &record, leaf);
                     adopted += 1;
                 }
@@ -52,6 +52,10 @@ impl Driver {
                     tracing::error!(error = %chain(&error), "a leaf cannot be adopted and is left to the next start");
                 }
                 Ok(_) | Err(_) => {
+                    if lives_outside(&record) {
+                        let (server, pid) = (&record.server, record.leader.pid);
+                        tracing::warn!(%server, pid, "a server outlived its leaf, which somebody removed; end it by hand");
+                    }
                     self.sweep(Box::new(record), SWEEP_AGAIN);
                     swept += 1;
                 }
@@ -185,6 +189,14 @@ impl Driver {
             tracing::warn!(error = %chain(&error), "a record of what is gone stays");
         }
     }
+}
+
+/// Whether a server's first process lives, where its leaf tells that it is not there. The mark in its environment tells a
+/// server that left its leaf from a launcher that never came so far: that one is no server, and may be launching anew.
+fn lives_outside(record: &Record) -> bool {
+    let environment = process::environment(record.leader.pid);
+    let is_marked = environment.iter().any(|(name, value)| name == "PINFOLD_SERVER" && *value == record.leaf);
+    is_marked && process::hold(record.leader).is_some()
 }
 
 /// An end that was under way goes on from the fact or the order that began it.

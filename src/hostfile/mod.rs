@@ -39,9 +39,16 @@ pub enum HostFileError {
     /// It is longer than any host's.
     #[error("it has more than {} MiB", FILE_BYTES_MAX >> 20)]
     TooLong,
-    /// It has an error.
-    #[error("{0}")]
-    Syntax(String),
+    /// It has an error. Where is told, and never what stands there: the file may hold secrets, or be none of a host's.
+    #[error("it is no {language}{place}", place = .at.map_or_else(String::new, |(line, column)| {
+        format!(" at line {line}, column {column}")
+    }))]
+    Syntax {
+        /// What it should be.
+        language: &'static str,
+        /// The line and the column, from 1 on.
+        at: Option<(u64, u64)>,
+    },
     /// It is something else than a table of settings.
     #[error("it is no object of settings")]
     NoObject,
@@ -66,7 +73,7 @@ pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFil
     if bytes.len() > FILE_BYTES_MAX {
         return Err(HostFileError::TooLong);
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| HostFileError::Syntax("it is no UTF-8 text".into()))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| HostFileError::Syntax { language: "UTF-8 text", at: None })?;
     let text = text.trim_start_matches('\u{feff}');
     if text.trim().is_empty() {
         return Err(HostFileError::Empty);
@@ -83,15 +90,29 @@ pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFil
 }
 
 fn parse(syntax: Syntax, text: &str) -> Result<Value, HostFileError> {
-    let wrong = |error: &dyn std::fmt::Display| HostFileError::Syntax(error.to_string().replace('\n', " "));
     match syntax {
         Syntax::Json => {
-            let value = jsonc_parser::parse_to_value(text, &AS_HOSTS_WRITE_IT).map_err(|error| wrong(&error))?;
-            value.map(plain).ok_or(HostFileError::Empty)
+            let value = jsonc_parser::parse_to_value(text, &AS_HOSTS_WRITE_IT).map_err(|error| {
+                let at = Some((error.line_display() as u64, error.column_display() as u64));
+                HostFileError::Syntax { language: "JSON", at }
+            });
+            value?.map(plain).ok_or(HostFileError::Empty)
         }
-        Syntax::Toml => toml::from_str(text).map_err(|error: toml::de::Error| wrong(&error.message())),
-        Syntax::Yaml => serde_saphyr::from_str(text).map_err(|error| wrong(&error)),
+        Syntax::Toml => toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            HostFileError::Syntax { language: "TOML", at: before.map(place_after) }
+        }),
+        Syntax::Yaml => serde_saphyr::from_str(text).map_err(|error| {
+            let at = error.location().map(|place| (place.line(), place.column()));
+            HostFileError::Syntax { language: "YAML", at }
+        }),
     }
+}
+
+/// The line and the column of what comes after this text.
+fn place_after(text: &str) -> (u64, u64) {
+    let line = text.rsplit('\n').next().unwrap_or_default();
+    (text.matches('\n').count() as u64 + 1, line.chars().count() as u64 + 1)
 }
 
 /// Each is said, because the defaults are the parser's own affair.
@@ -217,6 +238,38 @@ mod tests {
         }
         assert_eq!(entries(Syntax::Json, &vec![b' '; FILE_BYTES_MAX + 1]), Err(HostFileError::TooLong));
         assert!(entries(Syntax::Json, b"{\"a\": \"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn an_error_tells_where_it_is_and_quotes_nothing() {
+        // What a link of a user's could lead root's daemon to.
+        let shadow = "root:$6$salt$hash:19000:0:99999:7:::\nalice:$6$pepper$mash:19000:0:99999:7:::\n";
+        let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
+        let token = "[secret]\ntoken = tok_4f9a\n";
+        for (text, words) in [
+            (shadow, &["root", "salt", "alice", "19000"][..]),
+            (key, &["BEGIN", "b3Blb"]),
+            (token, &["secret", "tok_4f9a"]),
+            ("'unterminated-word", &["unterminated-word"]),
+            ("secret: [a, *alias]\n", &["alias"]),
+            ("secret: !tag {a: 'b\n", &["tag"]),
+            ("\"\\q-secret\"", &["q-secret"]),
+        ] {
+            for syntax in [Syntax::Json, Syntax::Toml, Syntax::Yaml] {
+                let Err(error) = entries(syntax, text.as_bytes()) else { continue };
+                let told = format!("{error} {error:?}");
+                for word in words {
+                    assert!(!told.contains(word), "{syntax:?}: {told}");
+                }
+            }
+        }
+        for (syntax, text, expected) in [
+            (Syntax::Json, "{\n  \"a\": }", "it is no JSON at line 2, column 8"),
+            (Syntax::Toml, "a = 1\nb = = 2\n", "it is no TOML at line 2, column 5"),
+            (Syntax::Yaml, "a: 1\nb: [1\n", "it is no YAML at line 2, column 4"),
+        ] {
+            assert_eq!(entries(syntax, text.as_bytes()).unwrap_err().to_string(), expected);
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct ProcessFacts {
 ///
 /// A host is known by the name of its process, of its program, or, where an interpreter runs it, of its script. A
 /// package lends its name only to scripts that have none of their own (`@openai/codex/bin/codex.js` is `codex`, `gemini-cli/dist/index.js`
-/// is `gemini-cli`): the helper processes that OpenClaw puts between its gateway and a server come from the package
+/// is `gemini-cli`), and so does a directory of versions (`cursor-agent/versions/1.2/index.js`): the helper processes that OpenClaw puts between its gateway and a server come from the package
 /// `openclaw` as well (`openclaw/dist/process/supervisor/service-child-relay.js`), and end with their server.
 pub fn recognise_host(settings: &Settings, ancestors: &[ProcessFacts]) -> Option<(Name, usize)> {
     ancestors.iter().enumerate().find_map(|(index, process)| {
@@ -47,17 +47,30 @@ fn is_comm(command: &str, comm: &str) -> bool {
 
 fn names(argv: &[String]) -> impl Iterator<Item = &str> {
     let program = argv.first().map(String::as_str).unwrap_or_default();
-    // A title such as `openclaw gateway`, which a process wrote over its command line, is one word of argv.
-    let title = program.split(' ').next().filter(|_| !program.contains('/'));
+    // What a process wrote over its command line is one word of argv: a title such as `openclaw gateway`, or as Electron's
+    // helpers have it the program with all its options.
+    let program = program.split(" --").next().unwrap_or_default();
+    let title = program.split(' ').next().filter(|word| !word.contains('/'));
     let script = match argv::script(argv) {
         Some((Script::File(path) | Script::Package(path), _)) => {
             let stem = argv::stem(path);
-            [Some(stem), argv::package(path).filter(|_| argv::is_generic(stem))]
+            let lent = [argv::package(path), argv::versioned(path)].map(|name| name.filter(|_| argv::is_generic(stem)));
+            [Some(stem), lent[0], lent[1], remote_editor(path, stem)]
         }
-        Some((Script::Module(module), _)) => [Some(module), None],
-        None => [None, None],
+        Some((Script::Module(module), _)) => [Some(module), None, None, None],
+        None => [None; 4],
     };
-    [Some(argv::stem(program)), title].into_iter().chain(script).flatten()
+    let stem = title.map_or_else(|| argv::stem(program), argv::stem);
+    // Claude Code's program is called after its version: `~/.local/share/claude/versions/2.1.90`.
+    let product = argv::versioned(program).filter(|_| argv::is_generic(stem));
+    [Some(stem), product].into_iter().chain(script).flatten()
+}
+
+/// The server that an editor keeps on a remote machine is told by its directory alone: VS Code and what was made from it
+/// run scripts of the same names, from `~/.vscode-server`, `~/.cursor-server`…
+fn remote_editor<'a>(script: &'a str, stem: &str) -> Option<&'a str> {
+    let directory = script.split('/').find_map(|part| part.strip_prefix('.').filter(|name| name.ends_with("-server")));
+    directory.filter(|_| matches!(stem, "bootstrap-fork" | "server-main"))
 }
 
 /// What is known about who asks for a launch.

@@ -35,6 +35,105 @@ fn a_host_is_known_by_its_name_its_program_or_its_script() {
 }
 
 #[test]
+fn the_hosts_of_today_are_known_by_the_command_lines_that_they_have() {
+    let electron = "--type=utility --utility-sub-type=node.mojom.NodeService --user-data-dir=/home/u/.config/Cursor";
+    for (comm, line, expected) in [
+        // A gateway that wrote a title over its command line, in 15 bytes and in all of them; one without its title.
+        ("openclaw-gatewa", "openclaw-gateway||||||", "openclaw"),
+        ("MainThread", "node|/usr/lib/node_modules/openclaw/dist/entry.js|gateway", "openclaw"),
+        (
+            "node",
+            "node|/x/node_modules/.pnpm/openclaw@2026.9.6/node_modules/openclaw/dist/index.js|gateway",
+            "openclaw",
+        ),
+        ("openclaw", "openclaw", "openclaw"),
+        // Claude Code's native program, by its link, by its version, and as editors bring it along.
+        ("claude", "/home/u/.local/bin/claude|-p", "claude-code"),
+        ("2.1.90", "/home/u/.local/share/claude/versions/2.1.90|--output-format|stream-json", "claude-code"),
+        ("node", "node|/home/u/.nvm/versions/node/v22.11.0/bin/claude", "claude-code"),
+        (
+            "claude",
+            "/home/u/.vscode/extensions/anthropic.claude-code-2.1.0/resources/native-binary/claude",
+            "claude-code",
+        ),
+        ("claude.exe", "/usr/lib/node_modules/@anthropic-ai/claude-code/bin/claude.exe", "claude-code"),
+        ("codex", "/x/node_modules/@openai/codex/vendor/x86_64-unknown-linux-musl/codex/codex|app-server", "codex"),
+        ("codex-exec", "codex-exec|--json", "codex"),
+        ("goose", "/root/.local/bin/goose|run|--text|x", "goose"),
+        ("goosed", "/usr/lib/goose/resources/bin/goosed|agent", "goose"),
+        ("opencode", "/home/u/.opencode/bin/opencode|serve|--port|4096", "opencode"),
+        ("opencode", "/x/node_modules/opencode-ai/node_modules/opencode-linux-x64/bin/opencode", "opencode"),
+        ("opencode.exe", "/x/node_modules/@opencode/cli/bin/opencode.exe|serve|--service", "opencode"),
+        ("node", "node|/x/node_modules/opencode-ai/bin/opencode", "opencode"),
+        ("zed-editor", "/home/u/.local/zed.app/libexec/zed-editor", "zed"),
+        ("zed-remote-serv", "/home/u/.zed_server/zed-remote-server-stable-0.200.1|run", "zed"),
+        // Editors on Electron: the program itself, its helpers with one word of argv, and under an AppImage.
+        ("cursor", "/opt/Cursor/cursor|--no-sandbox", "cursor"),
+        ("exe", &format!("/opt/Cursor/cursor {electron}"), "cursor"),
+        ("cursor", "/tmp/.mount_cursorAbCdEf/usr/share/cursor/cursor|--type=utility", "cursor"),
+        (
+            "node",
+            "/home/u/.local/share/cursor-agent/versions/2025.09.18-7ae6800/node|--use-system-ca|/home/u/.local/share/cursor-agent/versions/2025.09.18-7ae6800/index.js|chat",
+            "cursor",
+        ),
+        ("MainThread", "/home/u/.local/bin/cursor-agent|--use-system-ca|/x/index.js", "cursor"),
+        ("code", "/usr/share/code/code|--type=utility|--utility-sub-type=node.mojom.NodeService", "vscode"),
+        ("code", "/snap/code/200/usr/share/code/code|--ms-enable-electron-run-as-node|/x/out/bootstrap-fork", "vscode"),
+        ("codium", "/usr/share/codium/codium", "vscode"),
+        // Their servers on remote machines: it is the extension host that launches.
+        (
+            "node",
+            "/home/u/.vscode-server/bin/ee8c/node|/home/u/.vscode-server/bin/ee8c/out/server-main.js|--port=0",
+            "vscode",
+        ),
+        (
+            "node",
+            "/home/u/.vscode-server/cli/servers/Stable-38c3/server/node|--dns-result-order=ipv4first|/home/u/.vscode-server/cli/servers/Stable-38c3/server/out/bootstrap-fork|--type=extensionHost",
+            "vscode",
+        ),
+        (
+            "node",
+            "/home/u/.cursor-server/bin/53b9/node|/home/u/.cursor-server/bin/53b9/out/bootstrap-fork|--type=extensionHost",
+            "cursor",
+        ),
+        ("node", "/usr/lib/code-server/lib/node|/usr/lib/code-server|--bind-addr|127.0.0.1:8080", "vscode"),
+        (
+            "node",
+            "/usr/lib/code-server/lib/node|/usr/lib/code-server/lib/vscode/out/bootstrap-fork|--type=extensionHost",
+            "vscode",
+        ),
+        ("node", "node|--no-warnings=DEP0040|/usr/bin/gemini", "gemini-cli"),
+        (
+            "node",
+            "/usr/bin/node|--max-old-space-size=8192|/usr/lib/node_modules/@google/gemini-cli/bundle/gemini.js",
+            "gemini-cli",
+        ),
+    ] {
+        assert_eq!(host(comm, line).as_deref(), Some(expected), "{comm} {line}");
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_host_is_none() {
+    for (comm, line) in [
+        // Servers and helpers that lie below a host's own directories.
+        ("node", "node|/home/u/.vscode-server/extensions/acme.mcp-1.0/dist/server.js"),
+        ("node", "node|/home/u/.vscode-server/extensions/acme.mcp-1.0/dist/server-main-loop.js"),
+        ("python3", "python3|/home/u/.claude/skills/server.py"),
+        ("node", "/home/u/.nvm/versions/node/v22.11.0/bin/node|/srv/index.js"),
+        ("python3.12", "/home/u/.pyenv/versions/3.12.1/bin/python3.12|main.py"),
+        ("node", "node|/home/code/index.js"),
+        ("main", "/home/claude/bin/main"),
+        ("npm exec @acme/", "npm exec @acme/codex"),
+        ("codex-linux-san", "/x/codex-linux-sandbox|--|ls"),
+        ("sh", "sh|-c|exec claude mcp serve"),
+        ("grep", "grep|--color|claude"),
+    ] {
+        assert_eq!(host(comm, line), None, "{comm} {line}");
+    }
+}
+
+#[test]
 fn openclaws_helpers_are_passed_over_for_the_gateway() {
     let at = |script: &str| format!("/usr/bin/node|/usr/lib/node_modules/openclaw/dist/{script}");
     let ancestors = [

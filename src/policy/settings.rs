@@ -275,6 +275,10 @@ pub struct HostRule {
     pub files: Vec<PathBuf>,
 }
 
+/// What VS Code's programs and its extension host's script are called, in all of its builds.
+const VSCODE: [&str; 7] =
+    ["code", "code-insiders", "code-oss", "codium", "code-server", "vscode-server", "bootstrap-fork"];
+
 /// The hosts that are known without a configuration.
 pub fn built_in_hosts() -> Vec<HostRule> {
     let host = |name, commands: &[&str], session_env: Option<&str>, session_is_process| HostRule {
@@ -288,13 +292,13 @@ pub fn built_in_hosts() -> Vec<HostRule> {
         // One gateway process holds all sessions and tells its servers nothing about them.
         host("openclaw", &["openclaw", "openclaw-gateway"], None, false),
         host("claude-code", &["claude", "claude-code"], Some("CLAUDE_CODE_SESSION_ID"), true),
-        host("codex", &["codex"], None, true),
-        host("goose", &["goose"], Some("AGENT_SESSION_ID"), true),
+        host("codex", &["codex", "codex-exec", "codex-app-server"], None, true),
+        host("goose", &["goose", "goosed"], Some("AGENT_SESSION_ID"), true),
         // A server process with many sessions (opencode), or windows with many (the editors).
-        host("opencode", &["opencode", "opencode-ai"], None, false),
-        host("zed", &["zed", "zed-editor"], None, false),
-        host("cursor", &["cursor"], None, false),
-        host("vscode", &["code", "code-insiders", "codium"], None, false),
+        host("opencode", &["opencode", "opencode-ai", "opencode-cli"], None, false),
+        host("zed", &["zed", "zed-editor", "zed-remote-server"], None, false),
+        host("cursor", &["cursor", "cursor-agent", "cursor-server"], None, false),
+        host("vscode", &VSCODE, None, false),
         host("gemini-cli", &["gemini", "gemini-cli"], None, false),
     ]
 }

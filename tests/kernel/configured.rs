@@ -1,10 +1,15 @@
 //! A host's configuration file says which servers there are; what was removed there ends.
 
-use std::os::unix::fs::{chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
+
 use crate::hosts::NOBODY;
-use crate::support::{Launched, Machine, eventually, offered, root_offered};
+use crate::support::{Launched, Machine, eventually, offered, root_offered, signal};
+
+/// What no user but root reads.
+const SHADOW: &str = "root:$6$salt$hash:19000:0:99999:7:::\n";
 
 /// A host's configuration, and a machine whose daemon watches it.
 struct Configured {
@@ -202,5 +207,170 @@ fn a_file_of_one_user_says_nothing_of_anothers_sessions() {
     std::fs::write(configured.file(), text(&[])).unwrap();
     std::thread::sleep(std::time::Duration::from_secs(1));
     configured.left(&["fs"]);
+    configured.end();
+}
+
+/// Waits until the daemon has told this.
+#[track_caller]
+fn expect_told(configured: &Configured, words: &str) {
+    eventually("it is told", || {
+        let log = configured.machine.log();
+        if log.contains(words) { Ok(()) } else { Err(log) }
+    });
+}
+
+#[test]
+fn a_file_that_is_written_in_place_in_pieces_counts_once_it_is_whole() {
+    use std::io::Write;
+
+    if !offered() {
+        return;
+    }
+    let configured = Configured::with(&["fs", "git"]);
+    let (_fs, mut git) = (configured.server("fs"), configured.server("git"));
+    let whole = text(&["fs"]);
+    // Three editors: one after the other begins where nothing stands.
+    for end in [0, whole.len() / 2, whole.len() - 3] {
+        std::fs::write(configured.file(), &whole[..end]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    configured.left(&["fs", "git"]);
+    let mut file = std::fs::File::create(configured.file()).unwrap();
+    for piece in whole.as_bytes().chunks(7) {
+        file.write_all(piece).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    drop(file);
+    assert_eq!(git.exit_status(), 128 + 15);
+    configured.left(&["fs"]);
+    configured.end();
+}
+
+#[test]
+fn a_directory_that_is_removed_and_made_anew_is_watched_on() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::prepared(|file| {
+        std::fs::create_dir_all(file.with_file_name("store/deep")).unwrap();
+        std::fs::write(file.with_file_name("store/deep/host.json"), text(&["fs", "git"])).unwrap();
+        symlink("store/deep/host.json", file).unwrap();
+    });
+    let (mut fs, mut git) = (configured.server("fs"), configured.server("git"));
+    let store = configured.directory.path().join("store");
+    std::fs::remove_dir_all(&store).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    configured.left(&["fs", "git"]);
+    std::fs::create_dir_all(store.join("deep")).unwrap();
+    std::fs::write(store.join("deep/host.json"), text(&["fs"])).unwrap();
+    assert_eq!(git.exit_status(), 128 + 15);
+    // As a whole, by a rename of what was prepared elsewhere.
+    let draft = configured.directory.path().join("draft");
+    std::fs::create_dir_all(draft.join("deep")).unwrap();
+    std::fs::write(draft.join("deep/host.json"), text(&[])).unwrap();
+    std::fs::rename(&store, configured.directory.path().join("old")).unwrap();
+    std::fs::rename(&draft, &store).unwrap();
+    assert_eq!(fs.exit_status(), 128 + 15);
+    configured.left(&[]);
+    configured.end();
+}
+
+#[test]
+fn a_file_that_becomes_a_fifo_holds_nobody_up_and_counts_again_as_a_file() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::with(&["fs", "git"]);
+    let (_fs, mut git) = (configured.server("fs"), configured.server("git"));
+    let draft = configured.directory.path().join("draft");
+    nix::unistd::mkfifo(&draft, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::rename(&draft, configured.file()).unwrap();
+    expect_told(&configured, "says nothing now: it is no regular file");
+    configured.left(&["fs", "git"]);
+    configured.replace(&text(&["fs"]));
+    assert_eq!(git.exit_status(), 128 + 15);
+    configured.left(&["fs"]);
+    configured.end();
+}
+
+#[test]
+fn what_changed_while_more_happened_than_the_kernel_keeps_is_not_missed() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::with(&["fs", "git"]);
+    let (mut fs, _git) = (configured.server("fs"), configured.server("git"));
+    let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let most: usize = most.trim().parse().unwrap();
+    let daemon = configured.machine.daemon_pid();
+    signal(daemon, Signal::SIGSTOP);
+    // Each event differs from the one before it, or the kernel keeps one of both (inotify(7)).
+    let noise = ["a", "b"].map(|name| configured.directory.path().join(name));
+    for _ in 0..most / 4 + 1 {
+        for path in &noise {
+            std::fs::write(path, "").unwrap();
+        }
+        for path in &noise {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    configured.replace(&text(&["git"]));
+    signal(daemon, Signal::SIGCONT);
+    assert_eq!(fs.exit_status(), 128 + 15);
+    configured.left(&["git"]);
+    configured.end();
+}
+
+#[test]
+fn what_a_user_may_not_read_is_not_read_by_root_either_where_that_user_turns_the_way_to_it() {
+    if !offered() || !root_offered() {
+        return;
+    }
+    let secrets = tempfile::Builder::new().prefix("pinfold-secret-").tempdir().unwrap();
+    let secret = secrets.path().join("shadow");
+    std::fs::write(&secret, SHADOW).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let configured = Configured::prepared(|file| {
+        symlink(&secret, file).unwrap();
+        chown(file.parent().unwrap(), Some(NOBODY), Some(NOBODY)).unwrap();
+    });
+    expect_told(&configured, "permission denied, with the rights of user 65534");
+    configured.end();
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told_without_a_word_of_it() {
+    if !offered() {
+        return;
+    }
+    let configured = Configured::prepared(|file| std::fs::write(file, SHADOW).unwrap());
+    expect_told(&configured, "says nothing now: it is no JSON at line 1");
+    let log = configured.machine.log();
+    assert!(!log.contains("$6$") && !log.contains("salt") && !log.contains("hash"), "{log}");
+    configured.end();
+}
+
+#[test]
+fn a_users_own_file_that_others_may_not_read_ends_that_users_server() {
+    if !offered() || !root_offered() {
+        return;
+    }
+    let configured = Configured::prepared(|file| {
+        std::fs::write(file, text(&["fs"])).unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        for path in [file, file.parent().unwrap()] {
+            chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    });
+    configured.machine.open_to_all();
+    let options =
+        ["run", "--host", "openclaw", "--session", "s", "--server", "fs", "--", "sh", "-c", "echo up; exec cat"];
+    let mut run = configured.machine.nobody(&options);
+    run.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut server = Launched::spawn(run);
+    assert_eq!(server.line(), "up", "{}", configured.machine.log());
+    std::fs::write(configured.file(), text(&[])).unwrap();
+    assert_eq!(server.exit_status(), 128 + 15);
+    configured.left(&[]);
     configured.end();
 }

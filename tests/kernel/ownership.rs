@@ -171,7 +171,7 @@ fn two_servers(machine: &Machine, id: &str) -> Value {
 
 /// Waits until this process is the leader of a running server, and gives its session.
 #[track_caller]
-fn session_of(machine: &Machine, leader: i32) -> Value {
+pub fn session_of(machine: &Machine, leader: i32) -> Value {
     eventually(&format!("process {leader} runs a server"), || {
         let sessions = machine.sessions();
         let leads = |session: &&Value| {

@@ -52,7 +52,7 @@ fn admit(backend: &Backend, pid: i32, pidfd: &OwnedFd, launch: u64) -> Result<Le
         session: Limits::default(),
         server: Limits::default(),
         allow_leave: &[],
-        owner: std::process::id() as i32,
+        owner: pinfold::process::identify(std::process::id() as i32).unwrap(),
         until: None,
     };
     backend.admit(&wanted).map_err(|unplaced| {

@@ -10,6 +10,7 @@ mod agent;
 mod kernel;
 mod support;
 
+mod behind;
 mod bound;
 mod doctor;
 mod ends;

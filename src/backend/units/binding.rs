@@ -11,6 +11,7 @@ use crate::backend::AdmitError;
 use crate::cgroup::{Admission, Cgroup, Membership};
 use crate::naming::SessionKey;
 use crate::process;
+use crate::session::ProcessId;
 use crate::systemd::{Properties, SystemdError, Value, Variant};
 
 /// How much later than the daemon systemd ends what has outlived its session's time-to-live: it is for daemons that died.
@@ -156,10 +157,12 @@ impl Units {
     }
 
     /// The unit of this manager that a host stands in, if its end is the host's.
-    fn host_unit(&self, host: i32) -> Result<Option<String>, SystemdError> {
-        let Some(unit) = self.manager.unit_of(host.unsigned_abs())? else { return Ok(None) };
-        let place = Membership::of(host).ok().and_then(|place| place.v2).unwrap_or_default();
-        Ok(Some(unit).filter(|unit| is_hosts(unit, &place)))
+    fn host_unit(&self, host: ProcessId) -> Result<Option<String>, SystemdError> {
+        let Some(unit) = self.manager.unit_of(host.pid.unsigned_abs())? else { return Ok(None) };
+        let place = Membership::of(host.pid).ok().and_then(|place| place.v2).unwrap_or_default();
+        // Both were asked by its number, which another process may have by now: then it is the other's unit.
+        let is_the_host = process::identify(host.pid).is_ok_and(|now| now == host);
+        Ok(Some(unit).filter(|unit| is_the_host && is_hosts(unit, &place)))
     }
 }
 
