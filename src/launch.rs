@@ -17,6 +17,7 @@ use crate::cgroup::Membership;
 use crate::chain::chain;
 use crate::client::{self, ClientError, Other};
 use crate::limits::LimitWishes;
+use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
 use crate::wire::{Call, Fault, Launch, Launched};
@@ -185,7 +186,7 @@ fn exec(options: &LaunchOptions, launched: Option<&Launched>) -> u8 {
 /// What the server finds in its environment: all that the host gave, and our two variables.
 fn environment(launched: Option<&Launched>) -> Vec<OsString> {
     let ours = launched.map_or_else(Vec::new, |launched| {
-        vec![("PINFOLD_SESSION", launched.session.as_str()), ("PINFOLD_SERVER", launched.leaf.as_str())]
+        vec![(SESSION_VARIABLE, launched.session.as_str()), (SERVER_VARIABLE, launched.leaf.as_str())]
     });
     let kept = std::env::vars_os().filter(|(name, _)| !ours.iter().any(|(own, _)| name.as_bytes() == own.as_bytes()));
     let join = |name: OsString, value: OsString| {

@@ -73,6 +73,17 @@ pub fn environment(pid: i32) -> Vec<(String, String)> {
     pairs.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
 }
 
+/// The command line of a process. Empty where it is gone.
+pub fn command_line(pid: i32) -> Vec<String> {
+    list(pid, "cmdline").unwrap_or_default()
+}
+
+/// Whose a process is: its effective uid.
+pub fn uid(pid: i32) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())
+}
+
 /// A NUL-separated list of `/proc/PID`.
 fn list(pid: i32, file: &str) -> io::Result<Vec<String>> {
     let mut bytes = Vec::new();

@@ -4,10 +4,12 @@
 //! The cgroup tree is the truth about what lives; a record holds what the tree cannot say.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::argv::{CommandDigest, MaskedArgv};
@@ -17,6 +19,7 @@ use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Cause, Stall};
 use crate::policy::{OnPids, STALL};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
+use crate::sys::crash;
 use crate::timespan::TimeSpan;
 
 /// A record is far smaller; what is larger is none of ours.
@@ -63,6 +66,12 @@ pub struct Record {
     pub leader: ProcessId,
     /// The process that owns it.
     pub owner: ProcessId,
+    /// The stdin that is held of it.
+    #[serde(default)]
+    pub stdin: Option<FileId>,
+    /// The stderr that is held of it.
+    #[serde(default)]
+    pub stderr: Option<FileId>,
     /// Where the machine level is: all its directories follow from that.
     pub machine: GroupPaths,
     /// Between SIGTERM and the kill.
@@ -131,6 +140,22 @@ pub struct Expiry {
     pub at: Duration,
 }
 
+/// Which open file it was: while it is open, no other pipe, socket or file has the same numbers (inode(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    /// The filesystem's.
+    pub device: u64,
+    /// The file's in it.
+    pub inode: u64,
+}
+
+impl FileId {
+    /// That of a descriptor.
+    pub fn of(fd: impl AsFd) -> Option<Self> {
+        rustix::fs::fstat(fd).ok().map(|stat| Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+}
+
 /// An end that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
@@ -175,8 +200,17 @@ impl Records {
         let text = serde_json::to_vec(record).map_err(|error| fail(error.into()))?;
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(fail)?;
-        io::Write::write_all(&mut file, &text).map_err(fail)?;
-        std::fs::rename(&draft, &path).map_err(fail)
+        crash::step("a draft was made");
+        let written = io::Write::write_all(&mut file, &text).and_then(|()| {
+            crash::step("a draft was written");
+            std::fs::rename(&draft, &path)
+        });
+        if written.is_err() {
+            // On a full disk even an empty draft takes a place.
+            let _ = std::fs::remove_file(&draft);
+        }
+        crash::step("a record was written");
+        written.map_err(fail)
     }
 
     /// Removes the record of a leaf; that there is none is success.
@@ -186,26 +220,30 @@ impl Records {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(RecordError { doing: "remove", path, source: error })
             }
-            _ => Ok(()),
+            _ => {
+                crash::step("a record was removed");
+                Ok(())
+            }
         }
     }
 
     /// Reads all records of this boot. What is of another boot is removed; what cannot be read stays: its server may live.
-    pub fn load(&self, boot_id: &str) -> Result<Vec<Record>, RecordError> {
+    pub fn load(&self, boot_id: &str) -> Result<Loaded, RecordError> {
         let fail = |source| RecordError { doing: "list", path: self.directory.clone(), source };
-        let mut found = Vec::new();
+        let mut loaded = Loaded::default();
         for entry in std::fs::read_dir(&self.directory).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
             match read(&path) {
-                Found::Record(record) if record.boot_id == boot_id => found.push(*record),
-                Found::Record(_) | Found::Draft => {
+                Ok(Found::Record(record)) if record.boot_id == boot_id => loaded.records.push(*record),
+                Ok(Found::Record(_) | Found::Draft) => {
                     // A draft that was never renamed, or a record of processes that no longer exist.
                     let _ = std::fs::remove_file(&path);
+                    crash::step("a record of the past was removed");
                 }
-                Found::Unreadable => {}
+                Err(source) => loaded.unreadable.push(RecordError { doing: "make use of", path, source }),
             }
         }
-        Ok(found)
+        Ok(loaded)
     }
 
     /// Removes the directory, if no record is in it.
@@ -218,22 +256,41 @@ impl Records {
     }
 }
 
+/// What an earlier daemon left.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Of this boot.
+    pub records: Vec<Record>,
+    /// What is no record, or not one that this version can read.
+    pub unreadable: Vec<RecordError>,
+}
+
 /// What a file of the directory turned out to be.
 enum Found {
     Record(Box<Record>),
     /// What a daemon that died had not finished.
     Draft,
-    /// Not to be read now, or by this version.
-    Unreadable,
 }
 
-fn read(path: &Path) -> Found {
+/// Reads one. Fields that a newer version added are passed over; those that an older one had not are as they are by default.
+fn read(path: &Path) -> io::Result<Found> {
     if path.extension().is_some_and(|extension| extension == "new") {
-        return Found::Draft;
+        return Ok(Found::Draft);
+    }
+    // A fifo that is opened for reading waits for a writer, and a symbolic link leads elsewhere.
+    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if found.len() > RECORD_BYTES_MAX {
+        return Err(io::Error::other(format!(
+            "a record has at most {RECORD_BYTES_MAX} bytes, and this has {}",
+            found.len()
+        )));
     }
     let mut text = Vec::new();
-    let opened = std::fs::File::open(path);
-    let read = opened.and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, RECORD_BYTES_MAX), &mut text));
-    let record = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
-    record.map_or(Found::Unreadable, |record| Found::Record(Box::new(record)))
+    io::Read::read_to_end(&mut io::Read::take(file, RECORD_BYTES_MAX), &mut text)?;
+    Ok(Found::Record(serde_json::from_slice(&text)?))
 }

@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 
 use super::files;
 use crate::sys::bpf::{self, Attach};
+use crate::sys::crash;
 
 /// The most that is read of one file; the longest, `cgroup.procs`, then tells half a million processes.
 const FILE_BYTES_MAX: usize = 4 << 20;
@@ -102,6 +103,7 @@ impl Cgroup {
     pub fn create_child(&self, name: &str) -> Result<Self, CgroupError> {
         rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755))
             .map_err(|errno| CgroupError::new("create", self.path.join(name), errno))?;
+        crash::step("a cgroup was made");
         self.child(name)
     }
 
@@ -117,7 +119,10 @@ impl Cgroup {
     /// Removes a child; that it is already gone is success.
     pub fn remove_child(&self, name: &str) -> Result<(), CgroupError> {
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                crash::step("a cgroup was removed");
+                Ok(())
+            }
             Err(errno) => {
                 let error = CgroupError::new("remove", self.path.join(name), errno);
                 if error.is_gone() { Ok(()) } else { Err(error) }
@@ -179,6 +184,7 @@ impl Cgroup {
         let fail = |errno: rustix::io::Errno| CgroupError::new("write", self.path.join(file), errno);
         let fd = rustix::fs::openat(&self.fd, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
         rustix::io::write(&fd, value.as_bytes()).map_err(fail)?;
+        crash::step(file);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use super::group::Group;
 use super::oom::{self, Tally};
 use crate::naming::LeafName;
 use crate::outcome::Level;
+use crate::sys::crash;
 
 /// The first pause between two reads of `cgroup.events`; it doubles up to [`PAUSE_MOST`]. Re-reading is quicker than
 /// waiting for its notification, which the kernel sends at most every 10 ms.
@@ -137,6 +138,7 @@ impl Leaf {
             if Membership::of(pid).is_ok_and(|place| self.holds(&place)) {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::TERM);
                 let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::CONT);
+                crash::step("a process was asked to terminate");
                 asked += 1;
             }
         }

@@ -12,6 +12,7 @@ use super::group::Controllers;
 use super::layout::{Layout, LayoutError};
 use super::tree::MACHINE;
 use crate::limits::Bytes;
+use crate::sys::crash;
 
 /// Where an on-demand daemon lives: not in its host's cgroup, or it would die with the host.
 const DAEMON: &str = "pinfold-daemon";
@@ -232,13 +233,17 @@ fn vacate(root: &Cgroup, mount: &Path) -> Result<(), TreeError> {
 pub(super) fn ensure_directory(path: &Path) -> Result<(), CgroupError> {
     match std::fs::create_dir(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(CgroupError::new("create", path, error)),
-        _ => Ok(()),
+        _ => {
+            crash::step("the machine level was made");
+            Ok(())
+        }
     }
 }
 
 /// rmdir(2) where it succeeds: a cgroup with processes or children refuses it, and stays.
 pub(super) fn remove_if_empty(path: &Path) {
     let _ = std::fs::remove_dir(path);
+    crash::step("a level that nobody uses was removed");
 }
 
 /// Takes back what [`open`] did to the root, as far as nobody is in it: the directories, and the controllers that it

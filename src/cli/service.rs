@@ -26,6 +26,9 @@ const UNDER_WAY_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked at.
 const UNDER_WAY_PAUSE: Duration = Duration::from_millis(50);
 
+/// Descriptors that the manager keeps for it: a stdin and a stderr of as many servers as there are by default.
+const STORE_MAX: u32 = 10_000;
+
 /// What an older manager may not know, and the daemon can do without.
 const MAY_LACK: &[&str] = &["CollectMode"];
 
@@ -150,6 +153,7 @@ fn properties(program: &Path, socket: &Path) -> Properties {
         .with("CollectMode", Value::Text("inactive-or-failed".into()))
         .with("Type", Value::Text("notify".into()))
         .with("Restart", Value::Text("on-failure".into()))
+        .with("FileDescriptorStoreMax", Value::Count(STORE_MAX))
         .with("TimeoutStartUSec", Value::Number(START_MAX.as_micros() as u64))
         .with("WorkingDirectory", Value::Text("/".into()))
         .with("Environment", Value::Texts(environment.collect()))

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::expiry::Alarm;
+use super::held;
 use super::jobs::{self, Done, Work};
 use super::message::{Counts, Message};
 use super::publish;
@@ -23,7 +24,8 @@ use crate::cgroup::{Leaf, Membership, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Action, Event, Moment, State};
 use crate::policy::{Configured, Offers, OnPids, Settings};
-use crate::records::Records;
+use crate::records::{Ending, Records};
+use crate::systemd::Store;
 
 /// When a v1 memory event is looked at again: it is told before the kernel has chosen what to kill.
 const OOM_RECHECKS: [Duration; 5] = [
@@ -60,6 +62,8 @@ pub(super) struct Driver {
     pub(super) outbox: mpsc::Sender<Message>,
     /// What the configuration files of hosts say.
     pub(super) configured: Configured,
+    /// Where what it holds outlives it.
+    pub(super) store: Store,
     /// Rings when a session's time is over.
     pub(super) alarm: Alarm,
     /// Leave when nothing was contained for so long.
@@ -257,7 +261,24 @@ impl Driver {
 
     /// Feeds one event, and all that follow from it at once.
     pub(super) fn feed(&mut self, number: u64, event: Event) {
-        let mut queue = VecDeque::from([event]);
+        self.work_off(number, VecDeque::from([event]));
+    }
+
+    /// Goes on with an end that an earlier daemon began.
+    pub(super) fn resume_end(&mut self, number: u64, Ending { cause, killing }: Ending) {
+        let now = self.now();
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let step = State::resume(cause, killing, now, &server.terms);
+        server.state = step.state;
+        tracing::info!(server = %server.name, leaf = server.leaf_name.as_str(), "its end goes on: {cause}");
+        let mut queue = VecDeque::new();
+        for action in step.actions {
+            self.perform(number, action, &mut queue);
+        }
+        self.work_off(number, queue);
+    }
+
+    fn work_off(&mut self, number: u64, mut queue: VecDeque<Event>) {
         while let Some(event) = queue.pop_front() {
             let now = self.now();
             let Some(server) = self.table.servers.get_mut(&number) else { return };
@@ -303,9 +324,14 @@ impl Driver {
             Action::ReleaseStdin => {
                 if let Some(stdin) = server.stdin.take() {
                     self.watcher.forget(&stdin);
+                    self.store.remove(&held::stdin(&server.leaf_name));
                 }
             }
-            Action::ReleaseStderr => server.stderr = None,
+            Action::ReleaseStderr => {
+                if server.stderr.take().is_some() {
+                    self.store.remove(&held::stderr(&server.leaf_name));
+                }
+            }
             Action::TakeStock => self.push_job(number, Job::TakeStock),
             Action::Terminate => self.push_job(number, Job::Terminate),
             Action::Kill => self.push_job(number, Job::Kill),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::driver::Driver;
+use super::held;
 use super::message::{Message, Peer};
 use super::table::Waiter;
 use super::tell;
@@ -13,6 +14,7 @@ use crate::cgroup::Caller;
 use crate::chain::chain;
 use crate::lifecycle::Event;
 use crate::outcome::{Cause, Outcome};
+use crate::sys::crash;
 use crate::wire::{End, EndReply, Ended, Fault};
 
 /// The first wait before a session that could not be removed is tried again; it doubles up to [`REMOVE_AGAIN_MOST`]. What
@@ -42,11 +44,18 @@ impl Driver {
             memory_bytes: server.stock.memory,
             peak_bytes: server.stock.peak,
         };
+        // What is held here is let go with it; what the manager holds is not.
+        for name in [held::stdin(&server.leaf_name), held::stderr(&server.leaf_name)] {
+            self.store.remove(&name);
+        }
         if let Some(line) = tell::line(&id, &server.name, &outcome) {
             tracing::info!(session = %id, server = %server.name, cause = cause.word(), "{line}");
             if let Some(stderr) = server.stderr.filter(|_| cause != Cause::LaunchFailed) {
                 // It may be a file of a filesystem that answers when it likes.
-                tokio::task::spawn_blocking(move || tell::write(&stderr, &line));
+                tokio::task::spawn_blocking(move || {
+                    tell::write(&stderr, &line);
+                    crash::step("the reason was told");
+                });
             }
         }
         self.watcher.forget_files(number);

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use super::table::{Job, Stock};
 use crate::cgroup::{CgroupError, Leaf, Membership, has_exited};
 use crate::session::ProcessId;
+use crate::sys::crash;
 
 /// How long a kill waits for the kernel to say empty, before it is left to the event files and to the next write.
 const KILL_WAIT: Duration = Duration::from_millis(100);
@@ -29,6 +30,7 @@ pub(super) type Done = (Stock, Result<(), CgroupError>);
 /// Does it. Blocks.
 pub(super) fn run(work: &Work) -> Done {
     let mut stock = work.stock;
+    crash::step(work.job.word());
     let outcome = match work.job {
         Job::TakeStock => {
             if !stock.taken {
@@ -52,6 +54,7 @@ pub(super) fn run(work: &Work) -> Done {
             work.leaf.remove()
         }
     };
+    crash::step(work.job.word());
     (stock, outcome)
 }
 

@@ -22,8 +22,9 @@ use crate::policy::{
     self, Decision, Grant, Newcomer, Refusal, Request, SessionName, SessionNaming, Source as LaunchSource,
 };
 use crate::process::{self, Ancestor};
-use crate::records::{Asked, Ending, Instance, Record};
+use crate::records::{Asked, Ending, FileId, Instance, Record};
 use crate::session::{Name, ProcessId};
+use crate::sys::crash;
 use crate::wire::{Fault, Launch, Launched};
 
 /// How long placing may take before the launcher is refused: that is to reach it while it still listens.
@@ -203,6 +204,7 @@ impl Driver {
             .watch(&pidfd, Source::Owner(watch))
             .map_err(|error| lost(format!("its owner, process {}, cannot be watched: {error}", id.pid)))?;
         self.table.owners.insert(watch, Owner { id, pidfd, servers: Vec::new() });
+        crash::step("the owner is watched");
         Ok(watch)
     }
 
@@ -310,6 +312,8 @@ impl Driver {
             instance: server.instance.clone(),
             leader: server.leader,
             owner: server.owner,
+            stdin: server.stdin.as_ref().and_then(FileId::of),
+            stderr: server.stderr.as_ref().and_then(FileId::of),
             machine,
             grace: server.terms.grace,
             stdin_grace: server.terms.stdin_grace,
@@ -396,7 +400,7 @@ impl Driver {
                 self.not_placed(number, backend::refusal(&error), left);
             }
             Admitted::Unrecorded(reason) => {
-                let remedy = "make the daemon's runtime directory writable".to_owned();
+                let remedy = "make room in the daemon's runtime directory, and make it writable".to_owned();
                 self.not_placed(number, Refusal { reason, remedy }, None);
             }
         }
@@ -408,6 +412,7 @@ impl Driver {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         server.leaf = Some(leaf.clone());
         self.watch_leaf(number, &leaf);
+        self.keep_held(number);
         self.leave_earlier_leaves(number);
         self.feed(number, Event::Placed);
         self.replace_older(number);
@@ -438,6 +443,7 @@ impl Driver {
         };
         self.counts.launches += 1;
         tracing::debug!(session = %launched.session, server = %launched.server, leaf = launched.leaf, "launched");
+        crash::step("before the reply");
         // That the launcher is gone meanwhile is told by its pidfd.
         let _ = reply.send(Ok(launched));
     }

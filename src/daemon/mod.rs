@@ -6,12 +6,14 @@ mod admission;
 mod driver;
 mod ending;
 mod expiry;
+mod held;
 mod hostfiles;
 mod idling;
 mod jobs;
 mod launching;
 mod lock;
 mod log;
+mod lost;
 mod message;
 mod places;
 mod publish;
@@ -44,6 +46,8 @@ use crate::config::{Config, ConfigError};
 use crate::policy::{Configured, Offer, Offers};
 use crate::process;
 use crate::records::{RecordError, Records};
+use crate::sys::crash;
+use crate::systemd::{Porter, Store};
 use crate::wire::{Description, LimitState};
 use driver::Driver;
 use hostfiles::HostFiles;
@@ -119,8 +123,11 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeEr
 
 /// Runs the daemon until it is told to stop; `ready` is called once it can be spoken to.
 pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> {
+    // One that was started by a launcher is no service, whatever its environment says.
+    let (store, porter) = if options.scope.is_none() { Store::open() } else { (Store::default(), None) };
     let config = reload::load(options.config.clone(), options.usual_config.clone())?;
     raise_descriptor_limit();
+    crash::step("the daemon starts");
     crate::sys::share_one_heap();
     let _socket = lock::socket(&options.socket)?;
     let tree = TreeOptions { root: options.root.clone(), leave_host: options.on_demand };
@@ -136,7 +143,8 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
         .enable_all()
         .build()
         .map_err(failed("start the event loop for", &options.socket))?;
-    let outcome = runtime.block_on(run(options, config, (backend.clone(), why), records.clone(), ready));
+    let outcome =
+        runtime.block_on(run(options, config, (backend.clone(), why), (records.clone(), store, porter), ready));
     // A write that the kernel holds up does not hold up the end of the daemon.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let _ = std::fs::remove_file(&options.socket);
@@ -149,7 +157,7 @@ async fn run(
     options: &Options,
     (config, path): (Config, Option<PathBuf>),
     (backend, why): (Arc<Backend>, String),
-    records: Arc<Records>,
+    (records, store, porter): (Arc<Records>, Store, Option<Porter>),
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
     let io = |doing| failed(doing, &options.socket);
@@ -169,6 +177,7 @@ async fn run(
         start: Instant::now(),
         outbox: outbox.clone(),
         configured: Configured::default(),
+        store,
         alarm: expiry::Alarm::new().map_err(io("make a timer for"))?,
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
@@ -183,9 +192,14 @@ async fn run(
     let mut files = HostFiles::new(hostfiles::named(&driver.settings)).map_err(io("watch the files of hosts for"))?;
     files.read().await;
     driver.configured = files.configured();
+    if let Some(porter) = porter {
+        // It ends with the driver, which has the store.
+        tokio::task::spawn_blocking(|| porter.run());
+    }
     driver.recover();
     driver.heed(driver.configured.clone());
     let listener = listen(&options.socket)?;
+    crash::step("the daemon listens");
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
     let relay = backend.take_stops().map(|stops| tokio::spawn(relay_stops(stops, outbox.clone())));
     let reloads = reload_on_hangup(outbox.clone()).map_err(io("catch SIGHUP for"))?;

@@ -1,25 +1,24 @@
 //! What a daemon does first: adopts the servers that live, and sweeps what is empty.
 //!
 //! The cgroup tree is the truth. A leaf with processes and a record goes on as if nothing had happened; what is empty is
-//! removed; a leaf with processes and no record is told and left alone: nobody knows any more what it is.
+//! removed; of a leaf with processes and no record its processes tell what it is, and where they do not it is told and
+//! left alone.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::PidfdGetfdFlags;
-
 use super::driver::Driver;
+use super::held;
 use super::message::Message;
-use super::stdin;
 use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
 use crate::cgroup::{Caller, Leaf};
 use crate::chain::chain;
 use crate::lifecycle::{Due, Event, Idle, State};
-use crate::outcome::{Cause, Stopper};
+use crate::outcome::Cause;
 use crate::process;
-use crate::records::{Ending, Record};
+use crate::records::{Loaded, Record};
+use crate::sys::crash;
 
 /// The first wait before a leaf that could not be swept is tried again; it doubles up to [`SWEEP_AGAIN_MOST`].
 const SWEEP_AGAIN: Duration = Duration::from_millis(200);
@@ -30,13 +29,13 @@ const SWEEP_AGAIN_MOST: Duration = Duration::from_secs(10);
 impl Driver {
     /// Takes over what an earlier daemon left.
     pub(super) fn recover(&mut self) {
-        let records = match self.records.load(&self.boot_id) {
-            Ok(records) => records,
-            Err(error) => {
-                tracing::error!(error = %chain(&error), "what earlier launches left cannot be adopted");
-                Vec::new()
-            }
-        };
+        let Loaded { records, unreadable } = self.records.load(&self.boot_id).unwrap_or_else(|error| {
+            tracing::error!(error = %chain(&error), "what earlier launches left cannot be adopted");
+            Loaded::default()
+        });
+        for error in unreadable {
+            tracing::warn!(error = %chain(&error), "a record is passed over; remove it if no server of it lives");
+        }
         let mut known: Vec<Caller> = Vec::new();
         let (mut adopted, mut swept) = (0, 0);
         for record in records {
@@ -46,6 +45,7 @@ impl Driver {
             match self.backend.adopt(&place, &record.machine, record.held.as_ref()) {
                 Ok(leaf) if leaf.populated().unwrap_or(true) || lives_outside(&record) => {
                     self.adopt(&place, &record, leaf);
+                    crash::step("a server was adopted");
                     adopted += 1;
                 }
                 Err(error) if !error.is_gone() => {
@@ -55,6 +55,8 @@ impl Driver {
                     if lives_outside(&record) {
                         let (server, pid) = (&record.server, record.leader.pid);
                         tracing::warn!(%server, pid, "a server outlived its leaf, which somebody removed; end it by hand");
+                    } else {
+                        tell_unseen(&record);
                     }
                     self.sweep(Box::new(record), SWEEP_AGAIN);
                     swept += 1;
@@ -70,6 +72,7 @@ impl Driver {
                 self.table.next = self.table.next.max(place.leaf.launch());
                 match self.backend.sweep_unknown(&place) {
                     Ok(()) => swept += 1,
+                    Err(_) if self.adopt_unknown(&place) => adopted += 1,
                     Err(error) => {
                         tracing::warn!(error = %chain(&error), "a leaf that no record tells of is left alone");
                     }
@@ -77,6 +80,7 @@ impl Driver {
             }
         }
         self.backend.sweep_empty();
+        self.store.remove_rest(held::is_ours);
         self.replace_all();
         self.expire();
         if adopted + swept > 0 {
@@ -85,11 +89,11 @@ impl Driver {
     }
 
     /// Puts a living leaf back into the table.
-    fn adopt(&mut self, place: &Caller, record: &Record, leaf: Leaf) {
+    pub(super) fn adopt(&mut self, place: &Caller, record: &Record, leaf: Leaf) {
         let number = place.leaf.launch();
         // The leader may be gone while what it left behind lives.
         let pidfd = process::hold(record.leader).map(Arc::new);
-        let held_stdin = pidfd.as_deref().and_then(take_stdin);
+        let (stdin, stderr) = self.take_held(&place.leaf, record, pidfd.as_deref());
         let owner_gone = !self.adopt_owner(number, record);
         let leaf = Arc::new(leaf);
         let server = Server {
@@ -116,8 +120,8 @@ impl Driver {
             leader: record.leader,
             leader_pidfd: pidfd.clone(),
             owner: record.owner,
-            stdin: held_stdin,
-            stderr: None,
+            stdin,
+            stderr,
             leaf: Some(leaf.clone()),
             started_at: record.started_at,
             warnings: record.warnings.clone(),
@@ -144,6 +148,9 @@ impl Driver {
             session.machines.push(record.machine.clone());
         }
         self.table.servers.insert(number, server);
+        if let Some(ending) = record.ending {
+            self.resume_end(number, ending);
+        }
         match pidfd.as_deref().map(|pidfd| self.watcher.watch(pidfd, Source::Leader(number))) {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::warn!(%error, "an adopted server's first process cannot be watched"),
@@ -152,9 +159,6 @@ impl Driver {
         self.watch_leaf(number, &leaf);
         if owner_gone {
             self.feed(number, Event::OwnerGone);
-        }
-        if let Some(ending) = record.ending {
-            self.feed(number, resumed(ending));
         }
         if let Some(expiry) = record.expires.filter(|expiry| expiry.at <= process::since_boot()) {
             self.feed(number, Event::Due(Due::Expired { ttl: expiry.ttl }));
@@ -199,29 +203,19 @@ fn lives_outside(record: &Record) -> bool {
     is_marked && process::hold(record.leader).is_some()
 }
 
-/// An end that was under way goes on from the fact or the order that began it.
-fn resumed(ending: Ending) -> Event {
-    match ending.cause {
-        Cause::Requested => Event::EndRequested { now: ending.killing },
-        Cause::LeaderExited => Event::LeaderExited,
-        Cause::Stopped { by: Stopper::Manager } => Event::Stopped,
-        Cause::Stopped { by: Stopper::Oomd } => Event::OomdKill,
-        Cause::StdinClosed => Event::StdinClosed,
-        Cause::OwnerGone => Event::OwnerGone,
-        Cause::Memory { level, stall: None } => Event::MemoryKill { level },
-        Cause::Memory { level, stall: Some(stall) } => Event::Stalled { level, stall },
-        Cause::Pids { level } => Event::PidsLimit { level },
-        Cause::Expired { ttl } => Event::Due(Due::Expired { ttl }),
-        Cause::Idle { idle_after } => Event::Due(Due::Idle { idle_after }),
-        Cause::Unconfigured => Event::Due(Due::Unconfigured),
-        Cause::Replaced => Event::Due(Due::Replaced),
-        Cause::LaunchFailed => Event::EndRequested { now: true },
+/// Tells of a server that ended while no daemon ran: it has the cause for which its end began, or its first process left.
+fn tell_unseen(record: &Record) {
+    if record.ending.is_none() && process::hold(record.leader).is_some() {
+        // The daemon died before its launcher was placed, which then was refused or runs elsewhere: there was no server.
+        return;
     }
-}
-
-/// The leader's stdin again (pidfd_getfd(2)), where we may take it and its hang-up can be seen. Descriptor 0 of a server
-/// is what its host gave it, unless it opened another file there.
-fn take_stdin(leader: &OwnedFd) -> Option<OwnedFd> {
-    let taken = rustix::process::pidfd_getfd(leader.as_fd(), std::io::stdin().as_raw_fd(), PidfdGetfdFlags::empty());
-    taken.ok().filter(|fd| stdin::can_be_watched(fd))
+    let cause = record.ending.map_or(Cause::LeaderExited, |ending| ending.cause);
+    tracing::info!(
+        session = %record.session,
+        server = %record.server,
+        cause = cause.word(),
+        "server {} of session {} ended while no daemon ran: {cause}",
+        record.server,
+        record.session
+    );
 }

@@ -23,6 +23,7 @@ use crate::backend::Backend;
 use crate::cgroup::{Membership, has_exited};
 use crate::process;
 use crate::snapshot::SessionView;
+use crate::sys::crash;
 use crate::wire::{self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, ReloadReply};
 
 /// How long a client may take for its first message, from its turn on.
@@ -123,12 +124,17 @@ async fn connection(
         }
         let Some(message) = inbox.take() else { continue };
         let sent = std::mem::take(&mut descriptors);
-        let reply = match Call::decode(&message)? {
+        let call = Call::decode(&message)?;
+        let changes_something = matches!(call, Ok(Call::Launch(_) | Call::End(_)));
+        let reply = match call {
             Ok(call) => answer(service, peer, pidfd, call, sent).await?,
             Err(fault) => fault.encode(),
         };
         let written = tokio::time::timeout(SILENCE_MAX, stream.write_all(&reply));
         written.await.map_err(|_| ConnectionError::Silent)??;
+        if changes_something {
+            crash::step("a reply was sent");
+        }
         deadline = Instant::now() + SILENCE_MAX;
     }
 }

@@ -111,6 +111,17 @@ pub(super) enum Job {
     Remove,
 }
 
+impl Job {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::TakeStock => "take stock",
+            Self::Terminate => "terminate",
+            Self::Kill => "kill",
+            Self::Remove => "remove",
+        }
+    }
+}
+
 impl Server {
     /// Whether its first process has exited.
     pub(super) fn leader_is_gone(&self) -> bool {

@@ -52,6 +52,26 @@ fn a_server_may_leave_by_itself_when_its_stdin_is_closed() {
 }
 
 #[test]
+fn an_end_that_another_daemon_began_goes_on_in_its_phase_and_keeps_its_cause() {
+    for cause in [Cause::Requested, Cause::OwnerGone, Cause::LeaderExited, Cause::Unconfigured] {
+        let asked = State::resume(cause, false, START, &TERMS);
+        assert_eq!(asked.state, State::Terminating { until: START + TERMS.grace, cause });
+        assert_eq!(asked.actions, [Action::TakeStock, Action::Terminate]);
+        let killed = State::resume(cause, true, START, &TERMS);
+        assert!(matches!(killed.state, State::Killing { .. }) && killed.state.cause() == Some(cause));
+        assert_eq!(killed.actions, [Action::TakeStock, Action::Kill], "nothing is asked to terminate any more");
+        for fact in
+            [Event::LeaderExited, Event::StdinClosed, Event::OwnerGone, Event::MemoryKill { level: Level::Server }]
+        {
+            assert_eq!(asked.state.step(fact, START, &TERMS).state.cause(), Some(cause), "{fact:?}");
+            assert_eq!(killed.state.step(fact, START, &TERMS).state.cause(), Some(cause), "{fact:?}");
+        }
+    }
+    let stopped = State::resume(Cause::Stopped { by: Stopper::Manager }, false, START, &TERMS);
+    assert_eq!(stopped.actions, [Action::TakeStock], "systemd has asked already");
+}
+
+#[test]
 fn what_a_dead_leader_left_behind_is_not_waited_for_as_if_it_were_the_server() {
     let told = Told::running().then(Event::StdinClosed).then(Event::LeaderExited).after(WEIGHING);
     assert!(matches!(told.state, State::Terminating { cause: Cause::StdinClosed, .. }), "{:?}", told.state);

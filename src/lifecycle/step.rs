@@ -20,6 +20,17 @@ impl State {
             Self::Ended { .. } => stay(self),
         }
     }
+
+    /// An end that an earlier daemon began goes on in its phase and keeps its cause, whatever is read meanwhile: what was
+    /// to be killed is killed, and what was asked to terminate is asked again, with the whole of its grace.
+    pub fn resume(cause: Cause, killing: bool, now: Moment, terms: &Terms) -> Step {
+        match cause {
+            cause if killing => kill(cause, now),
+            // As when its window closed: systemd sent the SIGTERM.
+            cause @ STOPPED => to(Self::Terminating { until: now + terms.grace, cause }, &[TakeStock]),
+            cause => terminate(cause, now, terms),
+        }
+    }
 }
 
 const STOPPED: Cause = Cause::Stopped { by: Stopper::Manager };

@@ -10,6 +10,9 @@ use crate::session::{Name, NamedBy, ProcessId, SessionId};
 /// The variable by which a session is named, and by which what escaped from one is found again.
 pub const SESSION_VARIABLE: &str = "PINFOLD_SESSION";
 
+/// The variable that tells a server the name of its leaf.
+pub const SERVER_VARIABLE: &str = "PINFOLD_SERVER";
+
 /// What the kernel shows of an ancestor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessFacts {

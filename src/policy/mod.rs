@@ -20,7 +20,9 @@ pub use adjust::{Lowering, Pass, Usage, differing, is_below_usage};
 pub use budget::{Holding, Newcomer, has_room};
 pub use configured::{Configured, Content, Watched};
 pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, decide, regrant};
-pub use identity::{Caller, ProcessFacts, SESSION_VARIABLE, SessionName, SessionNaming, name_session, recognise_host};
+pub use identity::{
+    Caller, ProcessFacts, SERVER_VARIABLE, SESSION_VARIABLE, SessionName, SessionNaming, name_session, recognise_host,
+};
 pub use instances::{Likeness, counts_instances, oldest_beyond, too_many_instances};
 pub use rate::{Buckets, Empty, KIN, Rate, Source, WAIT_MAX, too_often};
 pub use settings::{

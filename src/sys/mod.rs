@@ -2,11 +2,12 @@
 #![expect(unsafe_code, reason = "this is the room for it")]
 
 pub mod bpf;
+pub mod crash;
 
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use nix::errno::Errno;
@@ -75,6 +76,17 @@ pub fn close_on_exec_from(first: RawFd) -> Result<(), Errno> {
 pub fn wait_on(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open, is one and the same descriptor, and stays so until the AsyncFd that owns it is dropped.
     Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// The descriptors that a service manager passed to this process, with their names (sd_listen_fds(3)); what told of them is
+/// gone from the environment afterwards. For the beginning of a program, while it has one thread.
+pub fn take_passed_descriptors() -> Vec<(String, OwnedFd)> {
+    // SAFETY: nobody else reads or writes the environment, because there is no other thread.
+    let passed = unsafe { sd_notify::listen_fds_with_names_and_unset_env() };
+    // SAFETY: the manager opened these numbers for this very process, which LISTEN_PID says, and nobody here knew of them;
+    // that they are open was seen when they were marked close-on-exec. They are given out once: the variables are gone.
+    let own = |(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) });
+    passed.map(|passed| passed.map(own).collect()).unwrap_or_default()
 }
 
 /// Has all threads share one heap. glibc gives each of them its own, which grows to what was ever in use there and is never

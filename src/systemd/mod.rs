@@ -14,8 +14,10 @@ mod link;
 mod manager;
 mod private;
 mod properties;
+mod store;
 
 pub use bus::{Bus, BusMissing};
 pub use error::{Reason, SystemdError};
 pub use manager::{Manager, Stopped};
 pub use properties::{Properties, Value, Variant};
+pub use store::{Porter, Store};

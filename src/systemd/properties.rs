@@ -12,6 +12,8 @@ pub enum Value {
     Flag(bool),
     /// `t`; no limit is the largest number, for systemd.
     Number(u64),
+    /// `u`
+    Count(u32),
     /// `s`
     Text(String),
     /// `as`
@@ -117,6 +119,7 @@ impl Value {
         Ok(match self {
             Self::Flag(flag) => DBus::from(*flag),
             Self::Number(number) => DBus::from(*number),
+            Self::Count(number) => DBus::from(*number),
             Self::Text(text) => DBus::from(text.as_str()),
             Self::Texts(texts) => DBus::from(texts.clone()),
             Self::Processes(pids) => DBus::from(pids.clone()),

@@ -10,6 +10,7 @@ mod chaos;
 mod configured;
 mod crowds;
 mod daemon;
+mod death;
 mod ends;
 mod high;
 mod hosts;

@@ -81,18 +81,28 @@ pub struct Machine {
     root: PathBuf,
     daemon: Option<Child>,
     arguments: Vec<String>,
+    /// What stands before the daemon's own command: a program that executes the rest of its command line.
+    pub through: Vec<OsString>,
+    /// The daemon's program, where it is not [`binary`].
+    pub program: Option<PathBuf>,
 }
 
 impl Machine {
     /// A machine whose daemon has this configuration.
     #[track_caller]
     pub fn with_config(config: &str) -> Self {
-        let machine = Self::without_daemon();
+        let mut machine = Self::configured(config);
+        machine.start();
+        machine
+    }
+
+    /// A machine whose daemon will have this configuration, and is yet to be started.
+    #[track_caller]
+    pub fn configured(config: &str) -> Self {
+        let mut machine = Self::without_daemon();
         let path = machine.path("pinfold.toml");
         std::fs::write(&path, config).unwrap();
-        let mut machine = machine;
         machine.arguments = vec!["--config".into(), path.display().to_string()];
-        machine.start();
         machine
     }
 
@@ -117,7 +127,7 @@ impl Machine {
             root
         };
         let directory = tempfile::Builder::new().prefix("pinfold-test-").tempdir().unwrap();
-        Self { directory, root, daemon: None, arguments: Vec::new() }
+        Self { directory, root, daemon: None, arguments: Vec::new(), through: Vec::new(), program: None }
     }
 
     /// A file in the machine's own directory.
@@ -162,15 +172,34 @@ impl Machine {
     #[track_caller]
     pub fn start(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        let log = std::fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
-        let mut serve = Command::new(binary());
-        let (variable, place) = self.place();
-        serve.arg("serve").args(&self.arguments).arg("--socket").arg(self.socket()).env(variable, place);
-        serve.env("PINFOLD_LOG", "debug,zbus=info").env_remove("JOURNAL_STREAM").stdin(Stdio::null()).stderr(log);
-        self.daemon = Some(serve.spawn().unwrap());
+        self.daemon = Some(self.serve().spawn().unwrap());
         eventually("the daemon listens", || {
             std::os::unix::net::UnixStream::connect(self.socket()).map_err(|error| format!("{error}; {}", self.log()))
         });
+    }
+
+    /// The daemon's command. Its log goes to `serve.log`.
+    pub fn serve(&self) -> Command {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
+        let program = self.program.as_deref().unwrap_or(Path::new(binary()));
+        let mut serve = match self.through.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut through = Command::new(first);
+                through.args(rest).arg(program);
+                through
+            }
+        };
+        let (variable, place) = self.place();
+        serve.arg("serve").args(&self.arguments).arg("--socket").arg(self.socket()).env(variable, place);
+        serve.env("PINFOLD_LOG", "debug,zbus=info").env_remove("JOURNAL_STREAM").stdin(Stdio::null()).stderr(log);
+        serve
+    }
+
+    /// The records of its servers: the paths of the files.
+    pub fn records(&self) -> Vec<PathBuf> {
+        let listed = std::fs::read_dir(self.path("pinfold.sock.d")).into_iter().flatten().flatten();
+        listed.map(|entry| entry.path()).collect()
     }
 
     /// What the daemon has logged.

@@ -1,0 +1,98 @@
+//! The descriptor store of the service manager that started this process: descriptors that are put there outlive the
+//! process, and come back to the one that the manager starts in its place (systemd's "File Descriptor Store").
+//!
+//! While the manager has a dup of a stdin, a host can write to a dead server without EPIPE: what is let go is taken out at once.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use sd_notify::NotifyState;
+
+use crate::sys;
+
+/// Orders that may wait for the manager: more than all that is ever in the store.
+const ORDERS: usize = 1 << 15;
+
+/// What is to be done with a name of the store.
+#[derive(Debug)]
+enum Order {
+    Keep(String, OwnedFd),
+    Remove(String),
+}
+
+/// The store, and what came back from it. Of a process that no manager started it keeps nothing.
+#[derive(Debug, Default)]
+pub struct Store {
+    orders: Option<SyncSender<Order>>,
+    returned: HashMap<String, OwnedFd>,
+}
+
+/// Sends the orders to the manager, one after the other, until the store is dropped.
+#[derive(Debug)]
+pub struct Porter(Receiver<Order>);
+
+impl Store {
+    /// Takes what the manager passed, and nothing of that to any child. To be called while this process has one thread.
+    pub fn open() -> (Self, Option<Porter>) {
+        let returned = sys::take_passed_descriptors().into_iter().collect();
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            return (Self { orders: None, returned }, None);
+        }
+        let (orders, porter) = sync_channel(ORDERS);
+        (Self { orders: Some(orders), returned }, Some(Porter(porter)))
+    }
+
+    /// Puts a dup of a descriptor there. Names are of printable ASCII without colons, and have at most 255 bytes.
+    pub fn keep(&self, name: &str, fd: impl AsFd) {
+        if self.orders.is_some()
+            && let Ok(dup) = fd.as_fd().try_clone_to_owned()
+        {
+            self.order(Order::Keep(name.to_owned(), dup));
+        }
+    }
+
+    /// Takes what has this name out of the store.
+    pub fn remove(&self, name: &str) {
+        self.order(Order::Remove(name.to_owned()));
+    }
+
+    /// What came back under this name. It is still in the store.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        self.returned.remove(name)
+    }
+
+    /// Lets go of all that came back and that nobody took. What is none of ours is closed, and stays where it came from.
+    pub fn remove_rest(&mut self, is_ours: impl Fn(&str) -> bool) {
+        for (name, _) in std::mem::take(&mut self.returned) {
+            if is_ours(&name) {
+                self.remove(&name);
+            }
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(Err(TrySendError::Full(order))) = self.orders.as_ref().map(|orders| orders.try_send(order)) {
+            tracing::debug!(?order, "the service manager takes no orders for its descriptor store");
+        }
+    }
+}
+
+impl Porter {
+    /// Blocks for as long as the store is there, and while the manager does not listen.
+    pub fn run(self) {
+        for order in self.0 {
+            let done = match &order {
+                // Without FDPOLL=0 the manager closes what has hung up, which is what is to be seen.
+                Order::Keep(name, fd) => sd_notify::notify_with_fds(
+                    &[NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")],
+                    &[fd.as_fd()],
+                ),
+                Order::Remove(name) => sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]),
+            };
+            if let Err(error) = done {
+                tracing::debug!(%error, ?order, "the service manager was not told");
+            }
+        }
+    }
+}
