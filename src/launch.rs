@@ -16,6 +16,7 @@ use crate::argv::{self, CommandDigest, MaskedArgv};
 use crate::cgroup::Membership;
 use crate::chain::chain;
 use crate::client::{self, ClientError, Other};
+use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
 use crate::session::{Name, SessionId};
@@ -41,6 +42,8 @@ pub struct LaunchOptions {
     pub server: Option<Name>,
     /// `--host`.
     pub host: Option<Name>,
+    /// `--label`.
+    pub labels: Labels,
     /// Limits of the server.
     pub limits: LimitWishes,
     /// `--grace`.
@@ -125,6 +128,7 @@ fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
         host: options.host.clone(),
         argv: MaskedArgv::mask(&words),
         command: command(&options.command),
+        labels: options.labels.clone(),
         limits: options.limits,
         grace: options.grace,
         uncontained: options.uncontained,

@@ -12,7 +12,7 @@
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`] | all that may be seen of a session from outside |
 //! | 1 | [`policy`], [`lifecycle`], [`naming`], [`hostfile`] | rules: no I/O, no clock, no locks, no logging |
-//! | 0 | [`session`], [`limits`], [`outcome`], [`argv`], [`timespan`], [`chain`] | words: values that cannot be wrong once built |
+//! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
 //!
 //! # One session, from launch to removal
 //!
@@ -41,6 +41,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod hostfile;
+pub mod label;
 pub mod launch;
 pub mod lifecycle;
 pub mod limits;
@@ -54,4 +55,5 @@ pub mod snapshot;
 pub mod sys;
 pub mod systemd;
 pub mod timespan;
+pub mod timestamp;
 pub mod wire;

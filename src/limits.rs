@@ -357,6 +357,11 @@ impl LimitKey {
         matches!(self, Self::MemoryMax | Self::MemoryHigh | Self::MemorySwapMax)
     }
 
+    /// Whether it bounds something that is in use, and could be below that.
+    pub fn bounds_usage(self) -> bool {
+        self.is_memory() || self == Self::PidsMax
+    }
+
     /// What a cgroup has that nobody gave any other.
     pub fn untouched(self) -> Limit<u64> {
         match self {

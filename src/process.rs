@@ -78,22 +78,36 @@ pub fn command_line(pid: i32) -> Vec<String> {
     list(pid, "cmdline").unwrap_or_default()
 }
 
-/// Whose a process is: its effective uid.
-pub fn uid(pid: i32) -> Option<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())
+/// Reads the same as it stands there, each variable with a NUL at its end.
+pub fn read_environment(pid: i32, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    read(pid, "environ", bytes)
+}
+
+/// Whose process it is: the real and the effective uid of proc_pid_status(5).
+pub fn uids(pid: i32) -> io::Result<(u32, u32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let mut uids = line.unwrap_or_default().split_whitespace().map_while(|uid| uid.parse().ok());
+    let both = uids.next().zip(uids.next());
+    both.ok_or_else(|| io::Error::other("/proc/PID/status is not as proc_pid_status(5) has it"))
 }
 
 /// A NUL-separated list of `/proc/PID`.
 fn list(pid: i32, file: &str) -> io::Result<Vec<String>> {
     let mut bytes = Vec::new();
-    let opened = std::fs::File::open(format!("/proc/{pid}/{file}"))?;
-    io::Read::read_to_end(&mut io::Read::take(opened, TEXT_BYTES_MAX), &mut bytes)?;
+    read(pid, file, &mut bytes)?;
     let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     if text.is_empty() {
         return Ok(Vec::new());
     }
     Ok(text.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect())
+}
+
+fn read(pid: i32, file: &str, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let opened = std::fs::File::open(format!("/proc/{pid}/{file}"))?;
+    io::Read::read_to_end(&mut io::Read::take(opened, TEXT_BYTES_MAX), bytes)?;
+    Ok(())
 }
 
 /// Holds the process `id`, if it still is the one that has its number.
@@ -148,6 +162,7 @@ mod tests {
         let id = identify(own).unwrap();
         let pidfd = hold(id).unwrap();
         assert_eq!(pid_of(pidfd.as_fd()).unwrap(), own);
+        assert_eq!(uids(own).unwrap(), (nix::unistd::getuid().as_raw(), nix::unistd::geteuid().as_raw()));
         assert!(hold(ProcessId { start_time: id.start_time + 1, ..id }).is_none());
         let parent = std::os::unix::process::parent_id() as i32;
         assert_eq!(ancestors(own)[0].id.pid, parent);

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::argv::{CommandDigest, MaskedArgv};
 use crate::cgroup::GroupPaths;
+use crate::label::Labels;
 use crate::limits::{LimitWishes, Limits};
 use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Cause, Stall};
@@ -57,6 +58,12 @@ pub struct Record {
     /// Where it has its name by a launch option: whether its host's configuration was seen to have an entry of that name.
     #[serde(default)]
     pub entry_seen: Option<bool>,
+    /// What its host tied to it.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Which generation of its session it was launched in; 0 where an earlier version launched it.
+    #[serde(default)]
+    pub generation: u64,
     /// Its command line.
     pub argv: MaskedArgv,
     /// What it is among the instances of its server.

@@ -7,9 +7,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::argv::MaskedArgv;
+use crate::label::Labels;
 use crate::limits::Bytes;
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
+use crate::timestamp::Timestamp;
 
 /// Memory charged to a cgroup, in bytes. `null` where the kernel does not tell, or where there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +45,12 @@ pub struct ServerView {
     pub cgroup: String,
     /// Its command line, secrets masked.
     pub argv: MaskedArgv,
-    /// When it was launched, RFC 3339 in UTC.
-    pub started_at: String,
+    /// What its host tied to it.
+    pub labels: Labels,
+    /// Which generation of its session it was launched in.
+    pub generation: u64,
+    /// When it was launched, RFC 3339 in UTC, to the microsecond.
+    pub started_at: Timestamp,
     /// What it uses.
     pub memory: MemoryView,
     /// How often a fork was refused by its process limit.
@@ -53,6 +59,9 @@ pub struct ServerView {
     pub stdin: StdinWatch,
     /// Its first process has left the leaf.
     pub escaped: bool,
+    /// Processes of it that stand outside its leaf: its first one; and, where they were looked for, those that carry its
+    /// marks in their environment and stand in no leaf.
+    pub escaped_pids: Vec<i32>,
     /// Limits that were asked for and do not hold here.
     pub warnings: Vec<String>,
 }
@@ -80,6 +89,9 @@ pub struct SessionView {
     pub uid: u32,
     /// The process that owns the first of its living servers.
     pub owner_pid: Option<i32>,
+    /// Its latest generation: an id that is used again after its end, or while that is under way, begins another one. A
+    /// later generation has a higher number.
+    pub generation: u64,
     /// `running`, or `ending` when all its servers are.
     pub state: String,
     /// `systemd` or `cgroupfs`.

@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::argv::{CommandDigest, MaskedArgv};
+use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::outcome::Outcome;
 use crate::session::{Name, SessionId};
 use crate::snapshot::SessionView;
 use crate::timespan::TimeSpan;
+use crate::timestamp::Timestamp;
 pub use reload::{LimitChange, LimitKept, LimitPlace, Reload, ReloadReply};
 
 /// The interface's description, as `varlinkctl introspect` shows it.
@@ -55,6 +57,9 @@ pub struct Launch {
     /// What tells it from another one, the directory that it is run in included; `None`: only a given name does.
     #[serde(default)]
     pub command: Option<CommandDigest>,
+    /// `--label`.
+    #[serde(default)]
+    pub labels: Labels,
     /// Limits that the launch asks for.
     #[serde(default)]
     pub limits: LimitWishes,
@@ -106,6 +111,12 @@ pub struct End {
     pub owner_pid: Option<i32>,
     /// All that the caller may end.
     pub all: bool,
+    /// Of these only servers that carry all of these labels; where nothing else is named, all servers that do.
+    pub labels: Labels,
+    /// Of these only servers that were launched before.
+    pub before: Option<Timestamp>,
+    /// Of these only servers of this generation of the session.
+    pub generation: Option<u64>,
     /// With no SIGTERM and no grace.
     pub now: bool,
     /// Reply when it is done.
@@ -133,6 +144,36 @@ pub struct EndReply {
     pub ended: Vec<Ended>,
     /// Leaves whose end is under way.
     pub pending: Vec<String>,
+}
+
+/// Labels for servers that live.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Relabel {
+    /// The servers of this session.
+    pub session: Option<SessionId>,
+    /// All that this process owns.
+    pub owner_pid: Option<i32>,
+    /// The server that this process belongs to.
+    pub pid: Option<i32>,
+    /// What they shall carry; a label that is there already gets this value.
+    pub labels: Labels,
+}
+
+/// What was labelled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relabelled {
+    /// The servers' leaves.
+    pub leaves: Vec<String>,
+}
+
+/// The answer to `Status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// The caller's session with this id; root's is told of one for each user that has it.
+    pub sessions: Vec<SessionView>,
+    /// Whether all processes of the machine were looked at for what escaped. Else there are more than that takes.
+    pub complete: bool,
 }
 
 /// The answer to `List`.
@@ -212,8 +253,12 @@ pub enum Call {
     End(End),
     /// Read the configuration anew.
     Reload(Reload),
+    /// Label something.
+    Label(Relabel),
     /// List the sessions.
     List,
+    /// Show one session, and look for what escaped from it.
+    Status(SessionId),
     /// Find a process.
     Locate(i32),
     /// Tell about the daemon.
@@ -277,7 +322,9 @@ impl Call {
             Self::Launch(launch) => (ours("Launch"), to_value(launch)),
             Self::End(end) => (ours("End"), to_value(end)),
             Self::Reload(reload) => (ours("Reload"), to_value(reload)),
+            Self::Label(relabel) => (ours("Label"), to_value(relabel)),
             Self::List => (ours("List"), Value::Null),
+            Self::Status(id) => (ours("Status"), serde_json::json!({ "session": id })),
             Self::Locate(pid) => (ours("Locate"), serde_json::json!({ "pid": pid })),
             Self::Describe => (ours("Describe"), Value::Null),
             Self::GetInfo => ("org.varlink.service.GetInfo".to_owned(), Value::Null),
@@ -305,6 +352,10 @@ impl Call {
             pid: i32,
         }
         #[derive(Deserialize)]
+        struct Session {
+            session: SessionId,
+        }
+        #[derive(Deserialize)]
         struct Interface {
             interface: String,
         }
@@ -312,7 +363,9 @@ impl Call {
             "io.pinfold.Launch" => Ok(Self::Launch(Box::new(read(parameters)?))),
             "io.pinfold.End" => Ok(Self::End(read(parameters)?)),
             "io.pinfold.Reload" => Ok(Self::Reload(read(parameters)?)),
+            "io.pinfold.Label" => Ok(Self::Label(read(parameters)?)),
             "io.pinfold.List" => Ok(Self::List),
+            "io.pinfold.Status" => Ok(Self::Status(read::<Session>(parameters)?.session)),
             "io.pinfold.Locate" => Ok(Self::Locate(read::<Pid>(parameters)?.pid)),
             "io.pinfold.Describe" => Ok(Self::Describe),
             "org.varlink.service.GetInfo" => Ok(Self::GetInfo),

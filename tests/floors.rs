@@ -9,10 +9,12 @@ const FLOORS: &[(&str, u8)] = &[
     // Words: values that cannot be wrong once built.
     ("argv", 0),
     ("chain", 0),
+    ("label", 0),
     ("limits", 0),
     ("outcome", 0),
     ("session", 0),
     ("timespan", 0),
+    ("timestamp", 0),
     // Rules: no I/O, no clock, no locks, no logging.
     ("hostfile", 1),
     ("lifecycle", 1),
@@ -40,7 +42,7 @@ const FLOORS: &[(&str, u8)] = &[
 ];
 
 /// Words may use words that stand before them in this order: a floor of values has no cycles, but has neighbours.
-const WORDS: &[&str] = &["chain", "limits", "timespan", "session", "argv", "outcome"];
+const WORDS: &[&str] = &["chain", "limits", "timespan", "timestamp", "session", "label", "argv", "outcome"];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {

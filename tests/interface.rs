@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use pinfold::label::Labels;
 use pinfold::limits::{Bytes, LimitKey};
 use pinfold::outcome::{Cause, Level, Outcome, Stall, Stopper};
 use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
 use pinfold::wire::{
     Call, DESCRIPTION, Description, End, EndReply, Ended, Fault, Launch, Launched, LimitChange, LimitKept, LimitPlace,
-    LimitState, ListReply, Located, Reload, ReloadReply,
+    LimitState, ListReply, Located, Relabel, Relabelled, Reload, ReloadReply, StatusReply,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -55,11 +56,14 @@ fn server() -> ServerView {
         processes: 3,
         cgroup: "/sys/fs/cgroup/x".into(),
         argv: serde_json::from_value(json!(["node", "server.js"])).unwrap(),
-        started_at: "2026-01-01T00:00:00Z".into(),
+        labels: Labels::default(),
+        generation: 1,
+        started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
         memory: MemoryView::default(),
         pids_refusals: 0,
         stdin: StdinWatch::Watched,
         escaped: false,
+        escaped_pids: Vec::new(),
         warnings: Vec::new(),
     }
 }
@@ -71,6 +75,7 @@ fn session() -> SessionView {
         host: None,
         uid: 0,
         owner_pid: None,
+        generation: 1,
         state: "running".into(),
         backend: "cgroupfs".into(),
         cgroup: "/sys/fs/cgroup/x".into(),
@@ -127,6 +132,8 @@ fn every_parameter_of_a_method_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("method Launch("), sent(&launch));
     assert_eq!(written("method End("), sent(&End::default()));
     assert_eq!(written("method Reload("), sent(&Reload::default()));
+    assert_eq!(written("method Label("), sent(&Relabel::default()));
+    assert_eq!(written("method Status("), sent(&parameters(&Call::Status(session().id).encode())));
     assert_eq!(written("method Locate("), sent(&parameters(&Call::Locate(1).encode())));
 }
 
@@ -162,6 +169,8 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         ("pidfd: ?int\n) -> (", sent(&launched)),
         ("wait: bool\n) -> (", sent(&EndReply::default())),
         ("method Reload(force: bool) -> (", sent(&ReloadReply::default())),
+        ("labels: [string]string\n) -> (", sent(&Relabelled::default())),
+        ("method Status(session: string) -> (", sent(&StatusReply { sessions: Vec::new(), complete: true })),
         ("method List() -> (", sent(&ListReply::default())),
         ("method Locate(pid: int) -> (", sent(&Located { session: session(), leaf: String::new() })),
         ("method Describe() -> (", sent(&description)),
@@ -198,7 +207,19 @@ fn a_call_arrives_as_it_was_sent() {
         Call::Launch(Box::new(launch)),
         Call::End(End { all: true, now: true, ..End::default() }),
         Call::Reload(Reload { force: true }),
+        Call::End(End {
+            labels: Labels::collect(["run=42".parse().unwrap()]).unwrap(),
+            before: Some("@1.000000001".parse().unwrap()),
+            generation: Some(7),
+            ..End::default()
+        }),
+        Call::Label(Relabel {
+            pid: Some(7),
+            labels: Labels::collect(["run=🦊".parse().unwrap()]).unwrap(),
+            ..Relabel::default()
+        }),
         Call::List,
+        Call::Status(session().id),
         Call::Locate(7),
         Call::Describe,
         Call::GetInfo,
@@ -221,6 +242,9 @@ fn what_is_no_call_of_ours_is_answered_and_not_obeyed() {
         r#"{"method":"io.pinfold.Locate","parameters":{"pid":"one"}}"#,
         r#"{"method":"io.pinfold.Launch","parameters":{"server":"../x","argv":[]}}"#,
         r#"{"method":"io.pinfold.End","parameters":{"everything":true}}"#,
+        r#"{"method":"io.pinfold.End","parameters":{"labels":{"run":"a\nb"}}}"#,
+        r#"{"method":"io.pinfold.End","parameters":{"before":"yesterday"}}"#,
+        r#"{"method":"io.pinfold.Label","parameters":{"labels":{"a b":"c"}}}"#,
     ] {
         assert!(matches!(decode(wrong).unwrap(), Err(Fault::InvalidParameter(_))), "{wrong}");
     }

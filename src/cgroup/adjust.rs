@@ -79,7 +79,8 @@ impl Group {
             let stays = lowering == Lowering::NotBelowUsage && !by_itself;
             let stays = stays && is_below_usage(*key, &before, wanted, &usage);
             if stays {
-                adjusted.keep(*key, (&before, wanted), usage.of(*key), None::<&str>);
+                let used = usage.of(*key);
+                adjusted.keep(*key, (&before, wanted), used, used.is_none().then_some("what is in use cannot be read"));
             }
             !stays
         });

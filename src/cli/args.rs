@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::label::Label;
 use crate::limits::{CpuMax, MemorySize, PidsMax, Weight};
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
+use crate::timestamp::Timestamp;
 
 /// Keeps what AI agents start in a cgroup of the agent's session, bounds it, and ends all of it at once.
 #[derive(Debug, Parser)]
@@ -31,6 +33,8 @@ pub(super) enum Command {
     End(End),
     /// Have the daemon read its configuration anew: limits of what lives change in place.
     Reload(Reload),
+    /// Tie labels to servers that live, so that they can be ended by them.
+    Label(Relabel),
     /// Tell what holds on this machine, and what to do about what does not. Starts a daemon where none runs.
     Doctor(Doctor),
 }
@@ -46,6 +50,9 @@ pub(super) struct Run {
     /// The host that launches it [default: recognised among the ancestors].
     #[arg(long, value_name = "NAME", value_parser = Name::parse)]
     pub(super) host: Option<Name>,
+    /// A label for the server, by which `pinfold end --label` finds it; up to 16, each with its own key.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(super) labels: Vec<Label>,
     /// Memory beyond which the kernel kills the server: 512M, 1.5G, 60% of RAM, infinity.
     #[arg(long, value_name = "SIZE")]
     pub(super) memory_max: Option<MemorySize>,
@@ -160,6 +167,16 @@ pub(super) struct End {
     /// End all of your sessions.
     #[arg(long, group = "what")]
     pub(super) all: bool,
+    /// End servers that carry this label: where it is given several times all of them, and where sessions, servers, an owner or
+    /// --all are named, those of these that do.
+    #[arg(long = "label", value_name = "KEY=VALUE", group = "what")]
+    pub(super) labels: Vec<Label>,
+    /// Spare what was launched at this time or later: RFC 3339 as `pinfold ls --json` shows it, or @SECONDS since 1970.
+    #[arg(long, value_name = "TIME")]
+    pub(super) before: Option<Timestamp>,
+    /// Spare what is not of this generation of the session, as `pinfold status` shows it.
+    #[arg(long, value_name = "N", conflicts_with_all = ["owner", "all"])]
+    pub(super) generation: Option<u64>,
     /// Kill at once, with no SIGTERM and no grace.
     #[arg(long)]
     pub(super) now: bool,
@@ -178,6 +195,24 @@ pub(super) struct Reload {
     /// Lower limits below what is used, too: the kernel may kill for it.
     #[arg(long)]
     pub(super) force: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Relabel {
+    /// Label all living servers that this process owns.
+    #[arg(long, value_name = "PID", conflicts_with = "pid")]
+    pub(super) owner: Option<i32>,
+    /// Label the server that this process belongs to.
+    #[arg(long, value_name = "PID")]
+    pub(super) pid: Option<i32>,
+    /// The session whose living servers are labelled (not with --owner or --pid), and then KEY=VALUE, up to 16 times.
+    #[arg(required = true, value_name = "SESSION|KEY=VALUE")]
+    pub(super) words: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{DONE, NO, USAGE, args, failed, text};
 use crate::client::{self, Client, ClientError};
+use crate::label::Labels;
 use crate::limits::Bytes;
 use crate::session::SessionId;
 use crate::wire::{Call, End, EndReply};
@@ -64,6 +65,10 @@ pub(super) fn end(end: &args::End) -> u8 {
 
 /// That nothing is left of it is what was asked for; that there was nothing is worth a line.
 fn described(wish: &End) -> String {
+    if !wish.labels.is_empty() || wish.before.is_some() || wish.generation.is_some() {
+        let session = wish.session.as_ref().map_or_else(String::new, |id| format!(" of session {id}"));
+        return format!("nothing to end: no server{session} is of those that this means\n");
+    }
     match (&wish.session, &wish.server, wish.owner_pid) {
         (Some(session), Some(server), _) => format!("nothing to end: session {session} has no server {server}\n"),
         (Some(session), None, _) => format!("nothing to end: no session {session} is alive\n"),
@@ -77,7 +82,18 @@ fn ask(client: &mut Client, wish: End) -> Result<EndReply, ClientError> {
 }
 
 fn wishes(end: &args::End) -> Result<Vec<End>, String> {
-    let base = End { now: end.now, wait: !end.no_wait, ..End::default() };
+    let labels = Labels::collect(end.labels.iter().cloned()).map_err(|error| error.to_string())?;
+    if end.generation.is_some() && end.sessions.is_empty() && end.server.is_empty() {
+        return Err("--generation is one of a session: name it, too".to_owned());
+    }
+    let base = End {
+        now: end.now,
+        wait: !end.no_wait,
+        labels,
+        before: end.before,
+        generation: end.generation,
+        ..End::default()
+    };
     let mut wishes: Vec<End> =
         end.sessions.iter().map(|id| End { session: Some(id.clone()), ..base.clone() }).collect();
     for server in &end.server {
@@ -92,7 +108,10 @@ fn wishes(end: &args::End) -> Result<Vec<End>, String> {
         wishes.push(End { owner_pid: Some(pid), ..base.clone() });
     }
     if end.all {
-        wishes.push(End { all: true, ..base });
+        wishes.push(End { all: true, ..base.clone() });
+    }
+    if wishes.is_empty() {
+        wishes.push(base);
     }
     Ok(wishes)
 }

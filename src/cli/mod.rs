@@ -3,6 +3,7 @@
 mod args;
 mod doctor;
 mod end;
+mod label;
 mod ls;
 mod reload;
 mod run;
@@ -13,7 +14,7 @@ mod text;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Arguments, Command};
 
@@ -37,9 +38,15 @@ pub fn main() -> ExitCode {
         Command::Status(status) => status::status(&status),
         Command::End(end) => end::end(&end),
         Command::Reload(reload) => reload::reload(&reload),
+        Command::Label(label) => label::label(&label),
         Command::Doctor(doctor) => doctor::doctor(&doctor),
     };
     ExitCode::from(status)
+}
+
+/// The command line as it is parsed, for whoever writes it down.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Prints what is wrong with the command line. `run` stands for another program, whose statuses are kept free as env(1)

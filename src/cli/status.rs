@@ -2,13 +2,14 @@
 
 use super::{DONE, NO, args, failed, ls, text};
 use crate::client::{self, ClientError, Other};
+use crate::session::SessionId;
 use crate::snapshot::SessionView;
-use crate::wire::{Call, Fault, Located};
+use crate::wire::{Call, Fault, Located, StatusReply};
 
 pub(super) fn status(status: &args::Status) -> u8 {
     match status.pid {
         Some(pid) => of_process(status, pid),
-        None => of_session(status),
+        None => status.session.as_ref().map_or(NO, |id| of_session(status, id)),
     }
 }
 
@@ -36,17 +37,27 @@ fn of_process(status: &args::Status, pid: i32) -> u8 {
     DONE
 }
 
-fn of_session(status: &args::Status) -> u8 {
-    let ls::Listed { sessions, other } = match ls::list(&status.socket) {
-        Ok(listed) => listed,
+fn of_session(status: &args::Status, id: &SessionId) -> u8 {
+    let mut other = None;
+    let asked = client::find(status.socket.socket.as_deref()).and_then(|mut client| {
+        other = client.other().cloned();
+        client.call::<StatusReply>(&Call::Status(id.clone()), &[], client::VIEW_MAX)
+    });
+    let StatusReply { sessions: found, complete } = match asked {
+        Ok(reply) => reply,
+        // No daemon, no sessions.
+        Err(ClientError::NoDaemon(_)) if status.socket.socket.is_none() => {
+            StatusReply { sessions: Vec::new(), complete: true }
+        }
         Err(error) => return failed(&error),
     };
-    let found: Vec<_> = sessions.into_iter().filter(|session| Some(&session.id) == status.session.as_ref()).collect();
     if found.is_empty() {
-        let id = status.session.as_ref().map(ToString::to_string).unwrap_or_default();
         eprintln!("pinfold: no session {id} is alive; `pinfold ls --json` lists those that are");
         tell_not_shown(other);
         return NO;
+    }
+    if !complete {
+        eprintln!("pinfold: not all processes of this machine could be looked at in time: more may have escaped");
     }
     if status.json {
         text::print_json(&found);
@@ -68,7 +79,7 @@ fn page(session: &SessionView) -> String {
     let owner = session.owner_pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let memory = &session.memory;
     let mut page = format!(
-        "{} ({})\n    Host: {host}, owned by process {owner}, uid {}\n  CGroup: {} ({})\n  Memory: {} RSS, {} now, {} at most, limit {}\n   Procs: {}\n",
+        "{} ({})\n    Host: {host}, owned by process {owner}, uid {}\n  CGroup: {} ({})\n  Memory: {} RSS, {} now, {} at most, limit {}\n   Procs: {}\n     Run: generation {}\n",
         session.id,
         session.state,
         session.uid,
@@ -79,6 +90,7 @@ fn page(session: &SessionView) -> String {
         ls::amount(memory.peak_bytes),
         ls::amount(memory.max_bytes),
         session.processes,
+        session.generation,
     );
     if let (Some(ttl), Some(at)) = (&session.ttl, &session.expires_at) {
         page.push_str(&format!(" Expires: {at}, {ttl} after its first launch\n"));
@@ -98,6 +110,18 @@ fn page(session: &SessionView) -> String {
             if server.stdin == crate::snapshot::StdinWatch::Watched { "watched" } else { "unwatched" },
             if server.escaped { "; ESCAPED: its first process has left the leaf" } else { "" },
         ));
+        if !server.labels.is_empty() {
+            page.push_str(&format!("    labels: {}\n", server.labels));
+        }
+        if server.generation != session.generation {
+            page.push_str(&format!("    of generation {}\n", server.generation));
+        }
+        let others = server.escaped_pids.iter().filter(|pid| **pid != server.leader_pid);
+        let others: Vec<String> = others.map(ToString::to_string).collect();
+        if !others.is_empty() {
+            let others = others.join(", ");
+            page.push_str(&format!("    ESCAPED: in no leaf although they carry its marks: {others}\n"));
+        }
         if server.pids_refusals > 0 {
             page.push_str(&format!("    its process limit refused {} forks\n", server.pids_refusals));
         }

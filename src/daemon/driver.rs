@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::escapes::Escapees;
 use super::expiry::Alarm;
 use super::held;
 use super::jobs::{self, Done, Work};
@@ -180,6 +181,10 @@ impl Driver {
             Message::Gone(number) => self.gone(number),
             Message::Stopped(unit) => self.stopped(&unit),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
+            Message::Label { peer, inside, holder, wish, reply } => {
+                let _ = reply.send(self.label(peer, inside.as_ref(), holder.as_ref(), &wish));
+            }
+            Message::Escaped(number, escapees) => self.escaped(number, &escapees),
             Message::List { uid, reply } => {
                 let _ = reply.send(publish::entries(&self.table, uid, &self.backend));
             }
@@ -361,9 +366,9 @@ impl Driver {
             queue.push_back(Event::OomdKill);
         }
         let outside = !leader_gone && Membership::of(server.leader.pid).is_ok_and(|place| !leaf.holds(&place));
-        if outside && !server.escaped {
-            server.escaped = true;
-            tracing::warn!(server = %server.name, pid = server.leader.pid, "the server's first process left its leaf");
+        if outside {
+            let pids = vec![server.leader.pid];
+            self.escaped(number, &Escapees { leader: true, pids });
         }
     }
 

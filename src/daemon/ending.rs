@@ -9,6 +9,7 @@ use super::driver::Driver;
 use super::held;
 use super::message::{Message, Peer};
 use super::table::Waiter;
+use super::targets::Selection;
 use super::tell;
 use crate::cgroup::Caller;
 use crate::chain::chain;
@@ -161,7 +162,7 @@ impl Driver {
         wish: &End,
         reply: oneshot::Sender<Result<EndReply, Fault>>,
     ) {
-        let targets = match self.targets(peer, inside, wish) {
+        let targets = match Selection::of_end(wish).and_then(|named| self.targets(peer, inside, &named)) {
             Ok(targets) => targets,
             Err(fault) => {
                 let _ = reply.send(Err(fault));
@@ -186,35 +187,5 @@ impl Driver {
                 let _ = reply.send(Ok(done));
             }
         });
-    }
-
-    fn targets(&self, peer: Peer, inside: Option<&Caller>, wish: &End) -> Result<Vec<u64>, Fault> {
-        if wish.session.is_none() && wish.owner_pid.is_none() && !wish.all {
-            return Err(Fault::InvalidParameter("name a session, an owner_pid, or all".into()));
-        }
-        let mut targets = Vec::new();
-        for (key, session) in &self.table.sessions {
-            let named = wish.session.as_ref().is_none_or(|id| *id == session.id);
-            let may = peer.uid == 0 || peer.uid == session.uid;
-            if !named || !may {
-                continue;
-            }
-            if inside.is_some_and(|caller| caller.key != *key) {
-                if wish.session.is_some() {
-                    let own = "from inside a session only that session can be ended";
-                    return Err(Fault::NotPermitted(own.into()));
-                }
-                continue;
-            }
-            let servers = session.servers.iter().filter_map(|number| Some((*number, self.table.servers.get(number)?)));
-            targets.extend(servers.filter_map(|(number, server)| {
-                let by_name = wish.server.as_ref();
-                let named =
-                    by_name.is_none_or(|name| server.name.as_str() == name || server.leaf_name.as_str() == name);
-                let owned = wish.owner_pid.is_none_or(|pid| server.owner.pid == pid);
-                (named && owned).then_some(number)
-            }));
-        }
-        Ok(targets)
     }
 }

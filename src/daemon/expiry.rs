@@ -43,14 +43,14 @@ impl AsFd for Alarm {
 }
 
 impl Driver {
-    /// A launch is about to be added to a session. With its first one its time begins; anew, where what had its time still
-    /// ends.
-    pub(super) fn begin_time(&mut self, key: &SessionKey, ttl: Limit<TimeSpan>) {
+    /// A launch is about to be added to a session. With the first one of a generation its time begins; anew, where what had
+    /// its time still ends.
+    pub(super) fn begin_time(&mut self, key: &SessionKey, ttl: Limit<TimeSpan>, is_first: bool) {
         let now = process::since_boot();
         // What is over ends before anybody joins it, and is told by the same clock.
         self.expire_at(now);
         let Some(session) = self.table.sessions.get_mut(key) else { return };
-        if session.servers.is_empty() || session.expires.is_some_and(|expiry| expiry.at <= now) {
+        if is_first || session.expires.is_some_and(|expiry| expiry.at <= now) {
             session.expires = ttl.at().map(|ttl| Expiry { ttl, at: now + ttl.duration() });
             self.set_alarm(now);
         }

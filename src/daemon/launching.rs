@@ -25,6 +25,7 @@ use crate::process::{self, Ancestor};
 use crate::records::{Asked, Ending, FileId, Instance, Record};
 use crate::session::{Name, ProcessId};
 use crate::sys::crash;
+use crate::timestamp::Timestamp;
 use crate::wire::{Fault, Launch, Launched};
 
 /// How long placing may take before the launcher is refused: that is to reach it while it still listens.
@@ -215,6 +216,9 @@ impl Driver {
         owner: u64,
         reply: oneshot::Sender<Result<Launched, Fault>>,
     ) {
+        // What is over ends before anybody joins it.
+        self.expire();
+        let (generation, is_first) = self.generation(&plan.key, request.inside.as_ref());
         let number = self.table.number();
         let leaf_name = LeafName::new(&request.wish.server, number);
         let (pidfd, stdin) = (Arc::new(request.pidfd), request.stdin.filter(|fd| stdin::can_be_watched(fd)));
@@ -226,6 +230,9 @@ impl Driver {
             entry: self.entry(plan.host.as_ref(), plan.uid, &request.wish.server, request.wish.named),
             argv: request.wish.argv.clone(),
             instance: plan.instance.clone(),
+            labels: request.wish.labels.clone(),
+            relabelled: false,
+            generation,
             state: State::Placing { doomed: None },
             terms: self.terms(plan.grant.grace, plan.grant.stdin_grace),
             on_pids: plan.grant.on_pids,
@@ -241,9 +248,10 @@ impl Driver {
             stdin,
             stderr: request.stderr,
             leaf: None,
-            started_at: SystemTime::now(),
+            started_at: Timestamp::of(SystemTime::now()),
             warnings: plan.grant.warnings.clone(),
             escaped: false,
+            escapees_told: false,
             pids_told: 0,
             launch: Some(Pending { reply, uncontained: request.wish.uncontained }),
             jobs: Default::default(),
@@ -259,7 +267,7 @@ impl Driver {
             expires: None,
             machines: Vec::new(),
         });
-        self.begin_time(&plan.key, plan.grant.ttl);
+        self.begin_time(&plan.key, plan.grant.ttl, is_first);
         if let Some(session) = self.table.sessions.get_mut(&plan.key) {
             session.servers.push(number);
         }
@@ -308,6 +316,8 @@ impl Driver {
             host: server.host.clone(),
             server: server.name.clone(),
             entry_seen: (server.entry != Entry::Unnamed).then_some(server.entry == Entry::Seen),
+            labels: server.labels.clone(),
+            generation: server.generation,
             argv: server.argv.clone(),
             instance: server.instance.clone(),
             leader: server.leader,
@@ -322,7 +332,7 @@ impl Driver {
             stall: server.stall,
             asked: server.asked.clone(),
             held: server.held,
-            started_at: server.started_at,
+            started_at: server.started_at.time(),
             expires: session.expires,
             warnings: server.warnings.clone(),
             ending: server.state.cause().map(|cause| Ending { cause, killing }),
@@ -417,6 +427,7 @@ impl Driver {
         self.feed(number, Event::Placed);
         self.replace_older(number);
         self.record_entry(number);
+        self.record_labels(number);
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(Pending { reply, .. }) = server.launch.take() else { return };
         if server.state != State::Running {

@@ -10,6 +10,7 @@ use super::driver::Driver;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{Caller, GroupPaths, Leaf, Membership};
 use crate::chain::chain;
+use crate::label::Labels;
 use crate::naming::SessionKey;
 use crate::policy::{self, SERVER_VARIABLE, SESSION_VARIABLE, Settings};
 use crate::process;
@@ -23,7 +24,8 @@ const WARNING: &str =
 impl Driver {
     /// Puts a leaf that no record tells of back into the table; `false` where its processes do not tell what it is.
     pub(super) fn adopt_unknown(&mut self, place: &Caller) -> bool {
-        let Some((record, leaf)) = self.told_by_processes(place) else { return false };
+        let Some((mut record, leaf)) = self.told_by_processes(place) else { return false };
+        (record.generation, _) = self.generation(&place.key, None);
         tracing::warn!(
             leaf = record.leaf,
             session = %record.session,
@@ -69,6 +71,8 @@ impl Driver {
             server,
             entry_seen: None,
             argv: MaskedArgv::mask(&process::command_line(leader.pid)),
+            labels: Labels::default(),
+            generation: 0,
             instance: Instance::default(),
             leader,
             owner: owner.map_or(leader, |owner| owner.id),
@@ -102,6 +106,6 @@ fn identity(place: &Caller, pid: i32) -> Option<(u32, SessionId, Name)> {
     }
     let server = Name::from_lossy(place.leaf.as_str().rsplit_once('.')?.0)?;
     let launched_by = |uid: &u32| SessionKey::new(*uid, &session) == place.key;
-    let uid = [process::uid(pid)?, 0].into_iter().find(launched_by)?;
+    let uid = [process::uids(pid).ok()?.1, 0].into_iter().find(launched_by)?;
     Some((uid, session, server))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::escapes::Escapees;
 use super::idling::Readings;
 use super::jobs::Done;
 use super::launching::{Admitted, LaunchRequest};
@@ -13,7 +14,7 @@ use super::table::Job;
 use crate::cgroup::Caller;
 use crate::policy::Configured;
 use crate::records::Record;
-use crate::wire::{End, EndReply, Fault, Launched};
+use crate::wire::{End, EndReply, Fault, Launched, Relabel, Relabelled};
 
 /// Messages that may wait for the driver.
 pub(super) const INBOX: usize = 256;
@@ -50,6 +51,16 @@ pub(super) enum Message {
         wish: End,
         reply: oneshot::Sender<Result<EndReply, Fault>>,
     },
+    Label {
+        peer: Peer,
+        inside: Option<Caller>,
+        /// The leaf that holds the process it names.
+        holder: Option<Caller>,
+        wish: Relabel,
+        reply: oneshot::Sender<Result<Relabelled, Fault>>,
+    },
+    /// Processes of this server were seen outside its leaf.
+    Escaped(u64, Escapees),
     List {
         uid: u32,
         reply: oneshot::Sender<Vec<Entry>>,

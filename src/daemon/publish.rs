@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::escapes::{Escapees, Found, Wanted};
 use super::table::{Server, Session, Table};
 use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership};
 use crate::limits::Bytes;
-use crate::naming::SessionKey;
+use crate::naming::{LeafName, SessionKey};
 use crate::process;
 use crate::records::Expiry;
 use crate::session::{Name, ProcessId, SessionId};
@@ -18,7 +19,7 @@ use crate::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) key: SessionKey,
-    id: SessionId,
+    pub(super) id: SessionId,
     uid: u32,
     host: Option<Name>,
     backend: &'static str,
@@ -59,11 +60,14 @@ fn facts(server: &Server, session: &Path) -> ServerView {
         processes: 0,
         cgroup: session.join(server.leaf_name.as_str()).display().to_string(),
         argv: server.argv.clone(),
-        started_at: humantime::format_rfc3339_seconds(server.started_at).to_string(),
+        labels: server.labels.clone(),
+        generation: server.generation,
+        started_at: server.started_at,
         memory: MemoryView::default(),
         pids_refusals: 0,
         stdin: if server.stdin.is_some() { StdinWatch::Watched } else { StdinWatch::Unwatched },
         escaped: server.escaped,
+        escaped_pids: Vec::new(),
         warnings: server.warnings.clone(),
     }
 }
@@ -79,7 +83,10 @@ pub(super) fn view(entry: Entry) -> SessionView {
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
             server.memory = leaf.group().memory();
             // While others are in the leaf, no event tells that its first process has left.
-            server.escaped |= is_outside(leader, &leaf);
+            if is_outside(leader, &leaf) {
+                server.escaped = true;
+                server.escaped_pids.push(leader.pid);
+            }
             server.pids_refusals = leaf.group().pids_refusals();
             if !read {
                 read = true;
@@ -98,6 +105,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
         host: entry.host,
         uid: entry.uid,
         owner_pid: servers.first().map(|server| server.owner_pid),
+        generation: servers.iter().map(|server| server.generation).max().unwrap_or(0),
         state: if ending { "ending" } else { "running" }.to_owned(),
         backend: entry.backend.to_owned(),
         cgroup: entry.cgroup,
@@ -107,6 +115,35 @@ pub(super) fn view(entry: Entry) -> SessionView {
         memory,
         servers,
     }
+}
+
+impl Entry {
+    /// Whose processes are to be looked for outside its leaves.
+    pub(super) fn wanted(&self) -> Wanted {
+        let servers = self.servers.iter().map(|(server, leader, _)| (server.leaf.clone(), *leader)).collect();
+        Wanted { session: self.id.clone(), uid: self.uid, servers }
+    }
+}
+
+/// Adds what was found outside a session's leaves.
+pub(super) fn add_escapees(session: &mut SessionView, found: &Found) {
+    for (leaf, pid) in &found.processes {
+        let server = session.servers.iter_mut().find(|server| server.leaf == *leaf);
+        if let Some(server) = server.filter(|server| !server.escaped_pids.contains(pid)) {
+            server.escaped_pids.push(*pid);
+        }
+    }
+}
+
+/// What is outside its leaf of each server of a session.
+pub(super) fn escapees(session: &SessionView) -> Vec<(u64, Escapees)> {
+    let outside = session.servers.iter().filter(|server| !server.escaped_pids.is_empty());
+    let told = outside.filter_map(|server| {
+        let number = LeafName::parse(&server.leaf).ok()?.launch();
+        let leader = server.escaped_pids.contains(&server.leader_pid);
+        Some((number, Escapees { leader, pids: server.escaped_pids.clone() }))
+    });
+    told.collect()
 }
 
 /// The moment on the clock as it stands now.

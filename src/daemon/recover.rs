@@ -19,6 +19,7 @@ use crate::outcome::Cause;
 use crate::process;
 use crate::records::{Loaded, Record};
 use crate::sys::crash;
+use crate::timestamp::Timestamp;
 
 /// The first wait before a leaf that could not be swept is tried again; it doubles up to [`SWEEP_AGAIN_MOST`].
 const SWEEP_AGAIN: Duration = Duration::from_millis(200);
@@ -41,6 +42,7 @@ impl Driver {
         for record in records {
             let Some(place) = record.place() else { continue };
             self.table.next = self.table.next.max(place.leaf.launch());
+            self.table.generation = self.table.generation.max(record.generation);
             known.push(place.clone());
             match self.backend.adopt(&place, &record.machine, record.held.as_ref()) {
                 Ok(leaf) if leaf.populated().unwrap_or(true) || lives_outside(&record) => {
@@ -108,6 +110,9 @@ impl Driver {
             },
             argv: record.argv.clone(),
             instance: record.instance.clone(),
+            labels: record.labels.clone(),
+            relabelled: false,
+            generation: record.generation,
             state: State::Running,
             terms: self.terms(record.grace, record.stdin_grace),
             on_pids: record.on_pids,
@@ -123,9 +128,10 @@ impl Driver {
             stdin,
             stderr,
             leaf: Some(leaf.clone()),
-            started_at: record.started_at,
+            started_at: Timestamp::of(record.started_at),
             warnings: record.warnings.clone(),
             escaped: false,
+            escapees_told: false,
             pids_told: leaf.group().pids_refusals(),
             launch: None,
             jobs: Default::default(),

@@ -15,16 +15,21 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::escapes;
 use super::launching::LaunchRequest;
 use super::message::{Message, Peer};
 use super::places::{Place, Places};
 use super::publish;
 use crate::backend::Backend;
-use crate::cgroup::{Membership, has_exited};
+use crate::cgroup::{Caller, Membership, has_exited};
 use crate::process;
+use crate::session::SessionId;
 use crate::snapshot::SessionView;
 use crate::sys::crash;
-use crate::wire::{self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, ReloadReply};
+use crate::wire::{
+    self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, Relabel, Relabelled,
+    ReloadReply, StatusReply,
+};
 
 /// How long a client may take for its first message, from its turn on.
 const FIRST_MAX: Duration = Duration::from_secs(10);
@@ -46,12 +51,13 @@ pub(super) struct Service {
     description: Description,
     places: Arc<Places>,
     views: Semaphore,
+    looks: escapes::Turn,
 }
 
 impl Service {
     pub(super) fn new(driver: mpsc::Sender<Message>, backend: Arc<Backend>, description: Description) -> Self {
         let views = Semaphore::new(VIEWS_MAX);
-        Self { driver, backend, description, places: Arc::default(), views }
+        Self { driver, backend, description, places: Arc::default(), views, looks: escapes::Turn::default() }
     }
 }
 
@@ -185,6 +191,8 @@ async fn answer(
         Call::Launch(wish) => reply(launch(service, peer, pidfd, *wish, descriptors).await?),
         Call::End(wish) => reply(end(service, peer, pidfd, wish).await?),
         Call::Reload(wish) => reply(reload(service, peer, wish).await?),
+        Call::Label(wish) => reply(label(service, peer, pidfd, wish).await?),
+        Call::Status(id) => wire::encode_reply(&status(service, peer, &id).await?),
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
         Call::Describe => wire::encode_reply(&describe(service).await?),
@@ -246,19 +254,63 @@ async fn launch(
     ask(service, |reply| Message::Launch(Box::new(request), reply)).await
 }
 
+/// The leaf that whoever gives an order stands in, if any.
+fn inside(service: &Service, peer: Peer, pidfd: Option<&OwnedFd>) -> Result<Option<Caller>, Fault> {
+    let place = Membership::of(peer.pid).ok();
+    // What was read is the peer's own only if it is still there; one that is gone may have stood in any leaf.
+    let place = place.filter(|_| pidfd.is_none_or(|pidfd| !has_exited(pidfd.as_fd())));
+    let place = place.ok_or_else(|| Fault::NotPermitted("the process that asks for this is gone".into()))?;
+    Ok(service.backend.locate(&place))
+}
+
 async fn end(
     service: &Service,
     peer: Peer,
     pidfd: Option<&OwnedFd>,
     wish: wire::End,
 ) -> Result<Result<EndReply, Fault>, ConnectionError> {
-    let place = Membership::of(peer.pid).ok();
-    // What was read is the peer's own only if it is still there; one that is gone may have stood in any leaf.
-    let Some(place) = place.filter(|_| pidfd.is_none_or(|pidfd| !has_exited(pidfd.as_fd()))) else {
-        return Ok(Err(Fault::NotPermitted("the process that asks for this is gone".into())));
+    match inside(service, peer, pidfd) {
+        Ok(inside) => ask(service, |reply| Message::End { peer, inside, wish, reply }).await,
+        Err(fault) => Ok(Err(fault)),
+    }
+}
+
+async fn label(
+    service: &Service,
+    peer: Peer,
+    pidfd: Option<&OwnedFd>,
+    wish: Relabel,
+) -> Result<Result<Relabelled, Fault>, ConnectionError> {
+    let inside = match inside(service, peer, pidfd) {
+        Ok(inside) => inside,
+        Err(fault) => return Ok(Err(fault)),
     };
-    let inside = service.backend.locate(&place);
-    ask(service, |reply| Message::End { peer, inside, wish, reply }).await
+    let holder = wish.pid.and_then(|pid| service.backend.locate(&Membership::of(pid).ok()?));
+    ask(service, |reply| Message::Label { peer, inside, holder, wish, reply }).await
+}
+
+/// Shows one session, and looks for what escaped from it.
+async fn status(service: &Service, peer: Peer, id: &SessionId) -> Result<StatusReply, ConnectionError> {
+    let mut entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
+    entries.retain(|entry| entry.id == *id);
+    let wanted: Vec<_> = entries.iter().map(publish::Entry::wanted).collect();
+    let mut reply = StatusReply { sessions: read_views(service, entries).await?, complete: true };
+    for (session, wanted) in reply.sessions.iter_mut().zip(wanted) {
+        let found = escapes::look(&service.looks, wanted, service.backend.clone()).await;
+        reply.complete &= found.complete;
+        publish::add_escapees(session, &found);
+    }
+    tell_escapees(service, &reply.sessions).await?;
+    Ok(reply)
+}
+
+/// What was seen outside its leaf is told in the log, too.
+async fn tell_escapees(service: &Service, sessions: &[SessionView]) -> Result<(), ConnectionError> {
+    for (number, escapees) in sessions.iter().flat_map(publish::escapees) {
+        let told = Message::Escaped(number, escapees);
+        service.driver.send(told).await.map_err(|_| ConnectionError::Stopping)?;
+    }
+    Ok(())
 }
 
 /// The file is the operator's, and so is the word that it counts from now on; a server's is not.
@@ -279,7 +331,9 @@ async fn reload(
 
 async fn list(service: &Service, peer: Peer) -> Result<Vec<SessionView>, ConnectionError> {
     let entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
-    read_views(service, entries).await
+    let sessions = read_views(service, entries).await?;
+    tell_escapees(service, &sessions).await?;
+    Ok(sessions)
 }
 
 /// Reads what the kernel tells of these sessions.

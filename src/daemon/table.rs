@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
+use crate::label::Labels;
 use crate::lifecycle::{Idle, State, Terms, Watchdog};
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
@@ -17,6 +17,7 @@ use crate::outcome::Stall;
 use crate::policy::OnPids;
 use crate::records::{Asked, Expiry, Instance};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
+use crate::timestamp::Timestamp;
 use crate::wire::{EndReply, Ended, Fault, Launched};
 
 /// One launched server.
@@ -32,6 +33,10 @@ pub(super) struct Server {
     pub(super) argv: MaskedArgv,
     /// What it is among the instances of the same server in its session.
     pub(super) instance: Instance,
+    pub(super) labels: Labels,
+    /// It was labelled anew before its record could tell.
+    pub(super) relabelled: bool,
+    pub(super) generation: u64,
     pub(super) state: State,
     pub(super) terms: Terms,
     pub(super) on_pids: OnPids,
@@ -57,10 +62,12 @@ pub(super) struct Server {
     pub(super) stderr: Option<OwnedFd>,
     /// `None` while it is being placed.
     pub(super) leaf: Option<Arc<Leaf>>,
-    pub(super) started_at: SystemTime,
+    pub(super) started_at: Timestamp,
     pub(super) warnings: Vec<String>,
     /// Its leader was seen outside its leaf.
     pub(super) escaped: bool,
+    /// That others of it were seen outside was told already.
+    pub(super) escapees_told: bool,
     /// Refused forks that were reported already.
     pub(super) pids_told: u64,
     /// Who waits for the launch.
@@ -175,6 +182,8 @@ pub(super) struct Table {
     pub(super) pressed: HashMap<PathBuf, u64>,
     /// The number of the next launch, and of the next owner.
     pub(super) next: u64,
+    /// The latest generation that any session had.
+    pub(super) generation: u64,
 }
 
 impl Table {

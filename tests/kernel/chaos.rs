@@ -97,6 +97,8 @@ struct Server {
     stdin: Option<File>,
     /// Its first process was moved out of its leaf.
     escaped: bool,
+    /// The value of its label `part`.
+    part: u8,
 }
 
 /// One machine, what is alive on it and what has ended there.
@@ -171,7 +173,8 @@ impl Chaos {
         match self.rng.u32(0..100) {
             0..30 if !crowded => self.launch(),
             30..38 => self.end_one(),
-            38..43 => self.end_session(),
+            38..41 => self.end_session(),
+            41..43 => self.end_labelled(),
             43..48 if !crowded => self.launch_again(),
             48..60 => self.befall(),
             60..68 => self.kill_daemon(),
@@ -236,13 +239,14 @@ impl Chaos {
         let fifo = self.machine.path(&format!("{name}.stdin"));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let stdin = File::options().read(true).write(true).open(&fifo).unwrap();
+        let part = self.rng.u8(1..4);
         let id = session.map_or_else(String::new, |id| format!("--session '{id}'"));
         let stderr = self.machine.path(&format!("{name}.stderr"));
         let script = script.replace('\'', "'\\''");
         self.order(
             host,
             &format!(
-                "\"$PINFOLD\" run {id} --server {name} -- sh -c '{script}' <'{}' 2>'{}' &",
+                "\"$PINFOLD\" run {id} --label part={part} --server {name} -- sh -c '{script}' <'{}' 2>'{}' &",
                 fifo.display(),
                 stderr.display()
             ),
@@ -251,9 +255,10 @@ impl Chaos {
         if let Some(inner) = nested {
             let pids = self.pids(&inner, &stderr);
             let owner = Owner::Server(name.clone());
-            self.alive.insert(inner, Server { session, owner, pids, stdin: None, escaped: false });
+            self.alive.insert(inner, Server { session, owner, pids, stdin: None, escaped: false, part: 0 });
         }
-        self.alive.insert(name, Server { session, owner: Owner::Host(host), pids, stdin: Some(stdin), escaped: false });
+        let owner = Owner::Host(host);
+        self.alive.insert(name, Server { session, owner, pids, stdin: Some(stdin), escaped: false, part });
     }
 
     /// The same command runs twice in one named session, under two names: the older one makes way.
@@ -274,7 +279,7 @@ impl Chaos {
             self.order(host, &format!("{run} </dev/null 2>'{}' &", stderr.display()));
             let pids = self.pids(name, &stderr);
             let owner = Owner::Host(host);
-            let server = Server { session: Some(session), owner, pids, stdin: None, escaped: false };
+            let server = Server { session: Some(session), owner, pids, stdin: None, escaped: false, part: 0 };
             self.alive.insert(name.clone(), server);
         }
         self.end(&elder, "replaced");
@@ -360,6 +365,19 @@ impl Chaos {
                 self.end_all("requested", |name, _| name.trim_end_matches("-inside") == outer);
             }
         }
+    }
+
+    fn end_labelled(&mut self) {
+        let part = self.rng.u8(1..4);
+        let labelled = self.alive.iter().filter(|(_, server)| server.part == part).map(|(name, _)| name.clone());
+        let labelled: Vec<String> = labelled.collect();
+        if labelled.is_empty() {
+            return;
+        }
+        self.did(format!("end part {part}"));
+        let output = self.machine.ask(&["end", "--label", &format!("part={part}")]);
+        assert!(output.status.success(), "{output:?}; {}", self.machine.log());
+        labelled.iter().for_each(|name| self.end(name, "requested"));
     }
 
     /// Something happens to one server or one host that nobody asks pinfold for.

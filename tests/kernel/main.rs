@@ -15,6 +15,7 @@ mod ends;
 mod high;
 mod hosts;
 mod idle;
+mod labels;
 mod launcher;
 mod limits;
 mod openclaw;
