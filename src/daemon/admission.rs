@@ -10,7 +10,7 @@ use crate::lifecycle::{Due, Event};
 use crate::naming::SessionKey;
 use crate::policy::{self, Grant, Holding, Likeness, Newcomer, OnExcess, Refusal, SessionName};
 use crate::records::Instance;
-use crate::session::Name;
+use crate::session::{Name, ProcessId};
 
 /// A launch that is refused.
 #[derive(Debug)]
@@ -46,18 +46,20 @@ impl Server {
 }
 
 impl Driver {
-    /// Whether the table has room for a launch of this host.
-    pub(super) fn has_room(&self, newcomer: &Newcomer<'_>) -> Result<(), Refusal> {
+    /// Whether the table has room for a launch of this host. What the launcher is already does not count: it asks again
+    /// because an earlier daemon died before it answered, or it is a server that becomes another one.
+    pub(super) fn has_room(&self, newcomer: &Newcomer<'_>, launcher: ProcessId) -> Result<(), Refusal> {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let launched_by = |number: &u64, host: Option<&Name>| {
-            self.table.servers.get(number).is_some_and(|server| server.host.as_ref() == host)
+        let others = |number: &u64, host: Option<Option<&Name>>| {
+            let server = self.table.servers.get(number).filter(|server| server.leader != launcher);
+            server.is_some_and(|server| host.is_none_or(|host| server.host.as_ref() == host))
         };
         let holdings = self.table.sessions.values().map(|session| Holding {
             id: &session.id,
             uid: session.uid,
             host: session.host.as_ref(),
-            servers: count(session.servers.len()),
-            of_host: count(session.servers.iter().filter(|number| launched_by(number, newcomer.host)).count()),
+            servers: count(session.servers.iter().filter(|number| others(number, None)).count()),
+            of_host: count(session.servers.iter().filter(|number| others(number, Some(newcomer.host))).count()),
         });
         policy::has_room(&self.settings, newcomer, &holdings.collect::<Vec<_>>())
     }
@@ -90,7 +92,7 @@ impl Driver {
         match grant.on_excess {
             OnExcess::Replace => instance.replaces_beyond = Some(max),
             OnExcess::Refuse => {
-                let mut living = self.instances(key, &likeness, u64::MAX);
+                let mut living = self.instances(key, &likeness);
                 // A host that starts a server anew has ended the old one a moment ago, and that may not have been told yet.
                 living.retain(|number| self.stays(*number, request));
                 if living.len() >= usize::try_from(max).unwrap_or(usize::MAX) {
@@ -110,17 +112,18 @@ impl Driver {
         !gone && server.leader != request.launcher
     }
 
-    /// The numbers of the living instances of a server in a session that were launched before this one.
-    fn instances(&self, key: &SessionKey, likeness: &Likeness<'_>, before: u64) -> Vec<u64> {
+    /// The numbers of the living instances of a server in a session, those that are being placed included.
+    fn instances(&self, key: &SessionKey, likeness: &Likeness<'_>) -> Vec<u64> {
         let Some(session) = self.table.sessions.get(key) else { return Vec::new() };
         let is_one = |number: &u64| {
             self.table.servers.get(number).is_some_and(|server| {
                 server.lives()
+                    && !server.leader_is_gone()
                     && server.likeness().is_same(likeness)
                     && !self.is_within(key, server.instance.inside.as_deref(), likeness)
             })
         };
-        session.servers.iter().copied().filter(|number| *number < before && is_one(number)).collect()
+        session.servers.iter().copied().filter(is_one).collect()
     }
 
     /// Whether what was launched from inside of this leaf is part of an instance: of one that launches itself again inside.
@@ -142,12 +145,14 @@ impl Driver {
         servers.into_iter().find(|server| server.leaf_name.as_str() == leaf)
     }
 
-    /// A server is placed: the oldest instances that it leaves no room for are ended. A launch that fails before has cost
-    /// none of them.
+    /// A server is placed: of all instances that are, the oldest beyond the most are ended. A launch that fails before has
+    /// cost none of them.
     pub(super) fn replace_older(&mut self, number: u64) {
         let Some(server) = self.table.servers.get(&number).filter(|server| server.lives()) else { return };
         let Some(max) = server.instance.replaces_beyond else { return };
-        for old in policy::oldest_beyond(max, self.instances(&server.key, &server.likeness(), number)) {
+        let mut placed = self.instances(&server.key, &server.likeness());
+        placed.retain(|number| self.table.servers.get(number).is_some_and(|server| server.leaf.is_some()));
+        for old in policy::oldest_beyond(max, placed) {
             self.feed(old, Event::Due(Due::Replaced));
         }
     }

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::escapes::Escapees;
 use super::expiry::Alarm;
 use super::held;
+use super::idling::Readers;
 use super::jobs::{self, Done, Work};
 use super::message::{Counts, Message};
 use super::publish;
@@ -79,6 +80,8 @@ pub(super) struct Driver {
     pub(super) removals: Arc<Semaphore>,
     /// Turns of what is placed.
     pub(super) placements: Arc<Semaphore>,
+    /// Turns of what is read for being idle.
+    pub(super) readers: Readers,
     /// The configuration file, and what is under way with it.
     pub(super) reloads: Reloads,
     /// Told to stop: then, or when nothing is half removed any more.
@@ -174,7 +177,7 @@ impl Driver {
             Message::Admitted(number, outcome) => self.admitted(number, *outcome),
             Message::Overdue(number) => self.overdue(number),
             Message::JobDone(number, job, done) => self.job_done(number, job, done),
-            Message::Readings(readings) => self.weigh_idlers(readings),
+            Message::Reading(reading) => self.weigh_idler(reading),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
             Message::SweepAgain(record, pause) => self.sweep(record, pause),

@@ -175,7 +175,7 @@ impl Driver {
         }
         let reader = request.peer.uid;
         let newcomer = Newcomer { uid, reader, host: host.as_ref(), session_is_known: known.is_some() };
-        self.has_room(&newcomer).map_err(Denial::lasting)?;
+        self.has_room(&newcomer, request.launcher).map_err(Denial::lasting)?;
         let asked = Request {
             host: host.as_ref(),
             session: &name.id,

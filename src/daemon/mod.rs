@@ -189,6 +189,7 @@ async fn run(
         cleaning: 0,
         removals: Arc::new(Semaphore::new(ending::REMOVALS)),
         placements: Arc::new(Semaphore::new(launching::PLACEMENTS)),
+        readers: idling::Readers::default(),
         reloads: Reloads::new(path, options),
         stop_by: None,
     };

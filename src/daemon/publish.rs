@@ -152,7 +152,8 @@ fn moment(Expiry { at, .. }: Expiry) -> SystemTime {
     if at >= boot { wall + (at - boot) } else { wall - (boot - at) }
 }
 
-fn is_outside(leader: ProcessId, leaf: &Leaf) -> bool {
+/// Whether a first process that lives is in another cgroup than its leaf.
+pub(super) fn is_outside(leader: ProcessId, leaf: &Leaf) -> bool {
     let outside = Membership::of(leader.pid).is_ok_and(|place| !leaf.holds(&place));
     // What was read is about the leader if the number is still its own afterwards.
     outside && process::identify(leader.pid).is_ok_and(|id| id == leader)

@@ -37,6 +37,13 @@ impl Driver {
         for error in unreadable {
             tracing::warn!(error = %chain(&error), "a record is passed over; remove it if no server of it lives");
         }
+        let leaves = self.backend.leaves().unwrap_or_else(|error| {
+            tracing::error!(error = %chain(&error), "the tree cannot be read");
+            Vec::new()
+        });
+        // What is adopted is given numbers for what it watches, too: they begin above all that there were.
+        let numbers = records.iter().filter_map(Record::place).chain(leaves.iter().cloned());
+        self.table.next = numbers.map(|place| place.leaf.launch()).fold(self.table.next, u64::max);
         let mut known: Vec<Caller> = Vec::new();
         let (mut adopted, mut swept) = (0, 0);
         for record in records {
@@ -65,13 +72,8 @@ impl Driver {
                 }
             }
         }
-        let leaves = self.backend.leaves().unwrap_or_else(|error| {
-            tracing::error!(error = %chain(&error), "the tree cannot be read");
-            Vec::new()
-        });
         for place in leaves {
             if !known.contains(&place) {
-                self.table.next = self.table.next.max(place.leaf.launch());
                 match self.backend.sweep_unknown(&place) {
                     Ok(()) => swept += 1,
                     Err(_) if self.adopt_unknown(&place) => adopted += 1,

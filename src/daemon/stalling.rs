@@ -11,7 +11,7 @@ use super::table::Server;
 use crate::cgroup::Leaf;
 use crate::lifecycle::{Event, Moment, State, Verdict, Watchdog};
 use crate::limits::Bytes;
-use crate::outcome::{Level, Stall};
+use crate::outcome::{Cause, Level, Stall};
 
 impl Driver {
     /// Watches for presses against what stands above a leaf; its own events are watched in any case.
@@ -85,17 +85,31 @@ impl Driver {
     /// At its own limit a server ends itself. At one above, the server that uses most of it ends, once: then all that stood
     /// still there are given their time anew.
     fn end_stalled(&mut self, number: u64, level: Level, stall: Stall) {
+        // One that stood still at the same limit may have been dealt with just now.
+        let still = self.table.servers.get(&number).is_some_and(|server| {
+            server.watchdog.as_ref().is_some_and(|watchdog| watchdog.is_long()) && server.state == State::Running
+        });
+        if !still {
+            return;
+        }
         let beside = self.below_the_same(number, level);
-        let one_ends = beside.iter().any(|other| self.table.servers[other].state != State::Running);
-        let most = beside.iter().copied().max_by_key(|other| used(&self.table.servers[other]));
         for other in &beside {
             if let Some(watchdog) = self.table.servers.get_mut(other).and_then(|server| server.watchdog.as_mut()) {
-                let _ = watchdog.anew();
+                watchdog.anew();
             }
         }
-        // What ends gives back memory: whether that is enough shows when it is gone.
-        if let Some(most) = most.filter(|_| !one_ends) {
-            let leaf = self.table.servers[&most].leaf_name.as_str();
+        let ends_for_it = |other: &u64| {
+            let cause = self.table.servers.get(other).and_then(|server| server.state.cause());
+            matches!(cause, Some(Cause::Memory { level: at, stall: Some(_) }) if at == level)
+        };
+        // What ends for that gives back memory: whether that is enough shows when it is gone.
+        if beside.iter().any(ends_for_it) {
+            return;
+        }
+        let runs = |other: &&u64| self.table.servers.get(other).is_some_and(|server| server.state == State::Running);
+        let most = beside.iter().filter(runs).max_by_key(|other| self.table.servers.get(other).map(used));
+        if let Some(most) = most.copied() {
+            let leaf = self.table.servers.get(&most).map(|server| server.leaf_name.as_str());
             tracing::warn!(leaf, %level, percent = stall.percent, "it stands still at a memory_high");
             self.feed(most, Event::Stalled { level, stall });
         }

@@ -61,7 +61,7 @@ impl Driver {
     ) {
         let (now, rate) = (self.now(), self.settings.launches);
         let source = plan.source(&request);
-        let ahead = self.storms.waiting.values().any(|waiting| waiting.source.shares_with(&source));
+        let ahead = self.storms.waiting.values().any(|waiting| waiting.source.is_same(&source));
         // Whoever has waited goes first: it is looked at at once, and this launch after it.
         let taken = if ahead { Err(now) } else { self.take_token(&source) };
         let Err(next) = taken else { return self.go_ahead(request, plan, reply) };

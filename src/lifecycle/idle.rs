@@ -12,7 +12,7 @@ use super::Moment;
 use crate::timespan::TimeSpan;
 
 /// Readings in each span. What happens right after one is dated to the next, so an idle server lives for up to half a
-/// span longer than the span.
+/// span longer than the span, and a second longer than a short one.
 const READINGS: u32 = 4;
 
 /// The shortest wait between two readings.
@@ -22,7 +22,8 @@ const PAUSE_LEAST: Duration = Duration::from_secs(1);
 const CPU_LEAST: Duration = Duration::from_millis(50);
 
 /// The same in a long span: a thousandth of it. An idle Node server burns nothing at all, and one with a timer that
-/// rings each second half of this; a single call of a tool costs milliseconds and, being read and answered, is I/O.
+/// rings each second half of this; a single call of a tool costs milliseconds and is I/O, where it is read(2) and answered by
+/// write(2): the kernel counts neither send(2) and recv(2) nor io_uring.
 const CPU_PART: u32 = 1000;
 
 /// What a leaf has done so far, all cgroups below it included.
@@ -75,6 +76,11 @@ impl Idle {
             self.next = self.following(now);
         }
         due
+    }
+
+    /// It is read once more, before what the last reading told has a consequence.
+    pub fn ask_again(&mut self, now: Moment) {
+        self.asked = Some(now);
     }
 
     /// The reading that was begun is there; `None` where it failed, or where something waits to be read by the server.

@@ -16,6 +16,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// every 2 s (`MEMCG_MAX_HIGH_DELAY_JIFFIES` in the kernel's mm/memcontrol.c).
 const CALM: Duration = Duration::from_secs(10);
 
+/// A limit that was not pressed against for so long is not what a server stands still at: it waits for memory because the
+/// machine, or another limit, has none.
+const RECENT: Duration = Duration::from_secs(4);
+
 /// The levels in the order of [`Pressure::presses`].
 const LEVELS: [Level; 3] = [Level::Server, Level::Session, Level::Machine];
 
@@ -53,14 +57,16 @@ pub struct Watchdog {
     /// Since when the pressure has been as in `terms`.
     since: (Moment, Pressure),
     last: (Moment, Pressure),
-    /// When a limit was last pressed against.
-    pressed: Moment,
+    /// When each limit was last pressed against, where it was.
+    pressed: [Option<Moment>; 3],
+    /// When any was, or the watch began.
+    stirred: Moment,
 }
 
 impl Watchdog {
     /// Begins: something pressed.
     pub fn begin(terms: Stall, now: Moment, found: Pressure) -> Self {
-        Self { terms, since: (now, found), last: (now, found), pressed: now }
+        Self { terms, since: (now, found), last: (now, found), pressed: [None; 3], stirred: now }
     }
 
     /// When it is to be read next: with all others that are watched, at a full second.
@@ -70,37 +76,45 @@ impl Watchdog {
 
     /// Weighs the next reading.
     pub fn read(&mut self, now: Moment, found: Pressure) -> Verdict {
-        if found.presses != self.last.1.presses {
-            self.pressed = now;
+        for (index, pressed) in self.pressed.iter_mut().enumerate() {
+            if found.presses[index] != self.last.1.presses[index] {
+                *pressed = Some(now);
+                self.stirred = now;
+            }
         }
         let of_late = percent(self.last, (now, found));
         let whole = percent(self.since, (now, found));
         self.last = (now, found);
-        if now.saturating_sub(self.pressed) >= CALM {
+        if now.saturating_sub(self.stirred) >= CALM {
             return Verdict::Calm;
         }
         if whole < self.terms.percent {
             self.since = self.last;
         }
-        let long = now.saturating_sub(self.since.0) >= self.terms.span.duration();
-        if !long || of_late < self.terms.percent {
+        if !self.is_long() || of_late < self.terms.percent {
             return Verdict::Watched;
         }
-        let before = self.since.1.presses;
-        let pressed = LEVELS.iter().zip(found.presses.iter().zip(before)).find(|(_, (now, before))| *now > before);
-        match pressed {
+        let is_recent = |pressed: &Option<Moment>| pressed.is_some_and(|at| now.saturating_sub(at) < RECENT);
+        match LEVELS.iter().zip(&self.pressed).find(|(_, pressed)| is_recent(pressed)) {
             Some((level, _)) => {
                 Verdict::Stalled { level: *level, stall: Stall { span: self.terms.span, percent: whole } }
             }
             // It waits for memory, and none of these limits is why.
-            None => self.anew(),
+            None => {
+                self.anew();
+                Verdict::Watched
+            }
         }
     }
 
+    /// Whether it has stood still for long enough, as far as was read.
+    pub fn is_long(&self) -> bool {
+        self.last.0.saturating_sub(self.since.0) >= self.terms.span.duration()
+    }
+
     /// Counts from the last reading on: what could be done against this stall was done.
-    pub fn anew(&mut self) -> Verdict {
+    pub fn anew(&mut self) {
         self.since = self.last;
-        Verdict::Watched
     }
 }
 
@@ -169,6 +183,8 @@ mod tests {
     fn without_a_press_the_watch_ends_whatever_the_pressure_and_blames_no_limit() {
         assert_eq!(told([(0, None); 60]), Some((10, Verdict::Calm)));
         assert_eq!(told([(90, None); 60]), Some((10, Verdict::Calm)));
+        let once = [(90, Some(0))].into_iter().chain([(90, None); 60]);
+        assert_eq!(told(once), Some((11, Verdict::Calm)), "one press long ago is no reason");
         let first = [(0, Some(0)); 5].into_iter().chain([(0, None); 60]);
         assert_eq!(told(first), Some((15, Verdict::Calm)));
     }
@@ -181,7 +197,7 @@ mod tests {
             assert_eq!(watchdog.read(SECOND * second, at(second)), Verdict::Watched);
         }
         assert_eq!(watchdog.read(SECOND * 10, at(10)), stalled(Level::Session, 100));
-        let _ = watchdog.anew();
+        watchdog.anew();
         for second in 11..20 {
             assert_eq!(watchdog.read(SECOND * second, at(second)), Verdict::Watched);
         }

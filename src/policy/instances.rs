@@ -37,11 +37,11 @@ pub fn counts_instances(named_by: NamedBy) -> bool {
     }
 }
 
-/// Of the instances that live, the oldest: those that leave room for one more below the limit. They are given and told
-/// by the numbers of their launches.
+/// Of the instances that live, the oldest, which are beyond the limit. They are given and told by the numbers of their
+/// launches.
 pub fn oldest_beyond(max: u32, mut living: Vec<u64>) -> Vec<u64> {
     living.sort_unstable();
-    let kept = usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(1);
+    let kept = usize::try_from(max).unwrap_or(usize::MAX);
     living.truncate(living.len().saturating_sub(kept));
     living
 }
@@ -97,7 +97,7 @@ mod tests {
             let living: Vec<u64> = living.into_iter().collect();
             let gone = oldest_beyond(max, living.clone());
             let stay: Vec<u64> = living.iter().copied().filter(|number| !gone.contains(number)).collect();
-            prop_assert_eq!(stay.len(), living.len().min(max as usize - 1));
+            prop_assert_eq!(stay.len(), living.len().min(max as usize));
             prop_assert!(gone.iter().all(|old| stay.iter().all(|kept| old < kept)));
         }
     }

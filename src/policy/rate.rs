@@ -50,10 +50,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// Whether a token that one takes may be the one that the other waits for.
-    pub fn shares_with(&self, other: &Self) -> bool {
-        let same_owner = self.owner == other.owner || self.kind == other.kind;
-        self.uid == other.uid && self.server == other.server && same_owner
+    /// Whether these are launches of one server by one process, which have their turns in the order in which they came.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.uid, self.owner, &self.server) == (other.uid, other.owner, &other.server)
     }
 }
 

@@ -99,6 +99,37 @@ fn a_first_launch_starts_the_installed_unit_and_sessions_live_over_its_restarts(
 }
 
 #[test]
+fn the_manager_keeps_what_is_held_of_a_server_over_a_killed_daemon_and_no_longer() {
+    if !offered() {
+        return;
+    }
+    let installed = Installed::new();
+    let mut run = usual(&["run", "--session", "s", "--", "sh", "-c", "echo up; exec sleep 1000"]);
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut server = Launched::spawn(run);
+    assert_eq!(server.line(), "up");
+    let first = installed.expect_active(0);
+    let kept = |number: &str| {
+        eventually("the manager keeps what it should", || match property("pinfold.service", "NFileDescriptorStore") {
+            found if found == number => Ok(()),
+            found => Err(found),
+        });
+    };
+    kept("2");
+    signal(first, nix::sys::signal::Signal::SIGKILL);
+    let second = installed.expect_active(first);
+    let restarted = systemctl(&["restart", "pinfold.service"]);
+    assert!(restarted.status.success(), "{restarted:?}");
+    installed.expect_active(second);
+    kept("2");
+    drop(server.child.stdin.take());
+    assert_eq!(server.exit_status(), 128 + 15);
+    let told = server.stderr();
+    assert!(told.contains("the host closed its stdin"), "{told}");
+    kept("0");
+}
+
+#[test]
 fn a_reload_of_the_installed_unit_changes_limits_in_place_and_a_wrong_file_fails_it_with_its_line() {
     if !offered() {
         return;
