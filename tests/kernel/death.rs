@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::hosts::v2_cgroup;
-use crate::support::{Launched, Machine, eventually, lives, offered, on_systemd, signal, v2_mount};
+use crate::support::{Launched, Machine, binary, eventually, lives, offered, on_systemd, signal, v2_mount};
 
 /// Scripts that are played at a time: each waits most of the time.
 const PLAYERS: usize = 6;
@@ -475,5 +475,30 @@ fn what_a_corrupt_record_no_longer_tells_its_server_does_and_a_foreign_file_is_p
     assert!(machine.ask(&["end", "s"]).status.success());
     server.exit_status();
     std::fs::remove_file(&foreign).unwrap();
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn another_program_takes_over_what_lives() {
+    if !offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let mut server = machine.run(&["--session", "s", "--memory-max", "64M"], "echo up; exec sleep 1000");
+    assert_eq!(server.line(), "up");
+    let next = machine.path("pinfold-next");
+    std::fs::copy(binary(), &next).unwrap();
+    machine.program = Some(next.clone());
+    machine.stop_daemon();
+    machine.start();
+    assert_eq!(std::fs::read_link(format!("/proc/{}/exe", machine.daemon_pid())).unwrap(), next);
+    let shown = servers(&machine);
+    assert_eq!((&shown[0]["leader_pid"], &shown[0]["stdin"]), (&server.pid().into(), &"watched".into()), "{shown:?}");
+    assert_eq!(shown[0]["memory"]["max_bytes"], 64 << 20);
+    drop(server.child.stdin.take());
+    assert_eq!(server.exit_status(), 128 + 15);
+    eventually("it is told", || {
+        if machine.log().contains("cause=\"stdin_closed\"") { Ok(()) } else { Err(machine.log()) }
+    });
     machine.expect_nothing_left();
 }

@@ -26,6 +26,7 @@ mod reload;
 mod servers;
 mod shedding;
 mod soak;
+mod storage;
 mod storms;
 mod ttl;
 mod upkeep;
