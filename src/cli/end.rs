@@ -66,8 +66,13 @@ pub(super) fn end(end: &args::End) -> u8 {
 /// That nothing is left of it is what was asked for; that there was nothing is worth a line.
 fn described(wish: &End) -> String {
     if !wish.labels.is_empty() || wish.before.is_some() || wish.generation.is_some() {
-        let session = wish.session.as_ref().map_or_else(String::new, |id| format!(" of session {id}"));
-        return format!("nothing to end: no server{session} is of those that this means\n");
+        let mut wanted: Vec<String> = wish.session.iter().map(|id| format!("is of session {id}")).collect();
+        wanted.extend(wish.server.iter().map(|server| format!("is called {server}")));
+        wanted.extend(wish.owner_pid.map(|pid| format!("is owned by process {pid}")));
+        wanted.extend((!wish.labels.is_empty()).then(|| format!("carries {}", wish.labels)));
+        wanted.extend(wish.generation.map(|generation| format!("is of generation {generation}")));
+        wanted.extend(wish.before.map(|before| format!("was launched before {before}")));
+        return format!("nothing to end: no server of yours {}\n", wanted.join(" and "));
     }
     match (&wish.session, &wish.server, wish.owner_pid) {
         (Some(session), Some(server), _) => format!("nothing to end: session {session} has no server {server}\n"),

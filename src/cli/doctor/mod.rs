@@ -196,6 +196,9 @@ fn limits(daemon: &Description) -> Vec<Finding> {
             Some(LimitState::Missing { why, remedy }) if ["memory", "pids"].contains(&name) => {
                 findings.push(Finding::problem(name, format!("cannot be limited: {why}"), remedy));
             }
+            Some(LimitState::Missing { why, remedy }) if name == "memory_high" => {
+                findings.push(Finding::note("high", format!("no memory_high can be set: {why}"), remedy));
+            }
             Some(LimitState::Missing { why, remedy }) => {
                 findings.push(Finding::note(name, format!("cannot be limited: {why}"), remedy));
             }
