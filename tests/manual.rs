@@ -22,6 +22,30 @@ const KEYS: [(&str, &[&str]); 11] = [
     ("replaced", &["instances_max", "on_excess"]),
 ];
 
+const COMMANDS: &str = r#".SH ENVIRONMENT
+.TP
+PINFOLD_SOCKET, PINFOLD_CONFIG, PINFOLD_ROOT, PINFOLD_BACKEND
+Stand for \fB\-\-socket\fR, \fB\-\-config\fR, \fB\-\-root\fR and \fB\-\-backend\fR.
+.TP
+PINFOLD_SESSION
+The session of a launch that names none. Each server is given it, and PINFOLD_SERVER, the name of its leaf.
+.TP
+PINFOLD_UNCONTAINED
+\fIallow\fR stands for \fB\-\-uncontained\fR.
+.TP
+NO_COLOR
+Where it is set, nothing is coloured.
+.SH FILES
+The sockets and the configuration are told in
+.BR pinfold\-serve (8).
+.SH EXAMPLES
+.nf
+pinfold run \-\-server fs \-\- npx \-y @modelcontextprotocol/server\-filesystem /data
+pinfold run \-\-session night \-\-label run=42 \-\-memory\-max 512M \-\- node server.js
+pinfold end \-\-label run=42
+.fi
+"#;
+
 const STATUS: &str = r#".SH EXIT STATUS
 0: done. 1: the answer is no, or it failed. 2: wrong usage. \fBpinfold run\fR has the status of the server that it becomes;
 before that 125 for what pinfold could not or would not do, 126 for a command that cannot be executed, 127 for one that is not
@@ -29,7 +53,10 @@ found, as in
 .BR env (1).
 "#;
 
-const DAEMON: &str = r#".SH SIGNALS
+const DAEMON: &str = r#".SH EXIT STATUS
+0: it was told to stop, or had nothing to do for long enough. 1: it cannot work here, and one line says why. 2: wrong usage. 78:
+the configuration is wrong; to start it again does not mend that.
+.SH SIGNALS
 SIGTERM and SIGINT stop the daemon and leave the sessions alive; the next start adopts them. SIGHUP reads the configuration
 anew, as \fBpinfold reload\fR does.
 .SH FILES
@@ -44,6 +71,11 @@ What the next daemon has to know of what lives. It is to be kept over a restart 
 /etc/pinfold/pinfold.toml, ~/.config/pinfold/pinfold.toml
 The configuration of root's daemon and of a user's, see
 .BR pinfold.toml (5).
+.SH EXAMPLES
+.nf
+pinfold serve \-\-config /etc/pinfold/pinfold.toml
+systemctl reload pinfold.service
+.fi
 .SH SEE ALSO
 .BR pinfold (1),
 .BR pinfold.toml (5),
@@ -101,6 +133,7 @@ fn commands() -> String {
         page.push_str(&part(|out| man.render_options_section(out)));
     }
     page.push_str(&causes());
+    page.push_str(COMMANDS);
     page.push_str(STATUS);
     page.push_str(".SH SEE ALSO\n.BR pinfold\\-serve (8),\n.BR pinfold.toml (5)\n");
     page

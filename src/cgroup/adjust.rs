@@ -5,6 +5,7 @@
 //! first, after page cache that stands in the way was given back, and what holds in the end is read from the kernel again.
 
 use std::fmt::Display;
+use std::time::{Duration, Instant};
 
 use super::dir::Cgroup;
 use super::files;
@@ -12,6 +13,10 @@ use super::group::Group;
 use crate::chain::chain;
 use crate::limits::{Bytes, Limit, LimitKey, Limits};
 use crate::policy::{Lowering, Pass, Usage, differing, is_below_usage};
+
+/// How long the kernel may take to give back page cache, and how much it is asked for at a time.
+const ROOM_MAX: Duration = Duration::from_secs(3);
+const ROOM_STEP: u64 = 64 << 20;
 
 /// How often v1 is asked for the lowest limit that it takes, while what is limited goes on using memory.
 const LOWEST_TRIES: usize = 5;
@@ -162,17 +167,22 @@ impl Group {
     }
 
     /// Gives page cache back that stands between usage and a lower limit (`memory.reclaim`, Linux 5.19). It is asked of the
-    /// leaves, which are ours; that it takes back less than it was asked for (EAGAIN) shows in the usage.
+    /// leaves, which are ours, in steps, for a bounded time: launches may wait for it. That it takes back less than it was
+    /// asked for (EAGAIN) shows in the usage.
     fn make_room(&self, wanted: &Limits, below: &[&Group]) {
         let ceilings = [wanted.memory_max, wanted.memory_high];
         let Some(Bytes(most)) = ceilings.into_iter().flatten().filter_map(Limit::at).min() else { return };
-        for leaf in below {
-            let over = self.usage().memory.unwrap_or_default().saturating_sub(most);
-            if over == 0 {
-                return;
-            }
-            if leaf.v2.has("memory.reclaim") {
-                let _ = leaf.v2.write("memory.reclaim", &over.to_string());
+        let start = Instant::now();
+        for leaf in below.iter().filter(|leaf| leaf.v2.has("memory.reclaim")) {
+            loop {
+                let over = self.usage().memory.unwrap_or_default().saturating_sub(most);
+                if over == 0 || start.elapsed() > ROOM_MAX {
+                    return;
+                }
+                // It is not there: what is left in this leaf cannot be given back.
+                if leaf.v2.write("memory.reclaim", &over.min(ROOM_STEP).to_string()).is_err() {
+                    break;
+                }
             }
         }
     }

@@ -336,8 +336,9 @@ impl Driver {
                 }
             }
             Action::ReleaseStderr => {
-                if server.stderr.take().is_some() {
-                    self.store.remove(&held::stderr(&server.leaf_name));
+                if let Some(stderr) = server.stderr.take() {
+                    let leaf = server.leaf_name.clone();
+                    self.remove_stderr(&leaf, Some(&stderr));
                 }
             }
             Action::TakeStock => self.push_job(number, Job::TakeStock),

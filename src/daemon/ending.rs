@@ -46,9 +46,8 @@ impl Driver {
             peak_bytes: server.stock.peak,
         };
         // What is held here is let go with it; what the manager holds is not.
-        for name in [held::stdin(&server.leaf_name), held::stderr(&server.leaf_name)] {
-            self.store.remove(&name);
-        }
+        self.store.remove(&held::stdin(&server.leaf_name));
+        self.remove_stderr(&server.leaf_name, server.stderr.as_ref());
         if let Some(line) = tell::line(&id, &server.name, &outcome) {
             tracing::info!(session = %id, server = %server.name, cause = cause.word(), "{line}");
             if let Some(stderr) = server.stderr.filter(|_| cause != Cause::LaunchFailed) {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::driver::Driver;
 use crate::backend::Backend;
 use crate::cgroup::Membership;
+use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
 use crate::process;
 use crate::session::{ProcessId, SessionId};
 
@@ -127,8 +128,8 @@ fn marked<'a>(wanted: &'a Wanted, environment: &[u8]) -> Option<(&'a str, Proces
         let mut variables = environment.split(|byte| *byte == 0);
         variables.find_map(|variable| variable.strip_prefix(name)?.strip_prefix(b"="))
     };
-    let leaf = value(b"PINFOLD_SERVER")?;
-    if value(b"PINFOLD_SESSION")? != wanted.session.as_str().as_bytes() {
+    let leaf = value(SERVER_VARIABLE.as_bytes())?;
+    if value(SESSION_VARIABLE.as_bytes())? != wanted.session.as_str().as_bytes() {
         return None;
     }
     wanted.servers.iter().find(|(name, _)| name.as_bytes() == leaf).map(|(name, leader)| (name.as_str(), *leader))

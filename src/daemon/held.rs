@@ -7,6 +7,7 @@ use rustix::process::PidfdGetfdFlags;
 
 use super::driver::Driver;
 use super::stdin;
+use super::table::Server;
 use crate::naming::LeafName;
 use crate::records::{FileId, Record};
 
@@ -43,6 +44,18 @@ impl Driver {
         }
     }
 
+    /// Takes a stderr out of the store. The manager keeps one of several descriptors of one open file, as the servers of a
+    /// host often share: it is given that of another server.
+    pub(super) fn remove_stderr(&self, leaf: &LeafName, held: Option<&OwnedFd>) {
+        self.store.remove(&stderr(leaf));
+        let Some(file) = held.filter(|_| self.store.is_there()).and_then(FileId::of) else { return };
+        let held = |server: &Server| server.stderr.as_ref().and_then(FileId::of);
+        let other = self.table.servers.values().find(|server| server.leaf_name != *leaf && held(server) == Some(file));
+        if let Some((other, fd)) = other.and_then(|other| Some((other, other.stderr.as_ref()?))) {
+            self.store.keep(&stderr(&other.leaf_name), fd);
+        }
+    }
+
     /// The stdin and the stderr that an earlier daemon held of a server, as far as they can be had again.
     pub(super) fn take_held(
         &mut self,
@@ -50,10 +63,13 @@ impl Driver {
         record: &Record,
         leader: Option<&OwnedFd>,
     ) -> (Option<OwnedFd>, Option<OwnedFd>) {
-        let mut again = |name: String, number, file: Option<FileId>| match (self.store.take(&name), file, leader) {
-            (Some(stored), ..) => Some(stored),
-            (None, Some(file), Some(leader)) => take(leader, number, file).inspect(|fd| self.store.keep(&name, fd)),
-            (None, ..) => None,
+        let mut again = |name: String, number, file: Option<FileId>| {
+            let is_same = |fd: &OwnedFd| file.is_some() && FileId::of(fd) == file;
+            match (self.store.take(&name, is_same), file, leader) {
+                (Some(stored), ..) => Some(stored),
+                (None, Some(file), Some(leader)) => take(leader, number, file).inspect(|fd| self.store.keep(&name, fd)),
+                (None, ..) => None,
+            }
         };
         let input = again(stdin(leaf), 0, record.stdin).filter(|fd| stdin::can_be_watched(fd));
         (input, again(stderr(leaf), 2, record.stderr))

@@ -2,7 +2,7 @@
 //!
 //! Without `idle_after` there is nothing to read and no timer for it. With it, a leaf is read a few times in each span, off
 //! the driver, on the monotonic clock: while the machine sleeps, no server is idle.
-
+//!
 //! What the kernel holds up while it is read is alive, and so is what seemed idle and did something before it was read once
 //! more, by itself.
 

@@ -340,10 +340,11 @@ impl Driver {
     }
 
     /// Starts the blocking part: the record first, so that whatever dies from here on is found again.
-    fn admit(&self, placement: Placement, plan: &Plan, record: Option<Record>) {
+    fn admit(&mut self, placement: Placement, plan: &Plan, record: Option<Record>) {
         let Placement { number, pid, pidfd, leaf } = placement;
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
         let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
+        let machine = self.reloads.of_machine(grant.machine);
         let work = move || {
             let Some(record) = record else {
                 return Admitted::Failed(CgroupAdmitError::LauncherGone.into());
@@ -357,7 +358,7 @@ impl Driver {
                 key: &key,
                 leaf: &leaf,
                 paths: &record.machine,
-                machine: grant.machine,
+                machine,
                 session: grant.session,
                 server: grant.server,
                 allow_leave: &allow_leave,

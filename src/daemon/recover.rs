@@ -16,6 +16,7 @@ use crate::cgroup::{Caller, Leaf};
 use crate::chain::chain;
 use crate::lifecycle::{Due, Event, Idle, State};
 use crate::outcome::Cause;
+use crate::policy::SERVER_VARIABLE;
 use crate::process;
 use crate::records::{Loaded, Record};
 use crate::sys::crash;
@@ -207,7 +208,7 @@ impl Driver {
 /// server that left its leaf from a launcher that never came so far: that one is no server, and may be launching anew.
 fn lives_outside(record: &Record) -> bool {
     let environment = process::environment(record.leader.pid);
-    let is_marked = environment.iter().any(|(name, value)| name == "PINFOLD_SERVER" && *value == record.leaf);
+    let is_marked = environment.iter().any(|(name, value)| name == SERVER_VARIABLE && *value == record.leaf);
     is_marked && process::hold(record.leader).is_some()
 }
 

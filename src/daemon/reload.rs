@@ -57,6 +57,9 @@ pub(super) struct Reloads {
     usual: Option<PathBuf>,
     /// Whether the daemon leaves when it is not used.
     on_demand: bool,
+    /// The keys of the machine level that were ever set: it outlives its sessions, and what no file names any more is as
+    /// the kernel made it.
+    machine: Limits,
     /// How often the settings were replaced: what is under way with earlier ones is gone through again.
     pub(super) generation: u64,
     waiting: VecDeque<Order>,
@@ -93,6 +96,12 @@ impl Reloads {
     /// Of a daemon that was started with this file.
     pub(super) fn new(path: Option<PathBuf>, options: &Options) -> Self {
         Self { path, usual: options.usual_config.clone(), on_demand: options.on_demand, ..Self::default() }
+    }
+
+    /// These limits of the machine level, with what is to be taken back there.
+    pub(super) fn of_machine(&mut self, wanted: Limits) -> Limits {
+        self.machine = wanted.and_untouched(&self.machine);
+        self.machine
     }
 
     /// Follows the files of hosts from now on, and those before no more.
@@ -159,8 +168,7 @@ impl Driver {
         let again = matches!(order, Order::Again);
         self.reloads.current = Some(order);
         if again {
-            let machine = Limits::default();
-            return self.apply(Lowering::NotBelowUsage, &machine);
+            return self.apply(Lowering::NotBelowUsage);
         }
         let (used, usual, outbox) = (self.reloads.path.clone(), self.reloads.usual.clone(), self.outbox.clone());
         tokio::spawn(async move {
@@ -180,7 +188,6 @@ impl Driver {
                 return self.answer_reload(Err(Fault::NotReloaded(why)));
             }
         };
-        let before = self.machine_limits();
         self.reloads.generation += 1;
         self.reloads.path = path;
         self.idle_exit = config.idle_exit.at().filter(|_| self.reloads.on_demand);
@@ -188,13 +195,7 @@ impl Driver {
         self.forget_entries(&settings);
         self.heed(files.configured());
         self.reloads.follow(files, self.outbox.clone());
-        self.apply(lowering, &before);
-    }
-
-    /// What all of pinfold together may use by the settings, as far as that can be said.
-    fn machine_limits(&self) -> Limits {
-        let any = self.table.servers.values().find_map(|server| self.regrant(server)?.ok());
-        any.map_or_else(Limits::default, |grant| grant.machine)
+        self.apply(lowering);
     }
 
     /// What a launch of this server would be granted now. `None` where it is not known what its launch asked for.
@@ -211,9 +212,8 @@ impl Driver {
         Some(policy::regrant(&self.settings, &request))
     }
 
-    /// Gives all that lives what the settings say: manners at once, limits off the driver. `before` is what the machine level
-    /// had by the settings before.
-    fn apply(&mut self, lowering: Lowering, before: &Limits) {
+    /// Gives all that lives what the settings say: manners at once, limits off the driver.
+    fn apply(&mut self, lowering: Lowering) {
         let mut wanted = Wanted { machine: Limits::default(), sessions: Vec::new() };
         let (mut names, mut warnings) = (Names::default(), Vec::new());
         for key in self.table.sessions.keys().cloned().collect::<Vec<_>>() {
@@ -238,7 +238,7 @@ impl Driver {
                         None
                     }
                     Some(Ok(grant)) => {
-                        wanted.machine = grant.machine.and_untouched(before);
+                        wanted.machine = self.reloads.of_machine(grant.machine);
                         // As with launches: the last one's host says what holds its session.
                         of_session.limits = Some(grant.session.and_untouched(&Limits::untouched()));
                         let limits = grant.server.and_untouched(&Limits::untouched());

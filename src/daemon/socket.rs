@@ -190,7 +190,7 @@ async fn answer(
     Ok(match call {
         Call::Launch(wish) => reply(launch(service, peer, pidfd, *wish, descriptors).await?),
         Call::End(wish) => reply(end(service, peer, pidfd, wish).await?),
-        Call::Reload(wish) => reply(reload(service, peer, wish).await?),
+        Call::Reload(wish) => reply(reload(service, peer, pidfd, wish).await?),
         Call::Label(wish) => reply(label(service, peer, pidfd, wish).await?),
         Call::Status(id) => wire::encode_reply(&status(service, peer, &id).await?),
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
@@ -317,16 +317,20 @@ async fn tell_escapees(service: &Service, sessions: &[SessionView]) -> Result<()
 async fn reload(
     service: &Service,
     peer: Peer,
+    pidfd: Option<&OwnedFd>,
     wish: wire::Reload,
 ) -> Result<Result<ReloadReply, Fault>, ConnectionError> {
     if peer.uid != 0 && peer.uid != service.description.uid {
         let whose = format!("only root and uid {} may reload this daemon's configuration", service.description.uid);
         return Ok(Err(Fault::NotPermitted(whose)));
     }
-    if Membership::of(peer.pid).ok().is_none_or(|place| service.backend.locate(&place).is_some()) {
-        return Ok(Err(Fault::NotPermitted("the configuration cannot be reloaded from inside a session".into())));
+    match inside(service, peer, pidfd) {
+        Ok(None) => ask(service, |reply| Message::Reload { force: wish.force, reply: Some(reply) }).await,
+        Ok(Some(_)) => {
+            Ok(Err(Fault::NotPermitted("the configuration cannot be reloaded from inside a session".into())))
+        }
+        Err(fault) => Ok(Err(fault)),
     }
-    ask(service, |reply| Message::Reload { force: wish.force, reply: Some(reply) }).await
 }
 
 async fn list(service: &Service, peer: Peer) -> Result<Vec<SessionView>, ConnectionError> {

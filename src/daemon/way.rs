@@ -50,7 +50,7 @@ enum Lost {
     Io(io::Error, Option<u32>),
     #[error("its way has too many symbolic links")]
     Links,
-    #[error("everybody may change {}, so that nobody can be said to speak in it", .0.display())]
+    #[error("others than root may change {}, so that nobody can be said to speak in it", .0.display())]
     Everybodys(PathBuf),
     #[error("the rights of user {0} cannot be taken")]
     Rights(u32, #[source] io::Error),
@@ -157,8 +157,10 @@ impl Way<'_> {
             self.speaker = Some(meta.st_uid);
         }
         let is_link = FileType::from_raw_mode(meta.st_mode) == FileType::Symlink;
-        let for_all = meta.st_mode & 0o002 != 0 && meta.st_mode & 0o1000 == 0;
-        if self.speaker.is_none() && for_all && !is_link {
+        // What an ACL gives to others shows in the bits of the group (acl(5)).
+        let of_others = meta.st_mode & 0o002 != 0 || (meta.st_mode & 0o020 != 0 && meta.st_gid != 0);
+        let is_sticky = meta.st_mode & 0o1000 != 0;
+        if self.speaker.is_none() && of_others && !is_sticky && !is_link {
             return Err(Lost::Everybodys(self.at.join(name)));
         }
         Ok((opened, meta))

@@ -17,7 +17,7 @@ pub const FILE_BYTES_MAX: usize = 16 << 20;
 const ENTRIES_MAX: usize = 4096;
 
 /// The most marks of a table, a list or a value: each costs the reader some hundred bytes of memory.
-const MARKS_MAX: usize = 1 << 18;
+const MARKS_MAX: usize = 1 << 19;
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFil
     if text.trim().is_empty() {
         return Err(HostFileError::Empty);
     }
-    if text.bytes().filter(|byte| b"{[:=".contains(byte)).count() > MARKS_MAX {
+    if text.bytes().filter(|byte| b"{[:=,".contains(byte)).count() > MARKS_MAX {
         return Err(HostFileError::TooMany);
     }
     let Value::Object(settings) = parse(syntax, text)? else { return Err(HostFileError::NoObject) };

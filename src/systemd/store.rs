@@ -3,7 +3,7 @@
 //!
 //! While the manager has a dup of a stdin, a host can write to a dead server without EPIPE: what is let go is taken out at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
@@ -26,6 +26,8 @@ enum Order {
 pub struct Store {
     orders: Option<SyncSender<Order>>,
     returned: HashMap<String, OwnedFd>,
+    /// Of these the names that were asked for.
+    taken: HashSet<String>,
 }
 
 /// Sends the orders to the manager, one after the other, until the store is dropped.
@@ -37,10 +39,10 @@ impl Store {
     pub fn open() -> (Self, Option<Porter>) {
         let returned = sys::take_passed_descriptors().into_iter().collect();
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            return (Self { orders: None, returned }, None);
+            return (Self { returned, ..Self::default() }, None);
         }
         let (orders, porter) = sync_channel(ORDERS);
-        (Self { orders: Some(orders), returned }, Some(Porter(porter)))
+        (Self { orders: Some(orders), returned, ..Self::default() }, Some(Porter(porter)))
     }
 
     /// Puts a dup of a descriptor there. Names are of printable ASCII without colons, and have at most 255 bytes.
@@ -57,15 +59,26 @@ impl Store {
         self.order(Order::Remove(name.to_owned()));
     }
 
-    /// What came back under this name. It is still in the store.
-    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
-        self.returned.remove(name)
+    /// A dup of what came back under this name, which stays in the store; or else of what came back under any name and is
+    /// the same: the manager keeps one of several descriptors of one open file.
+    pub fn take(&mut self, name: &str, is_same: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
+        let named = self.returned.get(name);
+        if named.is_some() {
+            self.taken.insert(name.to_owned());
+        }
+        let fd = named.or_else(|| self.returned.values().find(|fd| is_same(fd)))?;
+        fd.try_clone().ok()
     }
 
-    /// Lets go of all that came back and that nobody took. What is none of ours is closed, and stays where it came from.
+    /// Whether there is a manager that keeps anything.
+    pub fn is_there(&self) -> bool {
+        self.orders.is_some()
+    }
+
+    /// Lets go of all that came back, and takes out what nobody took. What is none of ours is closed, and stays where it came from.
     pub fn remove_rest(&mut self, is_ours: impl Fn(&str) -> bool) {
         for (name, _) in std::mem::take(&mut self.returned) {
-            if is_ours(&name) {
+            if is_ours(&name) && !self.taken.contains(&name) {
                 self.remove(&name);
             }
         }

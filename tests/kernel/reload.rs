@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::servers::{end, level, only_ended, perl};
-use crate::support::{Launched, Machine, eventually, offered, root_offered, signal, v1_mount};
+use crate::support::{Launched, Machine, eventually, offered, pass_over, root_offered, signal, v1_mount};
 
 const MIB: u64 = 1 << 20;
 
@@ -381,6 +381,30 @@ fn files_of_hosts_are_watched_from_a_reload_on_and_no_more_after_another() {
     let ids: Vec<Value> = machine.sessions().iter().map(|session| session["id"].clone()).collect();
     assert_eq!(ids, ["git"], "{}", machine.log());
     drop(git);
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn a_limit_of_all_sessions_that_no_file_names_any_more_is_gone_with_the_next_launch() {
+    if !offered() {
+        return;
+    }
+    let machine = with("cpu_max = '50%'\n");
+    if machine.described()["limits"]["cpu"]["state"] != "holds" {
+        return pass_over("cpu can be limited here");
+    }
+    let cpu = || std::fs::read_to_string(machine.tree().join("cpu.max")).unwrap().trim().to_owned();
+    let first = up(&machine, &["--session", "s"]);
+    assert_eq!(cpu(), "50000 100000");
+    end(&machine, &["s"]);
+    drop(first);
+    // Nothing lives that a reload could look at.
+    write(&machine, "");
+    reloaded(&machine, &[]);
+    let second = up(&machine, &["--session", "t"]);
+    assert_eq!(cpu(), "max 100000", "{}", machine.log());
+    end(&machine, &["t"]);
+    drop(second);
     machine.expect_nothing_left();
 }
 
