@@ -279,7 +279,17 @@ fn open_process(pid: i32) -> Option<OwnedFd> {
 
 /// Whether the process behind a pidfd has exited: it is then readable (pidfd_open(2)).
 pub fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
+    exits_within(pidfd, 0)
+}
+
+/// Whether a process that was not moved is about to exit. The kernel accepts the move of one that is exiting and leaves it
+/// where it is (`PF_EXITING` in cgroup_migrate_add_task()); its pidfd is readable a moment later.
+pub fn is_exiting(pidfd: BorrowedFd<'_>) -> bool {
+    exits_within(pidfd, 1)
+}
+
+fn exits_within(pidfd: BorrowedFd<'_>, seconds: i64) -> bool {
     let mut polled = [rustix::event::PollFd::from_borrowed_fd(pidfd.as_fd(), rustix::event::PollFlags::IN)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+    let span = rustix::event::Timespec { tv_sec: seconds, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&span)).is_ok_and(|ready| ready > 0)
 }

@@ -23,7 +23,7 @@ pub use files::Membership;
 pub use group::{Controllers, Group, GroupPaths, Make};
 pub use knobs::{KnobError, percent};
 pub use layout::{Layout, LayoutError, Mount};
-pub use leaf::{Above, Leaf, MemoryKill, Scope, has_exited};
+pub use leaf::{Above, Leaf, MemoryKill, Scope, has_exited, is_exiting};
 pub use oom::Tally;
 pub use pressure::tells_pressure;
 pub use root::{TreeError, TreeOptions, ram};

@@ -17,7 +17,7 @@ use super::files::Membership;
 use super::group::{Controllers, Group, GroupPaths, Make};
 use super::knobs::KnobError;
 use super::layout::{Layout, Mount};
-use super::leaf::{Above, Leaf, has_exited};
+use super::leaf::{Above, Leaf, has_exited, is_exiting};
 use super::root;
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
@@ -381,7 +381,9 @@ impl Tree {
         if placed && leaf.populated()? {
             return Ok(());
         }
-        alive()?;
+        if is_exiting(wanted.pidfd) {
+            return Err(AdmitError::LauncherGone);
+        }
         Err(AdmitError::NotMoved { wanted: group.v2.path().display().to_string(), found })
     }
 

@@ -13,7 +13,7 @@ use crate::backend::held::{Access, CannotCopy, Held, HeldError, Step};
 use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
     Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Controllers, Group, KnobError, Leaf, Make, Membership,
-    Scope, has_exited,
+    Scope, has_exited, is_exiting,
 };
 use crate::limits::Limits;
 use crate::naming::{MACHINE_SLICE, SessionKey};
@@ -322,6 +322,9 @@ impl Units {
         }
         if !self.holds_launcher(scope, wanted) {
             let found = Membership::of(wanted.pid).map_err(|_| CgroupAdmitError::LauncherGone)?;
+            if is_exiting(wanted.pidfd) {
+                return Err(CgroupAdmitError::LauncherGone.into());
+            }
             return Err(CgroupAdmitError::NotMoved { wanted: self.cgroup_of(wanted.key, scope), found }.into());
         }
         self.prove_active(scope)?;
@@ -388,6 +391,9 @@ impl Units {
         let found = Membership::of(wanted.pid).map_err(|_| gone())?;
         if leaf.holds(&found) && leaf.populated()? {
             return Ok(());
+        }
+        if is_exiting(wanted.pidfd) {
+            return Err(gone());
         }
         let wanted = leaf.group().v2().path().display().to_string();
         Err(CgroupAdmitError::NotMoved { wanted, found }.into())
