@@ -10,10 +10,10 @@ use super::admission::Denial;
 use super::driver::Driver;
 use super::message::{Message, Peer};
 use super::stdin;
-use super::table::{Entry, Owner, Pending, Server, Session, Stock};
+use super::table::{Owner, Pending, Server, Session, Stock};
 use super::watch::Source;
 use crate::backend::{self, AdmitError, Backend, Unplaced};
-use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Caller, GroupPaths, Leaf, Membership};
+use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Caller, Leaf, Membership};
 use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
 use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
@@ -22,7 +22,7 @@ use crate::policy::{
     self, Decision, Grant, Newcomer, Refusal, Request, SessionName, SessionNaming, Source as LaunchSource,
 };
 use crate::process::{self, Ancestor};
-use crate::records::{Asked, Ending, FileId, Instance, Record};
+use crate::records::{Asked, Instance, Record};
 use crate::session::{Name, ProcessId};
 use crate::sys::crash;
 use crate::timestamp::Timestamp;
@@ -300,43 +300,6 @@ impl Driver {
             Backend::Systemd(_) => WEIGHING_OF_UNITS,
         };
         Terms { grace, stdin_grace, weighing }
-    }
-
-    /// What a later daemon must know of the server.
-    pub(super) fn record(&self, server: &Server, machine: GroupPaths) -> Option<Record> {
-        let session = self.table.sessions.get(&server.key)?;
-        let killing = matches!(server.state, State::Killing { .. });
-        Some(Record {
-            boot_id: self.boot_id.clone(),
-            uid: session.uid,
-            session: session.id.clone(),
-            named_by: session.named_by,
-            key: server.key.as_str().to_owned(),
-            leaf: server.leaf_name.as_str().to_owned(),
-            host: server.host.clone(),
-            server: server.name.clone(),
-            entry_seen: (server.entry != Entry::Unnamed).then_some(server.entry == Entry::Seen),
-            labels: server.labels.clone(),
-            generation: server.generation,
-            argv: server.argv.clone(),
-            instance: server.instance.clone(),
-            leader: server.leader,
-            owner: server.owner,
-            stdin: server.stdin.as_ref().and_then(FileId::of),
-            stderr: server.stderr.as_ref().and_then(FileId::of),
-            machine,
-            grace: server.terms.grace,
-            stdin_grace: server.terms.stdin_grace,
-            on_pids: server.on_pids,
-            idle_after: server.idle.as_ref().map(Idle::after),
-            stall: server.stall,
-            asked: server.asked.clone(),
-            held: server.held,
-            started_at: server.started_at.time(),
-            expires: session.expires,
-            warnings: server.warnings.clone(),
-            ending: server.state.cause().map(|cause| Ending { cause, killing }),
-        })
     }
 
     /// Starts the blocking part: the record first, so that whatever dies from here on is found again.

@@ -20,6 +20,7 @@ mod lost;
 mod message;
 mod places;
 mod publish;
+mod recording;
 mod recover;
 mod reload;
 mod socket;

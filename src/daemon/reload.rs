@@ -291,17 +291,6 @@ impl Driver {
         }
     }
 
-    /// The next daemon is to know what changed. Where an end has begun, its record was written for that.
-    fn record_again(&self, number: u64) {
-        let Some(server) = self.table.servers.get(&number).filter(|server| server.state == State::Running) else {
-            return;
-        };
-        let record = server.leaf.as_ref().and_then(|leaf| self.record(server, leaf.machine().paths()));
-        if let Some(Err(error)) = record.map(|record| self.records.write(&record)) {
-            tracing::warn!(error = %chain(&error), "the next daemon would not know what was changed for this server");
-        }
-    }
-
     /// The limits are changed, as far as they can be.
     pub(super) fn applied(&mut self, applied: Applied) {
         let Applied { told, names, warnings } = applied;
