@@ -177,7 +177,7 @@ impl Driver {
             Message::Admitted(number, outcome) => self.admitted(number, *outcome),
             Message::Overdue(number) => self.overdue(number),
             Message::JobDone(number, job, done) => self.job_done(number, job, done),
-            Message::Reading(reading) => self.weigh_idler(reading),
+            Message::Readings(readings) => self.weigh_idlers(readings),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
             Message::SweepAgain(record, pause) => self.sweep(record, pause),

@@ -3,9 +3,10 @@
 //! Without `idle_after` there is nothing to read and no timer for it. With it, a leaf is read a few times in each span, off
 //! the driver, on the monotonic clock: while the machine sleeps, no server is idle.
 //!
-//! What the kernel holds up while it is read is alive, and so is what seemed idle and did something before it was read once
-//! more, by itself.
+//! What the kernel holds up while it is read is alive, with all of its user that was to be read with it; and so is what
+//! seemed idle and did something before it was read once more, by itself.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::cgroup::Leaf;
 use crate::chain::chain;
 use crate::lifecycle::{Activity, Due, Event, Moment, State};
 use crate::session::ProcessId;
+use crate::timespan::TimeSpan;
 
 /// How long a reading may take: `/proc/PID/io` waits for a process that executes a program.
 const READ_MAX: Duration = Duration::from_secs(10);
@@ -28,13 +30,14 @@ const READ_MAX: Duration = Duration::from_secs(10);
 /// How many are read at the same time. One that the kernel holds up keeps its place.
 const READERS: usize = 16;
 
-/// What was read of a server.
+/// Of each server what it has done; `None` where that could not be read, or the server is not where it could.
+type Found = Vec<(u64, Option<Activity>)>;
+
+/// What was read of some servers.
 #[derive(Debug)]
-pub(super) struct Reading {
-    number: u64,
-    /// `None` where that failed, or the server is not where it could be read.
-    activity: Option<Activity>,
-    /// It had seemed idle before.
+pub(super) struct Readings {
+    activities: Found,
+    /// They had seemed idle before.
     again: bool,
 }
 
@@ -54,46 +57,62 @@ impl Driver {
         self.table.servers.values().filter_map(next).min()
     }
 
-    /// Reads the leaves that are due.
+    /// Reads the leaves that are due, those of one user in one go.
     pub(super) fn read_idlers(&mut self, now: Moment) {
-        let mut asked = Vec::new();
+        let mut asked: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
         for (number, server) in &mut self.table.servers {
             if next(server).is_some_and(|next| next <= now) && server.idle.as_mut().is_some_and(|idle| idle.ask(now)) {
-                asked.push(*number);
+                let uid = self.table.sessions.get(&server.key).map_or(0, |session| session.uid);
+                asked.entry(uid).or_default().push(*number);
             }
         }
-        asked.into_iter().for_each(|number| self.read_idler(number, false));
+        asked.into_values().for_each(|numbers| self.read_leaves(numbers, false));
     }
 
-    fn read_idler(&self, number: u64, again: bool) {
-        let Some(server) = self.table.servers.get(&number) else { return };
-        let Some(leaf) = server.leaf.clone() else { return };
-        let (leader, readers, outbox) = (server.leader, self.readers.clone(), self.outbox.clone());
+    fn read_leaves(&self, numbers: Vec<u64>, again: bool) {
+        let leaf = |number: &u64| {
+            let server = self.table.servers.get(number)?;
+            Some((*number, server.leaf.clone()?, server.leader))
+        };
+        let leaves: Vec<_> = numbers.iter().filter_map(leaf).collect();
+        let (readers, outbox) = (self.readers.clone(), self.outbox.clone());
         tokio::spawn(async move {
-            let activity = tokio::time::timeout(READ_MAX, read(&readers, leaf, leader)).await.ok().flatten();
-            let _ = outbox.send(Message::Reading(Reading { number, activity, again })).await;
+            let read = tokio::time::timeout(READ_MAX, read(&readers, leaves)).await.ok().flatten();
+            let activities = read.unwrap_or_else(|| numbers.into_iter().map(|number| (number, None)).collect());
+            let _ = outbox.send(Message::Readings(Readings { activities, again })).await;
         });
     }
 
-    /// Ends it, where it has done nothing for as long as it may.
-    pub(super) fn weigh_idler(&mut self, reading: Reading) {
+    /// Ends those that have done nothing for as long as they may.
+    pub(super) fn weigh_idlers(&mut self, readings: Readings) {
+        let mut seem_idle = Vec::new();
+        for (number, activity) in readings.activities {
+            let Some(idle_after) = self.weigh_idler(number, activity) else { continue };
+            if readings.again {
+                self.feed(number, Event::Due(Due::Idle { idle_after }));
+            } else {
+                seem_idle.push(number);
+            }
+        }
+        // A call may have come since they were read.
         let now = self.now();
-        let Some(server) = self.table.servers.get_mut(&reading.number) else { return };
+        for number in &seem_idle {
+            if let Some(idle) = self.table.servers.get_mut(number).and_then(|server| server.idle.as_mut()) {
+                idle.ask_again(now);
+            }
+        }
+        seem_idle.into_iter().for_each(|number| self.read_leaves(vec![number], true));
+    }
+
+    /// For how long it may be idle, where it has been.
+    fn weigh_idler(&mut self, number: u64, activity: Option<Activity>) -> Option<TimeSpan> {
+        let now = self.now();
+        let server = self.table.servers.get_mut(&number)?;
         // What waits in stdin wakes the server at any moment, or it is busy with what came before.
         let waits = server.stdin.as_ref().is_some_and(|stdin| stdin::has_unread(stdin.as_fd()));
-        let Some(idle) = &mut server.idle else { return };
-        let over = idle.read(now, reading.activity.filter(|_| !waits));
-        let after = idle.after();
-        if !over || server.state != State::Running {
-            return;
-        }
-        if reading.again {
-            self.feed(reading.number, Event::Due(Due::Idle { idle_after: after }));
-        } else {
-            // A call may have come since it was read.
-            idle.ask_again(now);
-            self.read_idler(reading.number, true);
-        }
+        let idle = server.idle.as_mut()?;
+        let over = idle.read(now, activity.filter(|_| !waits));
+        (over && server.state == State::Running).then(|| idle.after())
     }
 }
 
@@ -102,14 +121,14 @@ fn next(server: &Server) -> Option<Moment> {
     server.idle.as_ref().filter(|_| server.state == State::Running && server.leaf.is_some())?.next()
 }
 
-async fn read(Readers(turns): &Readers, leaf: Arc<Leaf>, leader: ProcessId) -> Option<Activity> {
+async fn read(Readers(turns): &Readers, leaves: Vec<(u64, Arc<Leaf>, ProcessId)>) -> Option<Found> {
     let turn = turns.clone().acquire_owned().await.ok()?;
     let reading = tokio::task::spawn_blocking(move || {
-        let activity = activity(&leaf, leader);
+        let found = leaves.iter().map(|(number, leaf, leader)| (*number, activity(leaf, *leader))).collect();
         drop(turn);
-        activity
+        found
     });
-    reading.await.ok().flatten()
+    reading.await.ok()
 }
 
 /// What it did is not known of a server whose first process has left the leaf.

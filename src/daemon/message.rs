@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::escapes::Escapees;
-use super::idling::Reading;
+use super::idling::Readings;
 use super::jobs::Done;
 use super::launching::{Admitted, LaunchRequest};
 use super::publish::Entry;
@@ -34,8 +34,8 @@ pub(super) enum Message {
     /// The launcher has waited for its place for long enough.
     Overdue(u64),
     JobDone(u64, Job, Done),
-    /// What a server that may be idle has done.
-    Reading(Reading),
+    /// What servers that may be idle have done.
+    Readings(Readings),
     /// A fact may have come to be: look again.
     LookAgain(u64),
     RemovalFailed(u64),
