@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::driver::Driver;
 use crate::backend::Backend;
 use crate::cgroup::Membership;
+use crate::naming::SessionKey;
 use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
 use crate::process;
 use crate::session::{ProcessId, SessionId};
@@ -43,6 +44,7 @@ pub(super) struct Escapees {
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) session: SessionId,
+    pub(super) key: SessionKey,
     pub(super) uid: u32,
     /// The leaves and first processes of its servers.
     pub(super) servers: Vec<(String, ProcessId)>,
@@ -117,9 +119,19 @@ fn escaped_from<'a>(wanted: &'a Wanted, backend: &Backend, pid: i32, environment
         return None;
     }
     // In another leaf it is on its way into that: a launcher that a server started carries the server's marks until its exec.
-    let outside = Membership::of(pid).is_ok_and(|place| backend.locate(&place).is_none());
+    let outside = Membership::of(pid)
+        .is_ok_and(|place| backend.locate(&place).is_none() && !stands_in_a_namesake(&wanted.key, leaf, &place));
     // What was read is about one process if the number is still its own.
     (outside && process::identify(pid).is_ok_and(|now| now == id)).then_some(leaf)
+}
+
+/// Whether a process is in the leaf of another daemon that has this session and leaf by the same names: one for another
+/// tree, or one in a container whose processes are seen from here. Its marks are that one's.
+fn stands_in_a_namesake(key: &SessionKey, leaf: &str, place: &Membership) -> bool {
+    let Some(cgroup) = &place.v2 else { return false };
+    let is_session = |name: &str| name == key.as_str() || SessionKey::of_scope(name).is_some_and(|(of, _)| of == *key);
+    let names: Vec<&str> = cgroup.split('/').collect();
+    names.windows(2).any(|pair| is_session(pair[0]) && pair[1] == leaf)
 }
 
 /// The server whose marks stand in an environment.
@@ -162,6 +174,7 @@ mod tests {
         let leader = ProcessId { pid: 7, start_time: 70 };
         let wanted = Wanted {
             session: SessionId::parse("s").unwrap(),
+            key: SessionKey::new(0, &SessionId::parse("s").unwrap()),
             uid: 0,
             servers: vec![("fs.1".into(), leader), ("fs.12".into(), leader)],
         };
@@ -179,6 +192,23 @@ mod tests {
             "PINFOLD_SESSION=t\0PINFOLD_SESSION=s\0PINFOLD_SERVER=fs.1\0",
         ] {
             assert_eq!(leaf(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_a_leaf_of_the_same_names_is_another_daemons() {
+        let key = SessionKey::new(0, &SessionId::parse("s").unwrap());
+        let other = SessionKey::new(1, &SessionId::parse("s").unwrap());
+        let stands = |cgroup: String| {
+            stands_in_a_namesake(&key, "fs.1", &Membership { v2: Some(cgroup), ..Membership::default() })
+        };
+        assert!(stands(format!("/docker/1f/pinfold/{key}/fs.1")));
+        assert!(stands(format!("/docker/1f/pinfold/{key}/fs.1/below")));
+        assert!(stands(format!("/pinfold.slice/{}/{}/fs.1", key.slice(), key.scope(3))));
+        for elsewhere in
+            ["/".into(), format!("/pinfold/{key}"), format!("/pinfold/{key}/fs.2"), format!("/pinfold/{other}/fs.1")]
+        {
+            assert!(!stands(elsewhere.clone()), "{elsewhere}");
         }
     }
 }

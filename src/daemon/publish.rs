@@ -121,7 +121,7 @@ impl Entry {
     /// Whose processes are to be looked for outside its leaves.
     pub(super) fn wanted(&self) -> Wanted {
         let servers = self.servers.iter().map(|(server, leader, _)| (server.leaf.clone(), *leader)).collect();
-        Wanted { session: self.id.clone(), uid: self.uid, servers }
+        Wanted { session: self.id.clone(), key: self.key.clone(), uid: self.uid, servers }
     }
 }
 
