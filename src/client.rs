@@ -109,6 +109,8 @@ fn fault_text(fault: &Fault) -> String {
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
+    /// What was read beyond the reply before.
+    inbox: Inbox,
     socket: PathBuf,
     /// There was a choice, and this is the daemon that was not taken.
     other: Option<Other>,
@@ -140,7 +142,7 @@ impl Client {
             Ok(stream) if stream.set_write_timeout(Some(VIEW_MAX)).is_err() => {
                 Err(ClientError::HungUp(socket.to_owned()))
             }
-            Ok(stream) => Ok(Self { stream, socket: socket.to_owned(), other: None }),
+            Ok(stream) => Ok(Self { stream, inbox: Inbox::default(), socket: socket.to_owned(), other: None }),
             Err(error) => Err(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon(socket.to_owned()),
                 io::ErrorKind::PermissionDenied => ClientError::NotPermitted(socket.to_owned()),
@@ -175,8 +177,24 @@ impl Client {
         deadline: Duration,
     ) -> Result<T, ClientError> {
         self.send(call, descriptors)?;
-        let reply = self.receive(deadline)?;
+        let reply = self.receive(Some(deadline))?;
         wire::decode_reply(&reply)?.map_err(ClientError::Fault)
+    }
+
+    /// Asks, and gets answers until `each` has had enough or the daemon hangs up. Only the first has a deadline.
+    pub fn follow<T: DeserializeOwned>(
+        &mut self,
+        call: &Call,
+        mut each: impl FnMut(T) -> bool,
+    ) -> Result<(), ClientError> {
+        self.send(call, &[])?;
+        let mut deadline = Some(VIEW_MAX);
+        loop {
+            let reply = self.receive(deadline.take())?;
+            if !each(wire::decode_reply(&reply)?.map_err(ClientError::Fault)?) {
+                return Ok(());
+            }
+        }
     }
 
     fn failed(&self, doing: &'static str) -> impl Fn(io::Error) -> ClientError {
@@ -200,20 +218,22 @@ impl Client {
         io::Write::write_all(&mut &self.stream, &bytes[sent..]).map_err(self.failed("send to"))
     }
 
-    fn receive(&mut self, deadline: Duration) -> Result<Vec<u8>, ClientError> {
+    /// Waits for a reply, at most until the deadline if there is one.
+    fn receive(&mut self, deadline: Option<Duration>) -> Result<Vec<u8>, ClientError> {
         let start = Instant::now();
-        let mut inbox = Inbox::default();
         let mut bytes = [0u8; 16 << 10];
-        let late = || ClientError::TooSlow { socket: self.socket.clone(), after: deadline };
+        let socket = self.socket.clone();
+        let late = || ClientError::TooSlow { socket: socket.clone(), after: deadline.unwrap_or_default() };
         loop {
-            if let Some(reply) = inbox.take() {
+            if let Some(reply) = self.inbox.take() {
                 return Ok(reply);
             }
-            let left = deadline.checked_sub(start.elapsed()).filter(|left| !left.is_zero()).ok_or_else(late)?;
-            self.stream.set_read_timeout(Some(left)).map_err(self.failed("set a deadline for"))?;
+            let left = |deadline: Duration| deadline.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
+            let left = deadline.map(|deadline| left(deadline).ok_or_else(late)).transpose()?;
+            self.stream.set_read_timeout(left).map_err(self.failed("set a deadline for"))?;
             match (&self.stream).read(&mut bytes) {
                 Ok(0) => return Err(ClientError::HungUp(self.socket.clone())),
-                Ok(read) if inbox.pending() + read <= wire::REPLY_BYTES_MAX => inbox.push(&bytes[..read]),
+                Ok(read) if self.inbox.pending() + read <= wire::REPLY_BYTES_MAX => self.inbox.push(&bytes[..read]),
                 Ok(_) => return Err(WireError::Malformed("it is too long".into()).into()),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     return Err(late());

@@ -10,7 +10,7 @@
 //! | 5 | [`backend`], [`client`], [`records`] | one face for the backends; the socket's client; what a restart must know |
 //! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
-//! | 2 | [`snapshot`] | all that may be seen of a session from outside |
+//! | 2 | [`snapshot`], [`occurrence`] | all that may be seen of a session from outside; what happens to it |
 //! | 1 | [`policy`], [`lifecycle`], [`naming`], [`hostfile`] | rules: no I/O, no clock, no locks, no logging |
 //! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
 //!
@@ -46,6 +46,7 @@ pub mod launch;
 pub mod lifecycle;
 pub mod limits;
 pub mod naming;
+pub mod occurrence;
 pub mod outcome;
 pub mod policy;
 pub mod process;

@@ -189,6 +189,22 @@ fn whose(kind: &str, level: Level) -> String {
     }
 }
 
+/// Why it ended, and what that gave back.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.cause)?;
+        match self.processes {
+            Some(1) => write!(f, ", 1 process")?,
+            Some(count) => write!(f, ", {count} processes")?,
+            None => {}
+        }
+        if let Some(bytes) = self.memory_bytes {
+            write!(f, ", {bytes} given back")?;
+        }
+        if self.killed { write!(f, ", killed") } else { Ok(()) }
+    }
+}
+
 /// What an end did, told once the kernel said that the leaf was empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {

@@ -15,19 +15,63 @@ use crate::timestamp::Timestamp;
 
 /// Memory charged to a cgroup, in bytes. `null` where the kernel does not tell, or where there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemoryView {
     /// Resident: `anon + file_mapped` of `memory.stat` on v2, `total_rss + total_mapped_file` on v1.
     pub rss_bytes: Option<Bytes>,
+    /// What cannot be given back without loss: all that is charged but inactive page cache.
+    pub working_set_bytes: Option<Bytes>,
     /// All that is charged, page cache included: never a reason to end anything.
     pub current_bytes: Option<Bytes>,
+    /// Memory of processes that stands for no file.
+    pub anon_bytes: Option<Bytes>,
+    /// Page cache, tmpfs and shared memory included.
+    pub file_bytes: Option<Bytes>,
+    /// Of it what is tmpfs and shared memory, and cannot be written back.
+    pub shmem_bytes: Option<Bytes>,
+    /// The kernel's own memory for it: stacks, page tables, slab.
+    pub kernel_bytes: Option<Bytes>,
+    /// Swapped out.
+    pub swap_bytes: Option<Bytes>,
     /// The most that was ever charged.
     pub peak_bytes: Option<Bytes>,
     /// The limit.
     pub max_bytes: Option<Bytes>,
 }
 
+/// What was done so far. `null` where the kernel does not tell: I/O without the controller of that name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActivityView {
+    /// CPU time of all its processes, of those too that are gone.
+    pub cpu_seconds: Option<f64>,
+    /// Read from disks.
+    pub read_bytes: Option<Bytes>,
+    /// Written to disks.
+    pub written_bytes: Option<Bytes>,
+}
+
+/// For how long processes have waited for a resource so far (the kernel's accounting/psi). `null` where it does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct StallView {
+    /// At least one of them.
+    pub some_seconds: Option<f64>,
+    /// All that wanted to run.
+    pub full_seconds: Option<f64>,
+}
+
+/// What was waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PressureView {
+    /// Memory.
+    pub memory: StallView,
+    /// CPU time.
+    pub cpu: StallView,
+    /// I/O.
+    pub io: StallView,
+}
+
 /// One launched MCP server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerView {
     /// What it is called: `--server`, or what its command really launches.
     pub name: Name,
@@ -53,6 +97,12 @@ pub struct ServerView {
     pub started_at: Timestamp,
     /// What it uses.
     pub memory: MemoryView,
+    /// What it has done.
+    #[serde(default)]
+    pub activity: ActivityView,
+    /// What it has waited for.
+    #[serde(default)]
+    pub pressure: PressureView,
     /// How often a fork was refused by its process limit.
     pub pids_refusals: u64,
     /// `watched`, or `unwatched` where a hang-up of its stdin cannot be seen.
@@ -77,7 +127,7 @@ pub enum StdinWatch {
 }
 
 /// One agent run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionView {
     /// What its host calls it.
     pub id: SessionId,
@@ -106,6 +156,12 @@ pub struct SessionView {
     pub processes: u32,
     /// What it uses, all servers together.
     pub memory: MemoryView,
+    /// What it has done, servers that ended included.
+    #[serde(default)]
+    pub activity: ActivityView,
+    /// What it has waited for.
+    #[serde(default)]
+    pub pressure: PressureView,
     /// Its servers, in the order of their launches.
     pub servers: Vec<ServerView>,
 }

@@ -89,6 +89,13 @@ fn rfc3339(text: &str) -> Option<SystemTime> {
     }
 }
 
+impl Timestamp {
+    /// RFC 3339 in UTC to the second, as people read it.
+    pub fn to_second(self) -> String {
+        humantime::format_rfc3339_seconds(self.0).to_string()
+    }
+}
+
 impl FromStr for Timestamp {
     type Err = TimestampError;
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::argv::{CommandDigest, MaskedArgv};
 use crate::label::Labels;
 use crate::limits::LimitWishes;
+use crate::occurrence::Occurrence;
 use crate::outcome::Outcome;
 use crate::session::{Name, SessionId};
 use crate::snapshot::SessionView;
@@ -168,7 +169,7 @@ pub struct Relabelled {
 }
 
 /// The answer to `Status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReply {
     /// The caller's session with this id; root's is told of one for each user that has it.
     pub sessions: Vec<SessionView>,
@@ -177,14 +178,36 @@ pub struct StatusReply {
 }
 
 /// The answer to `List`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ListReply {
     /// The sessions that the caller may see.
     pub sessions: Vec<SessionView>,
 }
 
+/// What of all that happens is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Watch {
+    /// Of this session only.
+    pub session: Option<SessionId>,
+    /// And what happens from now on, each as it does: `more` of the call.
+    #[serde(skip)]
+    pub follow: bool,
+}
+
+/// The answer to `Events`: what happened since the daemon started, as far as it is kept, oldest first; where it is followed
+/// then what happens next, again and again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EventsReply {
+    /// What happened.
+    pub events: Vec<Occurrence>,
+    /// How many more happened before these and are not told, because whoever follows did not keep up.
+    #[serde(default)]
+    pub missed: u64,
+}
+
 /// The answer to `Locate`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Located {
     /// The session, with all its servers.
     pub session: SessionView,
@@ -261,6 +284,8 @@ pub enum Call {
     Status(SessionId),
     /// Find a process.
     Locate(i32),
+    /// Tell what happened.
+    Events(Watch),
     /// Tell about the daemon.
     Describe,
     /// `org.varlink.service.GetInfo`.
@@ -296,12 +321,18 @@ pub enum Fault {
 }
 
 /// A message as it stands on the wire.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Message {
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// Of a call: it is answered again and again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    more: bool,
+    /// Of a reply: another one follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    continues: bool,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     parameters: Value,
 }
@@ -326,23 +357,25 @@ impl Call {
             Self::List => (ours("List"), Value::Null),
             Self::Status(id) => (ours("Status"), serde_json::json!({ "session": id })),
             Self::Locate(pid) => (ours("Locate"), serde_json::json!({ "pid": pid })),
+            Self::Events(watch) => (ours("Events"), serde_json::json!({ "session": watch.session })),
             Self::Describe => (ours("Describe"), Value::Null),
             Self::GetInfo => ("org.varlink.service.GetInfo".to_owned(), Value::Null),
             Self::GetInterfaceDescription(name) => {
                 ("org.varlink.service.GetInterfaceDescription".to_owned(), serde_json::json!({ "interface": name }))
             }
         };
-        frame(&Message { method: Some(method), error: None, parameters })
+        let more = matches!(self, Self::Events(Watch { follow: true, .. }));
+        frame(&Message { method: Some(method), more, parameters, ..Message::default() })
     }
 
     /// Reads a call from one message without its NUL: the call, or the fault to answer with.
     pub fn decode(message: &[u8]) -> Result<Result<Self, Fault>, WireError> {
         let message = parse(message)?;
         let method = message.method.ok_or_else(|| WireError::Malformed("it has no method".into()))?;
-        Ok(Self::of(&method, message.parameters))
+        Ok(Self::of(&method, message.parameters, message.more))
     }
 
-    fn of(method: &str, parameters: Value) -> Result<Self, Fault> {
+    fn of(method: &str, parameters: Value, more: bool) -> Result<Self, Fault> {
         fn read<T: DeserializeOwned>(parameters: Value) -> Result<T, Fault> {
             let parameters = if parameters.is_null() { Value::Object(serde_json::Map::new()) } else { parameters };
             serde_json::from_value(parameters).map_err(|error| Fault::InvalidParameter(error.to_string()))
@@ -367,6 +400,7 @@ impl Call {
             "io.pinfold.List" => Ok(Self::List),
             "io.pinfold.Status" => Ok(Self::Status(read::<Session>(parameters)?.session)),
             "io.pinfold.Locate" => Ok(Self::Locate(read::<Pid>(parameters)?.pid)),
+            "io.pinfold.Events" => Ok(Self::Events(Watch { follow: more, ..read(parameters)? })),
             "io.pinfold.Describe" => Ok(Self::Describe),
             "org.varlink.service.GetInfo" => Ok(Self::GetInfo),
             "org.varlink.service.GetInterfaceDescription" => {
@@ -379,7 +413,12 @@ impl Call {
 
 /// A reply as bytes: what was asked for.
 pub fn encode_reply<T: Serialize>(reply: &T) -> Vec<u8> {
-    frame(&Message { method: None, error: None, parameters: to_value(reply) })
+    frame(&Message { parameters: to_value(reply), ..Message::default() })
+}
+
+/// The same, where another one follows.
+pub fn encode_reply_of_many<T: Serialize>(reply: &T) -> Vec<u8> {
+    frame(&Message { parameters: to_value(reply), continues: true, ..Message::default() })
 }
 
 impl Fault {
@@ -401,7 +440,7 @@ impl Fault {
                 ("org.varlink.service.InvalidParameter", serde_json::json!({ "parameter": what }))
             }
         };
-        frame(&Message { method: None, error: Some(error.to_owned()), parameters })
+        frame(&Message { error: Some(error.to_owned()), parameters, ..Message::default() })
     }
 
     fn of(error: &str, parameters: &Value) -> Result<Self, WireError> {

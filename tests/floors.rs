@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("naming", 1),
     ("policy", 1),
     // What may be seen from outside.
+    ("occurrence", 2),
     ("snapshot", 2),
     // Raw system calls; requests and replies.
     ("sys", 3),

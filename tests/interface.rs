@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use pinfold::label::Labels;
 use pinfold::limits::{Bytes, LimitKey};
+use pinfold::occurrence::{self, Occurrence, What};
 use pinfold::outcome::{Cause, Level, Outcome, Stall, Stopper};
 use pinfold::session::{Name, SessionId};
-use pinfold::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
+use pinfold::snapshot::{ActivityView, MemoryView, PressureView, ServerView, SessionView, StallView, StdinWatch};
 use pinfold::wire::{
-    Call, DESCRIPTION, Description, End, EndReply, Ended, Fault, Launch, Launched, LimitChange, LimitKept, LimitPlace,
-    LimitState, ListReply, Located, Relabel, Relabelled, Reload, ReloadReply, StatusReply,
+    Call, DESCRIPTION, Description, End, EndReply, Ended, EventsReply, Fault, Launch, Launched, LimitChange, LimitKept,
+    LimitPlace, LimitState, ListReply, Located, Relabel, Relabelled, Reload, ReloadReply, StatusReply, Watch,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -60,6 +61,8 @@ fn server() -> ServerView {
         generation: 1,
         started_at: "2026-01-01T00:00:00Z".parse().unwrap(),
         memory: MemoryView::default(),
+        activity: ActivityView::default(),
+        pressure: PressureView::default(),
         pids_refusals: 0,
         stdin: StdinWatch::Watched,
         escaped: false,
@@ -83,13 +86,50 @@ fn session() -> SessionView {
         expires_at: None,
         processes: 3,
         memory: MemoryView::default(),
+        activity: ActivityView::default(),
+        pressure: PressureView::default(),
         servers: vec![server()],
+    }
+}
+
+fn occurrence(what: What) -> Occurrence {
+    let (at, server) = ("2026-01-01T00:00:00Z".parse().unwrap(), server().name);
+    Occurrence { number: 1, at, uid: 0, session: None, key: None, host: None, server, leaf: None, what }
+}
+
+/// Of each kind one, but for ends.
+fn other_happenings() -> Vec<What> {
+    vec![
+        What::Launched { pid: 1, launch_seconds: 0.01, warnings: Vec::new() },
+        What::Adopted { pid: 1 },
+        What::Refused { reason: "r".into(), uncontained: false },
+        What::Storm { owner_pid: 1, owner: "node".into() },
+        What::MemoryKill { level: Level::Server, kills: 1 },
+        What::PidsLimit { level: Level::Server },
+        What::Escaped { pids: vec![1] },
+    ]
+}
+
+#[test]
+fn every_kind_of_event_is_named_in_the_interface_and_has_a_message_id_of_its_own() {
+    let ids: BTreeSet<&str> = other_happenings().iter().map(What::message_id).collect();
+    assert_eq!(ids.len(), other_happenings().len());
+    for what in other_happenings() {
+        assert_eq!(
+            sent(&occurrence(what.clone())),
+            sent(&serde_json::from_value::<Occurrence>(json!(occurrence(what.clone()))).unwrap())
+        );
+        assert_eq!(json!(occurrence(what.clone()))["event"], what.word());
+        assert!(DESCRIPTION.contains(what.word()), "{}", what.word());
     }
 }
 
 #[test]
 fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("type Memory ("), sent(&MemoryView::default()));
+    assert_eq!(written("type Activity ("), sent(&ActivityView::default()));
+    assert_eq!(written("type Pressure ("), sent(&PressureView::default()));
+    assert_eq!(written("type Stalled ("), sent(&StallView::default()));
     assert_eq!(written("type Server ("), sent(&server()));
     assert_eq!(written("type Session ("), sent(&session()));
     let outcome = Outcome {
@@ -101,6 +141,8 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     };
     let ended = Ended { session: session().id, server: server().name, leaf: "fs.1".into(), outcome };
     let mut all = sent(&ended);
+    let mut happened: BTreeSet<String> =
+        other_happenings().into_iter().flat_map(|what| sent(&occurrence(what))).collect();
     let stall = Stall { span: "10s".parse().unwrap(), percent: 85 };
     assert_eq!(written("type Stall ("), sent(&stall));
     for cause in [
@@ -109,9 +151,16 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
         Cause::Memory { level: Level::Server, stall: Some(stall) },
         Cause::Stopped { by: Stopper::Oomd },
     ] {
-        all.extend(sent(&Ended { outcome: Outcome { cause, ..outcome }, ..ended.clone() }));
+        let outcome = Outcome { cause, ..outcome };
+        all.extend(sent(&Ended { outcome, ..ended.clone() }));
+        let ended = occurrence::Ended { outcome, lifetime_seconds: 1.5, end_seconds: None };
+        let ended = occurrence(What::Ended(ended));
+        happened.extend(sent(&ended));
+        let read: Occurrence = serde_json::from_str(&serde_json::to_string(&ended).unwrap()).unwrap();
+        assert_eq!(read, ended);
     }
     assert_eq!(written("type Ended ("), all);
+    assert_eq!(written("type Event ("), happened);
     let at = LimitPlace { level: Level::Machine, session: None, server: None, leaf: None };
     let change = LimitChange { at: at.clone(), limit: LimitKey::MemoryMax, from: None, to: Some(1) };
     assert_eq!(written("type LimitChange ("), sent(&change));
@@ -134,6 +183,7 @@ fn every_parameter_of_a_method_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("method Reload("), sent(&Reload::default()));
     assert_eq!(written("method Label("), sent(&Relabel::default()));
     assert_eq!(written("method Status("), sent(&parameters(&Call::Status(session().id).encode())));
+    assert_eq!(written("method Events("), sent(&parameters(&Call::Events(Watch::default()).encode())));
     assert_eq!(written("method Locate("), sent(&parameters(&Call::Locate(1).encode())));
 }
 
@@ -172,6 +222,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         ("labels: [string]string\n) -> (", sent(&Relabelled::default())),
         ("method Status(session: string) -> (", sent(&StatusReply { sessions: Vec::new(), complete: true })),
         ("method List() -> (", sent(&ListReply::default())),
+        ("method Events(session: ?string) -> (", sent(&EventsReply::default())),
         ("method Locate(pid: int) -> (", sent(&Located { session: session(), leaf: String::new() })),
         ("method Describe() -> (", sent(&description)),
     ];
@@ -221,6 +272,8 @@ fn a_call_arrives_as_it_was_sent() {
         Call::List,
         Call::Status(session().id),
         Call::Locate(7),
+        Call::Events(Watch { session: Some(session().id), follow: true }),
+        Call::Events(Watch::default()),
         Call::Describe,
         Call::GetInfo,
         Call::GetInterfaceDescription("io.pinfold".into()),

@@ -8,8 +8,7 @@ use super::dir::{Cgroup, CgroupError};
 use super::files;
 use super::knobs::{self, KnobError, Version};
 use super::oom::{self, OomCounters};
-use crate::limits::{Bytes, Limits};
-use crate::snapshot::MemoryView;
+use crate::limits::Limits;
 
 /// Which controllers hold limits on this machine, as found when the tree was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -171,31 +170,6 @@ impl Group {
             self.v2.write("memory.oom.group", "1")?;
         }
         Ok(())
-    }
-
-    /// What is charged to it now. `None` where no memory controller holds it, or it is gone.
-    ///
-    /// RSS is `anon + file_mapped` of `memory.stat` on v2, `total_rss + total_mapped_file` on v1.
-    pub fn memory(&self) -> MemoryView {
-        let read = |cgroup: &Cgroup, file| cgroup.read(file).ok().and_then(|text| files::number(&text)).map(Bytes);
-        let stat = |cgroup: &Cgroup, keys: [&str; 2]| {
-            let text = cgroup.read("memory.stat").ok()?;
-            Some(Bytes(keys.iter().filter_map(|key| files::keyed(&text, key)).sum()))
-        };
-        match &self.memory {
-            Some(v1) => MemoryView {
-                rss_bytes: stat(v1, ["total_rss", "total_mapped_file"]),
-                current_bytes: read(v1, "memory.usage_in_bytes"),
-                peak_bytes: read(v1, "memory.max_usage_in_bytes"),
-                max_bytes: v1.read("memory.limit_in_bytes").ok().and_then(|text| knobs::memory_limit(&text).at()),
-            },
-            None => MemoryView {
-                rss_bytes: stat(&self.v2, ["anon", "file_mapped"]),
-                current_bytes: read(&self.v2, "memory.current"),
-                peak_bytes: read(&self.v2, "memory.peak"),
-                max_bytes: self.v2.read("memory.max").ok().and_then(|text| knobs::memory_limit(&text).at()),
-            },
-        }
     }
 
     /// How often a fork was refused in it or below it: `max` of `pids.events`, where the limit stands

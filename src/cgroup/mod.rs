@@ -16,6 +16,7 @@ mod oom;
 mod pressure;
 mod root;
 mod tree;
+mod usage;
 
 pub use adjust::{Adjusted, Changed, Kept};
 pub use dir::{Cgroup, CgroupError};

@@ -45,11 +45,12 @@ impl Leaf {
 
 /// How long all that wanted to run has waited, in all.
 fn full(cgroup: &Cgroup) -> Option<Duration> {
-    parse_full(&cgroup.read(PRESSURE).ok()?)
+    stalled(&cgroup.read(PRESSURE).ok()?, "full")
 }
 
-fn parse_full(text: &str) -> Option<Duration> {
-    let line = text.lines().find_map(|line| line.strip_prefix("full "))?;
+/// The total of one line of a pressure file.
+pub(super) fn stalled(text: &str, kind: &str) -> Option<Duration> {
+    let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
     let total = line.split_whitespace().find_map(|word| word.strip_prefix("total="))?;
     total.parse().ok().map(Duration::from_micros)
 }
@@ -63,7 +64,7 @@ mod tests {
         // From Linux 6.12.
         let text = "some avg10=81.04 avg60=24.50 avg300=5.94 total=20151000\n\
                     full avg10=80.95 avg60=24.31 avg300=5.89 total=20012345\n";
-        assert_eq!(parse_full(text), Some(Duration::from_micros(20_012_345)));
-        assert_eq!(parse_full("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"), None);
+        assert_eq!(stalled(text, "full"), Some(Duration::from_micros(20_012_345)));
+        assert_eq!(stalled("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n", "full"), None);
     }
 }

@@ -31,6 +31,8 @@ pub(super) enum Command {
     Status(Status),
     /// End sessions or servers, with everything that they started.
     End(End),
+    /// Tell what happened: launches, refusals, kills, escapes, ends and their causes.
+    Events(Events),
     /// Have the daemon read its configuration anew: limits of what lives change in place.
     Reload(Reload),
     /// Tie labels to servers that live, so that they can be ended by them.
@@ -184,6 +186,21 @@ pub(super) struct End {
     #[arg(long)]
     pub(super) no_wait: bool,
     /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    /// Go on, and tell what happens as it happens.
+    #[arg(long, short)]
+    pub(super) follow: bool,
+    /// Only what happened to this session.
+    #[arg(long, value_name = "ID", value_parser = SessionId::parse)]
+    pub(super) session: Option<SessionId>,
+    /// Print JSON, one object on each line.
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]

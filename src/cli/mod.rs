@@ -3,6 +3,7 @@
 mod args;
 mod doctor;
 mod end;
+mod events;
 mod label;
 mod ls;
 mod reload;
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Ls(ls) => ls::ls(&ls),
         Command::Status(status) => status::status(&status),
         Command::End(end) => end::end(&end),
+        Command::Events(events) => events::events(&events),
         Command::Reload(reload) => reload::reload(&reload),
         Command::Label(label) => label::label(&label),
         Command::Doctor(doctor) => doctor::doctor(&doctor),

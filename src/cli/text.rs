@@ -1,6 +1,7 @@
 //! How views are laid out for people.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -97,10 +98,22 @@ pub(super) fn tinted(word: &str, tone: Tone) -> String {
     }
 }
 
-/// Prints, and takes a closed pipe (`pinfold ls | head`) for an answer.
-pub(super) fn print(text: &str) {
+/// A span as people say it, in its two largest units: `1h 5min`, `42s`, `350ms`.
+pub(super) fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, 0) => format!("{}ms", span.as_millis()),
+        (0, 0, 0, s) => format!("{s}s"),
+        (0, 0, min, s) => format!("{min}min {s}s"),
+        (0, h, min, _) => format!("{h}h {min}min"),
+        (d, h, ..) => format!("{d}d {h}h"),
+    }
+}
+
+/// Prints, and takes a closed pipe (`pinfold ls | head`) for an answer: whether anybody reads on.
+pub(super) fn print(text: &str) -> bool {
     let mut stdout = io::stdout();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
 /// Prints a value as JSON.
@@ -118,6 +131,15 @@ mod tests {
     fn a_wide_character_takes_two_columns() {
         let rows = vec![vec!["🦊".to_owned(), "x".to_owned()], vec!["abc".to_owned(), "y".to_owned()]];
         assert_eq!(columns(&["A", "B"], &rows), "A    B\n🦊   x\nabc  y\n");
+    }
+
+    #[test]
+    fn a_span_is_told_in_its_two_largest_units() {
+        let told = |seconds: f64| span(Duration::from_secs_f64(seconds));
+        assert_eq!(
+            [0.35, 42.9, 65.0, 3900.0, 90_000.0].map(told),
+            ["350ms", "42s", "1min 5s", "1h 5min", "1d 1h"].map(str::to_owned)
+        );
     }
 
     #[test]

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::chronicle::Chronicle;
 use super::escapes::Escapees;
 use super::expiry::Alarm;
 use super::held;
 use super::idling::Readers;
 use super::jobs::{self, Done, Work};
+use super::log::LINES;
 use super::message::{Counts, Message};
 use super::publish;
 use super::reload::Reloads;
@@ -25,6 +27,7 @@ use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Action, Event, Moment, State};
+use crate::occurrence::What;
 use crate::policy::{Configured, Offers, OnPids, Settings};
 use crate::records::{Ending, Records};
 use crate::systemd::Store;
@@ -57,6 +60,8 @@ pub(super) struct Driver {
     pub(super) watcher: Watcher,
     pub(super) table: Table,
     pub(super) counts: Counts,
+    /// What happened.
+    pub(super) chronicle: Chronicle,
     /// Who launched how often, and what waits for its turn.
     pub(super) storms: Storms,
     pub(super) start: Instant,
@@ -191,6 +196,9 @@ impl Driver {
             Message::List { uid, reply } => {
                 let _ = reply.send(publish::entries(&self.table, uid, &self.backend));
             }
+            Message::Follow(reply) => {
+                let _ = reply.send(self.chronicle.follow());
+            }
             Message::Counts(reply) => {
                 let _ = reply.send(self.counts);
             }
@@ -249,6 +257,7 @@ impl Driver {
         let Some(leaf) = server.leaf.clone() else { return };
         if let Some(kill) = leaf.memory_kill() {
             tracing::debug!(leaf = leaf.name().as_str(), level = %kill.level, kills = kill.kills, "the kernel killed");
+            self.occurred(number, What::MemoryKill { level: kill.level, kills: kill.kills });
             self.feed(number, Event::MemoryKill { level: kill.level });
         }
         let Some(server) = self.table.servers.get_mut(&number) else { return };
@@ -258,7 +267,9 @@ impl Driver {
             server.pids_told = refusals;
             let level = leaf.full_level();
             if first {
-                tracing::warn!(server = %server.name, leaf = leaf.name().as_str(), %level, "a process limit is reached");
+                let server = &server.name;
+                tracing::warn!(target: LINES, %server, leaf = leaf.name().as_str(), %level, "a process limit is reached");
+                self.occurred(number, What::PidsLimit { level });
             }
             if ends {
                 self.feed(number, Event::PidsLimit { level });
@@ -293,6 +304,9 @@ impl Driver {
             let before = server.state;
             let step = before.step(event, now, &server.terms);
             server.state = step.state;
+            if step.state.cause().is_some() {
+                server.ending_since.get_or_insert(now);
+            }
             if step.state != before {
                 tracing::debug!(leaf = server.leaf_name.as_str(), ?event, from = ?before, to = ?step.state, "step");
             }
@@ -363,15 +377,20 @@ impl Driver {
             queue.push_back(Event::StdinClosed);
         }
         let Some(leaf) = &server.leaf else { return };
-        if let Some(kill) = leaf.memory_kill() {
+        let kill = leaf.memory_kill();
+        if let Some(kill) = kill {
             queue.push_back(Event::MemoryKill { level: kill.level });
         }
         if leaf.oomd_kills() > 0 {
             queue.push_back(Event::OomdKill);
         }
         let outside = !leader_gone && Membership::of(server.leader.pid).is_ok_and(|place| !leaf.holds(&place));
+        let leader = server.leader.pid;
+        if let Some(kill) = kill {
+            self.occurred(number, What::MemoryKill { level: kill.level, kills: kill.kills });
+        }
         if outside {
-            let pids = vec![server.leader.pid];
+            let pids = vec![leader];
             self.escaped(number, &Escapees { leader: true, pids });
         }
     }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::chronicle::About;
 use super::driver::Driver;
 use super::held;
+use super::log::LINES;
 use super::message::{Message, Peer};
 use super::table::Waiter;
 use super::targets::Selection;
@@ -14,6 +16,7 @@ use super::tell;
 use crate::cgroup::Caller;
 use crate::chain::chain;
 use crate::lifecycle::Event;
+use crate::occurrence::{self, What};
 use crate::outcome::{Cause, Outcome};
 use crate::sys::crash;
 use crate::wire::{End, EndReply, Ended, Fault};
@@ -37,7 +40,7 @@ impl Driver {
         let Some((server, gone)) = self.table.remove(number) else { return };
         let cause = server.state.cause().unwrap_or(Cause::LeaderExited);
         let session = self.table.sessions.get(&server.key).or(gone.session.as_ref());
-        let Some(id) = session.map(|session| session.id.clone()) else { return };
+        let Some((id, uid)) = session.map(|session| (session.id.clone(), session.uid)) else { return };
         let outcome = Outcome {
             cause,
             processes: server.stock.processes,
@@ -45,11 +48,17 @@ impl Driver {
             memory_bytes: server.stock.memory,
             peak_bytes: server.stock.peak,
         };
+        if cause != Cause::LaunchFailed {
+            let lifetime_seconds = server.started_at.time().elapsed().unwrap_or_default().as_secs_f64();
+            let end_seconds = server.ending_since.map(|since| self.now().saturating_sub(since).as_secs_f64());
+            let ended = occurrence::Ended { outcome, lifetime_seconds, end_seconds };
+            self.occurred_to(About::server(&server, id.clone(), uid), What::Ended(ended));
+        }
         // What is held here is let go with it; what the manager holds is not.
         self.store.remove(&held::stdin(&server.leaf_name));
         self.remove_stderr(&server.leaf_name, server.stderr.as_ref());
         if let Some(line) = tell::line(&id, &server.name, &outcome) {
-            tracing::info!(session = %id, server = %server.name, cause = cause.word(), "{line}");
+            tracing::info!(target: LINES, session = %id, server = %server.name, cause = cause.word(), "{line}");
             if let Some(stderr) = server.stderr.filter(|_| cause != Cause::LaunchFailed) {
                 // It may be a file of a filesystem that answers when it likes.
                 tokio::task::spawn_blocking(move || {

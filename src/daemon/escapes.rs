@@ -16,9 +16,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::driver::Driver;
+use super::log::LINES;
 use crate::backend::Backend;
 use crate::cgroup::Membership;
 use crate::naming::SessionKey;
+use crate::occurrence::{PIDS_MAX, What};
 use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
 use crate::process;
 use crate::session::{ProcessId, SessionId};
@@ -152,15 +154,23 @@ impl Driver {
     pub(super) fn escaped(&mut self, number: u64, escapees: &Escapees) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let leader = server.leader.pid;
+        let mut told = Vec::new();
         if escapees.leader && !server.escaped {
             server.escaped = true;
-            tracing::warn!(server = %server.name, pid = leader, "the server's first process left its leaf");
+            told.push(leader);
+            tracing::warn!(target: LINES, server = %server.name, pid = leader, "the server's first process left its leaf");
         }
         let others: BTreeSet<i32> = escapees.pids.iter().copied().filter(|pid| *pid != leader).collect();
         if !others.is_empty() && !server.escapees_told {
             server.escapees_told = true;
             let leaf = server.leaf_name.as_str();
-            tracing::warn!(server = %server.name, leaf, pids = ?others, "processes that carry the server's marks left its leaf");
+            let server = &server.name;
+            tracing::warn!(target: LINES, %server, leaf, pids = ?others, "processes that carry the server's marks left its leaf");
+            told.extend(others);
+        }
+        told.truncate(PIDS_MAX);
+        if !told.is_empty() {
+            self.occurred(number, What::Escaped { pids: told });
         }
     }
 }

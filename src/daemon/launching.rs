@@ -2,12 +2,14 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
 use super::admission::Denial;
+use super::chronicle::About;
 use super::driver::Driver;
+use super::log::LINES;
 use super::message::{Message, Peer};
 use super::stdin;
 use super::table::{Owner, Pending, Server, Session, Stock};
@@ -18,6 +20,7 @@ use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
 use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
 use crate::naming::{LeafName, SessionKey};
+use crate::occurrence::What;
 use crate::policy::{
     self, Decision, Grant, Newcomer, Refusal, Request, SessionName, SessionNaming, Source as LaunchSource,
 };
@@ -48,6 +51,8 @@ pub(super) struct LaunchRequest {
     pub(super) environment: Vec<(String, String)>,
     /// The leaf that the launcher already is in.
     pub(super) inside: Option<Caller>,
+    /// When it asked.
+    pub(super) asked_at: Instant,
 }
 
 /// What came of placing.
@@ -118,16 +123,26 @@ impl Driver {
         Denial { refusal, lasting }: Denial,
         reply: oneshot::Sender<Result<Launched, Fault>>,
     ) {
-        let fault = self.refuse(request.wish.uncontained && !lasting, &request.wish.server, refusal);
+        let wish = &request.wish;
+        let about = About {
+            uid: request.peer.uid,
+            session: wish.session.clone(),
+            key: wish.session.as_ref().map(|id| SessionKey::new(request.peer.uid, id)),
+            host: wish.host.clone(),
+            server: wish.server.clone(),
+            leaf: None,
+        };
+        let fault = self.refuse(wish.uncontained && !lasting, about, refusal);
         let _ = reply.send(Err(fault));
     }
 
     /// Counts and tells a refusal.
-    fn refuse(&mut self, would_run_uncontained: bool, server: &Name, refusal: Refusal) -> Fault {
+    fn refuse(&mut self, would_run_uncontained: bool, about: About, refusal: Refusal) -> Fault {
         let uncontained = would_run_uncontained && self.settings.uncontained == policy::Uncontained::Allow;
         self.counts.refusals += 1;
         self.counts.uncontained += u64::from(uncontained);
-        tracing::warn!(%server, uncontained, "launch refused: {refusal}");
+        tracing::warn!(target: LINES, server = %about.server, uncontained, "launch refused: {refusal}");
+        self.occurred_to(about, What::Refused { reason: refusal.reason.clone(), uncontained });
         Fault::Refused { reason: refusal.reason, remedy: refusal.remedy, uncontained }
     }
 
@@ -249,11 +264,12 @@ impl Driver {
             stderr: request.stderr,
             leaf: None,
             started_at: Timestamp::of(SystemTime::now()),
+            ending_since: None,
             warnings: plan.grant.warnings.clone(),
             escaped: false,
             escapees_told: false,
             pids_told: 0,
-            launch: Some(Pending { reply, uncontained: request.wish.uncontained }),
+            launch: Some(Pending { reply, uncontained: request.wish.uncontained, asked_at: request.asked_at }),
             jobs: Default::default(),
             busy: false,
             stock: Stock::default(),
@@ -355,13 +371,13 @@ impl Driver {
     pub(super) fn overdue(&mut self, number: u64) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(pending) = server.launch.take() else { return };
-        let name = server.name.clone();
+        let Some(about) = self.about(number) else { return };
         let refusal = Refusal {
             reason: format!("it was not placed within {} s of its launch", PLACE_MAX.as_secs()),
             remedy: "see whether the service manager and the kernel answer, and launch it again".to_owned(),
         };
         // It may be placed at any moment from now on: it must not run without containment until then.
-        let fault = self.refuse(false, &name, refusal);
+        let fault = self.refuse(false, about, refusal);
         let _ = pending.reply.send(Err(fault));
     }
 
@@ -393,7 +409,7 @@ impl Driver {
         self.record_entry(number);
         self.record_labels(number);
         let Some(server) = self.table.servers.get_mut(&number) else { return };
-        let Some(Pending { reply, .. }) = server.launch.take() else { return };
+        let Some(Pending { reply, asked_at, .. }) = server.launch.take() else { return };
         if server.state != State::Running {
             let cause = server.state.cause().map_or_else(String::new, |cause| format!(": {cause}"));
             let fault = Fault::Refused {
@@ -417,6 +433,9 @@ impl Driver {
             warnings: server.warnings.clone(),
         };
         self.counts.launches += 1;
+        let warnings = launched.warnings.clone();
+        let pid = server.leader.pid;
+        self.occurred(number, What::Launched { pid, launch_seconds: asked_at.elapsed().as_secs_f64(), warnings });
         tracing::debug!(session = %launched.session, server = %launched.server, leaf = launched.leaf, "launched");
         crash::step("before the reply");
         // That the launcher is gone meanwhile is told by its pidfd.
@@ -468,9 +487,10 @@ impl Driver {
     /// What was made was taken back, and the server is forgotten; or its launcher is still in the leaf, which goes when
     /// that has printed its reason and is gone.
     fn not_placed(&mut self, number: u64, refusal: Refusal, left: Option<Box<Leaf>>) {
+        let Some(about) = self.about(number) else { return };
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let pending = server.launch.take();
-        let (name, leaf_name) = (server.name.clone(), server.leaf_name.as_str().to_owned());
+        let leaf_name = server.leaf_name.as_str().to_owned();
         if let Some(leaf) = left {
             let leaf = Arc::new(*leaf);
             server.leaf = Some(leaf.clone());
@@ -483,7 +503,7 @@ impl Driver {
             self.clean_up(server.key, leaf_name, gone.session.map(|session| session.machines), number);
         }
         let Some(pending) = pending else { return };
-        let fault = self.refuse(pending.uncontained, &name, refusal);
+        let fault = self.refuse(pending.uncontained, about, refusal);
         let _ = pending.reply.send(Err(fault));
     }
 }

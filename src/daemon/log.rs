@@ -6,13 +6,22 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::occurrence::{Ended, Occurrence, What};
 
 /// A log file begins anew when it has grown to this.
 const LOG_BYTES_MAX: u64 = 8 << 20;
+
+/// The target of what is for the journal alone: an entry of its own, with fields, for each occurrence.
+const JOURNAL: &str = "pinfold::daemon::journal";
+
+/// The target of lines that such an entry says as well: they are for a log that has lines only.
+pub(super) const LINES: &str = "pinfold::daemon::lines";
 
 /// The log file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,21 +38,66 @@ pub fn start_log(file: Option<&Path>) -> Result<(), LogError> {
     let registry = tracing_subscriber::registry().with(filter);
     // systemd.exec(5): set where stderr is connected to the journal.
     let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    if let (true, Ok(journal)) = (to_journal, tracing_journald::layer()) {
-        registry.with(journal).init();
+    if let (true, Ok(plain), Ok(fields)) = (to_journal, tracing_journald::layer(), tracing_journald::layer()) {
+        let plain = plain.with_filter(filter_fn(|event| event.target() != JOURNAL && event.target() != LINES));
+        let fields = fields.with_field_prefix(None).with_filter(filter_fn(|event| event.target() == JOURNAL));
+        registry.with(plain).with(fields).init();
         return Ok(());
     }
+    let lines = filter_fn(|event| event.target() != JOURNAL);
     match file {
         Some(path) => {
             let writer = BoundedFile::open(path).map_err(|source| LogError { path: path.to_owned(), source })?;
-            registry.with(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer)).init();
+            registry
+                .with(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).with_filter(lines))
+                .init();
         }
         None => {
             let colours = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-            registry.with(tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(io::stderr)).init();
+            registry
+                .with(tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(io::stderr).with_filter(lines))
+                .init();
         }
     }
     Ok(())
+}
+
+/// Tells the journal, with the fields that `journalctl PINFOLD_SESSION=…` asks for.
+pub(super) fn to_journal(occurrence: &Occurrence) {
+    let Occurrence { uid, session, key, host, server, leaf, what, .. } = occurrence;
+    let ended = match what {
+        What::Ended(Ended { outcome, lifetime_seconds, .. }) => Some((outcome, lifetime_seconds)),
+        _ => None,
+    };
+    let outcome = ended.map(|(outcome, _)| outcome);
+    macro_rules! entry {
+        ($level:ident) => {
+            tracing::$level!(
+                target: JOURNAL,
+                message_id = what.message_id(),
+                pinfold_event = what.word(),
+                pinfold_uid = uid,
+                pinfold_session = session.as_ref().map(|id| id.as_str()),
+                pinfold_session_key = key,
+                pinfold_host = host.as_ref().map(|name| name.as_str()),
+                pinfold_server = server.as_str(),
+                pinfold_leaf = leaf,
+                pinfold_cause = outcome.map(|outcome| outcome.cause.word()),
+                pinfold_processes = outcome.and_then(|outcome| outcome.processes),
+                pinfold_peak_bytes = outcome.and_then(|outcome| outcome.peak_bytes).map(|bytes| bytes.0),
+                pinfold_lifetime_seconds = ended.map(|(_, seconds)| seconds),
+                "{occurrence}"
+            )
+        };
+    }
+    match what {
+        What::Launched { .. } | What::Adopted { .. } | What::Ended(_) => entry!(info),
+        What::Refused { .. }
+        | What::Storm { .. }
+        | What::MemoryKill { .. }
+        | What::PidsLimit { .. }
+        | What::Escaped { .. } => entry!(warn),
+    }
 }
 
 /// A file that is emptied before it grows too large.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::chronicle::Following;
 use super::escapes::Escapees;
 use super::idling::Readings;
 use super::jobs::Done;
@@ -66,6 +67,8 @@ pub(super) enum Message {
         reply: oneshot::Sender<Vec<Entry>>,
     },
     Counts(oneshot::Sender<Counts>),
+    /// What happened, and what will.
+    Follow(oneshot::Sender<Following>),
     /// The configuration files of hosts say something else: those that were named by the settings of this number.
     Configured(u64, Configured),
     /// The configuration is to be read anew.

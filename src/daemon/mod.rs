@@ -3,10 +3,12 @@
 //! It may die at any moment: servers live on, untouched, and the next one adopts them.
 
 mod admission;
+mod chronicle;
 mod driver;
 mod ending;
 mod escapes;
 mod expiry;
+mod follow;
 mod generation;
 mod held;
 mod hostfiles;
@@ -178,6 +180,7 @@ async fn run(
         watcher: watch::Watcher::new().map_err(io("watch the kernel for"))?,
         table: Default::default(),
         counts: Default::default(),
+        chronicle: Default::default(),
         storms: Default::default(),
         start: Instant::now(),
         outbox: outbox.clone(),

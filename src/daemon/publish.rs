@@ -13,7 +13,7 @@ use crate::naming::{LeafName, SessionKey};
 use crate::process;
 use crate::records::Expiry;
 use crate::session::{Name, ProcessId, SessionId};
-use crate::snapshot::{MemoryView, ServerView, SessionView, StdinWatch};
+use crate::snapshot::{ActivityView, MemoryView, PressureView, ServerView, SessionView, StdinWatch};
 
 /// The facts of one session.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ fn facts(server: &Server, session: &Path) -> ServerView {
         generation: server.generation,
         started_at: server.started_at,
         memory: MemoryView::default(),
+        activity: ActivityView::default(),
+        pressure: PressureView::default(),
         pids_refusals: 0,
         stdin: if server.stdin.is_some() { StdinWatch::Watched } else { StdinWatch::Unwatched },
         escaped: server.escaped,
@@ -75,6 +77,7 @@ fn facts(server: &Server, session: &Path) -> ServerView {
 /// Reads what the kernel tells of a session. Blocks.
 pub(super) fn view(entry: Entry) -> SessionView {
     let mut memory = MemoryView::default();
+    let (mut activity, mut pressure) = (ActivityView::default(), PressureView::default());
     let mut read = false;
     let mut servers = Vec::with_capacity(entry.servers.len());
     for (mut server, leader, leaf) in entry.servers {
@@ -82,6 +85,8 @@ pub(super) fn view(entry: Entry) -> SessionView {
             server.cgroup = leaf.group().v2().path().display().to_string();
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
             server.memory = leaf.group().memory();
+            server.activity = leaf.group().activity();
+            server.pressure = leaf.group().pressure();
             // While others are in the leaf, no event tells that its first process has left.
             if is_outside(leader, &leaf) {
                 server.escaped = true;
@@ -91,6 +96,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
             if !read {
                 read = true;
                 memory = leaf.session().memory();
+                (activity, pressure) = (leaf.session().activity(), leaf.session().pressure());
             } else if leaf.session().paths().memory.is_some() {
                 memory = wider(memory, leaf.session().memory());
             }
@@ -113,6 +119,8 @@ pub(super) fn view(entry: Entry) -> SessionView {
         expires_at: entry.expires.map(|expiry| humantime::format_rfc3339_seconds(moment(expiry)).to_string()),
         processes: servers.iter().map(|server| server.processes).sum(),
         memory,
+        activity,
+        pressure,
         servers,
     }
 }
@@ -164,7 +172,13 @@ fn wider(one: MemoryView, other: MemoryView) -> MemoryView {
     let most = |one: Option<Bytes>, other: Option<Bytes>| one.max(other);
     MemoryView {
         rss_bytes: most(one.rss_bytes, other.rss_bytes),
+        working_set_bytes: most(one.working_set_bytes, other.working_set_bytes),
         current_bytes: most(one.current_bytes, other.current_bytes),
+        anon_bytes: most(one.anon_bytes, other.anon_bytes),
+        file_bytes: most(one.file_bytes, other.file_bytes),
+        shmem_bytes: most(one.shmem_bytes, other.shmem_bytes),
+        kernel_bytes: most(one.kernel_bytes, other.kernel_bytes),
+        swap_bytes: most(one.swap_bytes, other.swap_bytes),
         peak_bytes: most(one.peak_bytes, other.peak_bytes),
         max_bytes: most(one.max_bytes, other.max_bytes),
     }

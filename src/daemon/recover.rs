@@ -7,15 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chronicle::About;
 use super::driver::Driver;
 use super::held;
+use super::log::LINES;
 use super::message::Message;
 use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
 use crate::cgroup::{Caller, Leaf};
 use crate::chain::chain;
 use crate::lifecycle::{Due, Event, Idle, State};
-use crate::outcome::Cause;
+use crate::occurrence::{Ended, What};
+use crate::outcome::{Cause, Outcome};
 use crate::policy::SERVER_VARIABLE;
 use crate::process;
 use crate::records::{Loaded, Record};
@@ -66,7 +69,7 @@ impl Driver {
                         let (server, pid) = (&record.server, record.leader.pid);
                         tracing::warn!(%server, pid, "a server outlived its leaf, which somebody removed; end it by hand");
                     } else {
-                        tell_unseen(&record);
+                        self.tell_unseen(&record);
                     }
                     self.sweep(Box::new(record), SWEEP_AGAIN);
                     swept += 1;
@@ -132,6 +135,7 @@ impl Driver {
             stderr,
             leaf: Some(leaf.clone()),
             started_at: Timestamp::of(record.started_at),
+            ending_since: None,
             warnings: record.warnings.clone(),
             escaped: false,
             escapees_told: false,
@@ -157,6 +161,7 @@ impl Driver {
             session.machines.push(record.machine.clone());
         }
         self.table.servers.insert(number, server);
+        self.occurred(number, What::Adopted { pid: record.leader.pid });
         if let Some(ending) = record.ending {
             self.resume_end(number, ending);
         }
@@ -189,6 +194,26 @@ impl Driver {
         true
     }
 
+    /// Tells of a server that ended while no daemon ran: it has the cause for which its end began, or its first process left.
+    fn tell_unseen(&mut self, record: &Record) {
+        if record.ending.is_none() && process::hold(record.leader).is_some() {
+            // The daemon died before its launcher was placed, which then was refused or runs elsewhere: there was no server.
+            return;
+        }
+        let cause = record.ending.map_or(Cause::LeaderExited, |ending| ending.cause);
+        let (session, server) = (&record.session, &record.server);
+        tracing::info!(
+            target: LINES, %session, %server, cause = cause.word(),
+            "server {server} of session {session} ended while no daemon ran: {cause}"
+        );
+        if cause == Cause::LaunchFailed {
+            return;
+        }
+        let outcome = Outcome { cause, processes: None, killed: false, memory_bytes: None, peak_bytes: None };
+        let lifetime_seconds = record.started_at.elapsed().unwrap_or_default().as_secs_f64();
+        self.occurred_to(About::record(record), What::Ended(Ended { outcome, lifetime_seconds, end_seconds: None }));
+    }
+
     /// Removes what is empty, with its record. On a hybrid machine a launcher that was on its way into the leaf may
     /// still be in a companion: then it is tried again.
     pub(super) fn sweep(&self, record: Box<Record>, pause: Duration) {
@@ -210,21 +235,4 @@ fn lives_outside(record: &Record) -> bool {
     let environment = process::environment(record.leader.pid);
     let is_marked = environment.iter().any(|(name, value)| name == SERVER_VARIABLE && *value == record.leaf);
     is_marked && process::hold(record.leader).is_some()
-}
-
-/// Tells of a server that ended while no daemon ran: it has the cause for which its end began, or its first process left.
-fn tell_unseen(record: &Record) {
-    if record.ending.is_none() && process::hold(record.leader).is_some() {
-        // The daemon died before its launcher was placed, which then was refused or runs elsewhere: there was no server.
-        return;
-    }
-    let cause = record.ending.map_or(Cause::LeaderExited, |ending| ending.cause);
-    tracing::info!(
-        session = %record.session,
-        server = %record.server,
-        cause = cause.word(),
-        "server {} of session {} ended while no daemon ran: {cause}",
-        record.server,
-        record.session
-    );
 }

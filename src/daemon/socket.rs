@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::escapes;
+use super::follow;
 use super::launching::LaunchRequest;
 use super::message::{Message, Peer};
 use super::places::{Place, Places};
@@ -35,7 +36,7 @@ use crate::wire::{
 const FIRST_MAX: Duration = Duration::from_secs(10);
 
 /// How long it may take for each further one, from the reply to the message's last byte; and to read its reply.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Views that are read from the kernel at a time, so that they leave room for what ends sessions.
 const VIEWS_MAX: usize = 8;
@@ -63,7 +64,7 @@ impl Service {
 
 /// Why a connection ended before the client closed it.
 #[derive(Debug, thiserror::Error)]
-enum ConnectionError {
+pub(super) enum ConnectionError {
     #[error("the socket failed: {0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -131,6 +132,11 @@ async fn connection(
         let Some(message) = inbox.take() else { continue };
         let sent = std::mem::take(&mut descriptors);
         let call = Call::decode(&message)?;
+        if let Ok(Call::Events(watch)) = &call
+            && watch.follow
+        {
+            return follow::follow(service, peer, watch, stream).await;
+        }
         let changes_something = matches!(call, Ok(Call::Launch(_) | Call::End(_)));
         let reply = match call {
             Ok(call) => answer(service, peer, pidfd, call, sent).await?,
@@ -195,6 +201,7 @@ async fn answer(
         Call::Status(id) => wire::encode_reply(&status(service, peer, &id).await?),
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
+        Call::Events(watch) => wire::encode_reply(&follow::recent(service, peer, &watch).await?),
         Call::Describe => wire::encode_reply(&describe(service).await?),
         Call::GetInfo => wire::encode_reply(&serde_json::json!({
             "vendor": "pinfold",
@@ -218,7 +225,10 @@ fn reply<T: serde::Serialize>(outcome: Result<T, Fault>) -> Vec<u8> {
 }
 
 /// Sends a message to the driver and waits for its answer.
-async fn ask<T>(service: &Service, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, ConnectionError> {
+pub(super) async fn ask<T>(
+    service: &Service,
+    message: impl FnOnce(oneshot::Sender<T>) -> Message,
+) -> Result<T, ConnectionError> {
     let (sender, answer) = oneshot::channel();
     service.driver.send(message(sender)).await.map_err(|_| ConnectionError::Stopping)?;
     let answered = tokio::time::timeout(ANSWER_MAX, answer).await;
@@ -250,7 +260,9 @@ async fn launch(
     let Ok(launcher) = process::identify(peer.pid) else { return refused("the launcher is gone") };
     let (ancestors, environment) = (process::ancestors(peer.pid), process::environment(peer.pid));
     let inside = Membership::of(peer.pid).ok().and_then(|place| service.backend.locate(&place));
-    let request = LaunchRequest { peer, wish, launcher, pidfd: held, stdin, stderr, ancestors, environment, inside };
+    let asked_at = std::time::Instant::now();
+    let request =
+        LaunchRequest { peer, wish, launcher, pidfd: held, stdin, stderr, ancestors, environment, inside, asked_at };
     ask(service, |reply| Message::Launch(Box::new(request), reply)).await
 }
 

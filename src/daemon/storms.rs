@@ -7,10 +7,13 @@ use std::os::fd::OwnedFd;
 use tokio::sync::oneshot;
 
 use super::admission::Denial;
+use super::chronicle::About;
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
+use super::log::LINES;
 use super::watch::Source as Watched;
 use crate::lifecycle::Moment;
+use crate::occurrence::What;
 use crate::policy::{self, Buckets, Source};
 use crate::wire::{Fault, Launched};
 
@@ -82,16 +85,18 @@ impl Driver {
     /// Takes a token for a launch, or tells when there may be one.
     fn take_token(&mut self, source: &Source) -> Result<(), Moment> {
         let now = self.now();
-        self.storms.buckets.take(&self.settings.launches, source, now).map_err(|empty| {
-            if empty.begins {
-                self.counts.storms += 1;
-                tracing::warn!(
-                    server = %source.server, pid = source.owner.pid, owner = source.kind, uid = source.uid,
-                    "a server is launched too often; its launches wait from now on"
-                );
-            }
-            empty.at
-        })
+        let Err(empty) = self.storms.buckets.take(&self.settings.launches, source, now) else { return Ok(()) };
+        if empty.begins {
+            self.counts.storms += 1;
+            tracing::warn!(
+                target: LINES, server = %source.server, pid = source.owner.pid, owner = source.kind, uid = source.uid,
+                "a server is launched too often; its launches wait from now on"
+            );
+            let server = source.server.clone();
+            let about = About { uid: source.uid, session: None, key: None, host: None, server, leaf: None };
+            self.occurred_to(about, What::Storm { owner_pid: source.owner.pid, owner: source.kind.clone() });
+        }
+        Err(empty.at)
     }
 
     /// Some of those that wait may have their turn, and some have waited for long enough.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -63,6 +64,8 @@ pub(super) struct Server {
     /// `None` while it is being placed.
     pub(super) leaf: Option<Arc<Leaf>>,
     pub(super) started_at: Timestamp,
+    /// Since when its end is under way, as far as this daemon saw it begin.
+    pub(super) ending_since: Option<crate::lifecycle::Moment>,
     pub(super) warnings: Vec<String>,
     /// Its leader was seen outside its leaf.
     pub(super) escaped: bool,
@@ -97,6 +100,8 @@ pub(super) struct Pending {
     pub(super) reply: oneshot::Sender<Result<Launched, Fault>>,
     /// It would run without containment rather than not at all.
     pub(super) uncontained: bool,
+    /// When it asked.
+    pub(super) asked_at: Instant,
 }
 
 /// What an end found in the leaf when it began, and what was done.

@@ -15,14 +15,7 @@ pub(super) fn line(session: &SessionId, server: &Name, outcome: &Outcome) -> Opt
     if by_itself && !outcome.killed && outcome.processes.unwrap_or(0) == 0 {
         return None;
     }
-    let count = match outcome.processes {
-        Some(1) => ", 1 process".to_owned(),
-        Some(count) => format!(", {count} processes"),
-        None => String::new(),
-    };
-    let memory = outcome.memory_bytes.map_or_else(String::new, |bytes| format!(", {bytes} given back"));
-    let killed = if outcome.killed { ", killed" } else { "" };
-    Some(format!("ended server {server} of session {session}: {}{count}{memory}{killed}", outcome.cause))
+    Some(format!("ended server {server} of session {session}: {outcome}"))
 }
 
 /// Writes one line to a held stderr. Whatever cannot take it at once does not get it. Blocks where a filesystem does.

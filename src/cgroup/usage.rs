@@ -1,0 +1,135 @@
+//! What a cgroup uses, as the kernel accounts for it: memory (v2 or v1), and CPU time, I/O and pressure, which only v2 tells.
+//!
+//! Each reading opens a file below the directory that is held: nothing is walked, and no descriptor of a file is kept.
+
+use std::time::Duration;
+
+use super::dir::Cgroup;
+use super::files;
+use super::group::Group;
+use super::knobs;
+use super::pressure::stalled;
+use crate::limits::Bytes;
+use crate::snapshot::{ActivityView, MemoryView, PressureView, StallView};
+
+impl Group {
+    /// What is charged to it now. What the kernel does not tell is `None`: no memory controller holds it, or it is gone.
+    ///
+    /// The files are described in admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory of the kernel.
+    pub fn memory(&self) -> MemoryView {
+        match &self.memory {
+            Some(companion) => v1(companion),
+            None => v2(&self.v2),
+        }
+    }
+
+    /// What it has done so far, those of its processes and cgroups included that are gone.
+    pub fn activity(&self) -> ActivityView {
+        let cpu = self.v2.read("cpu.stat").ok().and_then(|text| files::keyed(&text, "usage_usec"));
+        let io = self.v2.read("io.stat").ok();
+        let sum = |key| io.as_ref().map(|text| Bytes(sum_of_devices(text, key)));
+        ActivityView {
+            cpu_seconds: cpu.map(|usec| Duration::from_micros(usec).as_secs_f64()),
+            read_bytes: sum("rbytes="),
+            written_bytes: sum("wbytes="),
+        }
+    }
+
+    /// For how long its processes have waited so far.
+    pub fn pressure(&self) -> PressureView {
+        let stall = |file| self.v2.read(file).map(|text| stall(&text)).unwrap_or_default();
+        PressureView { memory: stall("memory.pressure"), cpu: stall("cpu.pressure"), io: stall("io.pressure") }
+    }
+
+    /// How often its memory limit was reached: `max` of `memory.events` on v2, where those below it count as well, and
+    /// `memory.failcnt` on v1.
+    pub fn memory_limit_hits(&self) -> Option<u64> {
+        match &self.memory {
+            Some(v1) => files::number(&v1.read("memory.failcnt").ok()?),
+            None => files::keyed(&self.v2.read("memory.events").ok()?, "max"),
+        }
+    }
+}
+
+fn amount(cgroup: &Cgroup, file: &str) -> Option<Bytes> {
+    cgroup.read(file).ok().and_then(|text| files::number(&text)).map(Bytes)
+}
+
+fn v2(cgroup: &Cgroup) -> MemoryView {
+    let stat = cgroup.read("memory.stat").unwrap_or_default();
+    let of = |key| files::keyed(&stat, key).map(Bytes);
+    let current = amount(cgroup, "memory.current");
+    MemoryView {
+        rss_bytes: sum(of("anon"), of("file_mapped")),
+        working_set_bytes: less(current, of("inactive_file")),
+        current_bytes: current,
+        anon_bytes: of("anon"),
+        file_bytes: of("file"),
+        shmem_bytes: of("shmem"),
+        kernel_bytes: of("kernel"),
+        swap_bytes: amount(cgroup, "memory.swap.current"),
+        peak_bytes: amount(cgroup, "memory.peak"),
+        max_bytes: cgroup.read("memory.max").ok().and_then(|text| knobs::memory_limit(&text).at()),
+    }
+}
+
+fn v1(cgroup: &Cgroup) -> MemoryView {
+    let stat = cgroup.read("memory.stat").unwrap_or_default();
+    let of = |key| files::keyed(&stat, key).map(Bytes);
+    let current = amount(cgroup, "memory.usage_in_bytes");
+    MemoryView {
+        rss_bytes: sum(of("total_rss"), of("total_mapped_file")),
+        working_set_bytes: less(current, of("total_inactive_file")),
+        current_bytes: current,
+        anon_bytes: of("total_rss"),
+        file_bytes: of("total_cache"),
+        shmem_bytes: of("total_shmem"),
+        kernel_bytes: amount(cgroup, "memory.kmem.usage_in_bytes"),
+        swap_bytes: of("total_swap"),
+        peak_bytes: amount(cgroup, "memory.max_usage_in_bytes"),
+        max_bytes: cgroup.read("memory.limit_in_bytes").ok().and_then(|text| knobs::memory_limit(&text).at()),
+    }
+}
+
+fn sum(one: Option<Bytes>, other: Option<Bytes>) -> Option<Bytes> {
+    Some(Bytes(one?.0 + other?.0))
+}
+
+/// The two are read one after the other, so the part may for a moment be more than the whole.
+fn less(whole: Option<Bytes>, part: Option<Bytes>) -> Option<Bytes> {
+    Some(Bytes(whole?.0.saturating_sub(part?.0)))
+}
+
+/// Adds up one key of `io.stat`, which has a line for each device.
+fn sum_of_devices(text: &str, key: &str) -> u64 {
+    text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum()
+}
+
+fn stall(text: &str) -> StallView {
+    let total = |kind| stalled(text, kind).map(|span| span.as_secs_f64());
+    StallView { some_seconds: total("some"), full_seconds: total("full") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_is_added_up_over_devices_and_stalls_are_in_seconds() {
+        // From Linux 6.12.
+        let io = "254:0 rbytes=4096 wbytes=512 rios=1 wios=1 dbytes=0 dios=0\n\
+                  253:16 rbytes=1000 wbytes=0 rios=2 wios=0 dbytes=0 dios=0\n";
+        assert_eq!((sum_of_devices(io, "rbytes="), sum_of_devices(io, "wbytes=")), (5096, 512));
+        let pressure = "some avg10=81.04 avg60=24.50 avg300=5.94 total=20151000\n\
+                        full avg10=80.95 avg60=24.31 avg300=5.89 total=20012345\n";
+        let view = stall(pressure);
+        assert_eq!((view.some_seconds, view.full_seconds), (Some(20.151), Some(20.012345)));
+        assert_eq!(stall(""), StallView::default());
+    }
+
+    #[test]
+    fn a_working_set_is_never_below_nothing() {
+        assert_eq!(less(Some(Bytes(5)), Some(Bytes(7))), Some(Bytes(0)));
+        assert_eq!(less(Some(Bytes(5)), None), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! `pinfold events`.
+
+use std::time::Duration;
+
+use super::{DONE, NO, args, failed, text};
+use crate::client::{self, ClientError};
+use crate::occurrence::Occurrence;
+use crate::wire::{Call, EventsReply, Watch};
+
+pub(super) fn events(events: &args::Events) -> u8 {
+    let watch = Watch { session: events.session.clone(), follow: events.follow };
+    let mut client = match client::find(events.socket.socket.as_deref()) {
+        Ok(client) => client,
+        // Where no daemon ever ran nothing happened; to wait for what happens there has to be one.
+        Err(ClientError::NoDaemon(_)) if events.socket.socket.is_none() && !events.follow => {
+            show(events, &EventsReply::default());
+            return DONE;
+        }
+        Err(error) => return failed(&error),
+    };
+    if let Some(other) = client.other() {
+        eprintln!("pinfold: {}", super::ls::not_shown(other));
+    }
+    let call = Call::Events(watch);
+    if !events.follow {
+        return match client.call::<EventsReply>(&call, &[], client::VIEW_MAX) {
+            Ok(reply) => {
+                show(events, &reply);
+                DONE
+            }
+            Err(error) => failed(&error),
+        };
+    }
+    match client.follow(&call, |reply: EventsReply| show(events, &reply)) {
+        Ok(()) => DONE,
+        Err(error @ ClientError::HungUp(_)) => {
+            failed(&error);
+            eprintln!(
+                "pinfold: a daemon that starts again numbers its events from 1; `pinfold history` keeps what ended"
+            );
+            NO
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// Prints what one reply tells, and says whether anybody reads it.
+fn show(events: &args::Events, reply: &EventsReply) -> bool {
+    if reply.missed > 0 {
+        eprintln!("pinfold: {} events went by unseen: they came faster than they were read", reply.missed);
+    }
+    let lines = reply.events.iter().map(|occurrence| {
+        if events.json {
+            serde_json::to_string(occurrence).expect("our views are JSON") + "\n"
+        } else {
+            line(occurrence)
+        }
+    });
+    text::print(&lines.collect::<String>())
+}
+
+fn line(occurrence: &Occurrence) -> String {
+    let mut line = format!("{}  {occurrence}", occurrence.at.to_second());
+    if let crate::occurrence::What::Ended(ended) = &occurrence.what {
+        let lived = Duration::from_secs_f64(ended.lifetime_seconds.max(0.0));
+        line.push_str(&format!(", after {}", text::span(lived)));
+    }
+    line + "\n"
+}

@@ -1,0 +1,168 @@
+//! What happens to sessions, told once and in one form: `pinfold events` shows it, the journal gets it, the history keeps
+//! the ends of it, and the metrics count it.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{Level, Outcome};
+use crate::session::{Name, SessionId};
+use crate::timestamp::Timestamp;
+
+/// The most processes that one occurrence names.
+pub const PIDS_MAX: usize = 20;
+
+/// One thing that happened to a server, or to the launch of one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Occurrence {
+    /// Counts up from 1, for as long as one daemon runs.
+    pub number: u64,
+    /// When, RFC 3339 in UTC.
+    pub at: Timestamp,
+    /// Whose it is: the user whose session it is, or who asked for the launch.
+    pub uid: u32,
+    /// The session; `null` where a launch was refused before it had one.
+    pub session: Option<SessionId>,
+    /// What directories and labels call the session.
+    pub key: Option<String>,
+    /// The host, where it is known.
+    pub host: Option<Name>,
+    /// The server.
+    pub server: Name,
+    /// Its leaf; `null` where there was none yet.
+    pub leaf: Option<String>,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// It was launched: in its leaf, with its limits, and about to exec.
+    Launched {
+        /// Its first process.
+        pid: i32,
+        /// From the request to the reply.
+        launch_seconds: f64,
+        /// Limits that were asked for and do not hold here.
+        warnings: Vec<String>,
+    },
+    /// A daemon that took over found it alive.
+    Adopted {
+        /// Its first process.
+        pid: i32,
+    },
+    /// Its launch was refused.
+    Refused {
+        /// Why.
+        reason: String,
+        /// It runs without containment instead.
+        uncontained: bool,
+    },
+    /// It is launched too often by one owner: its launches wait from now on.
+    Storm {
+        /// The owner.
+        owner_pid: i32,
+        /// What the owner is called.
+        owner: String,
+    },
+    /// The kernel killed in its leaf for memory.
+    MemoryKill {
+        /// Whose limit was reached.
+        level: Level,
+        /// How many processes were killed in the leaf so far.
+        kills: u64,
+    },
+    /// A process limit was reached for the first time: forks fail.
+    PidsLimit {
+        /// Whose limit it was.
+        level: Level,
+    },
+    /// Processes of it were seen outside its leaf.
+    Escaped {
+        /// The first [`PIDS_MAX`] of them.
+        pids: Vec<i32>,
+    },
+    /// It ended, and nothing of it is left.
+    Ended(Ended),
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Why, and what the end did.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// From its launch to the moment when nothing of it was left.
+    pub lifetime_seconds: f64,
+    /// From the fact that ended it to the same moment; `null` where no daemon ran for all of that.
+    pub end_seconds: Option<f64>,
+}
+
+impl What {
+    /// The word for JSON, metrics and the journal.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Launched { .. } => "launched",
+            Self::Adopted { .. } => "adopted",
+            Self::Refused { .. } => "refused",
+            Self::Storm { .. } => "storm",
+            Self::MemoryKill { .. } => "memory_kill",
+            Self::PidsLimit { .. } => "pids_limit",
+            Self::Escaped { .. } => "escaped",
+            Self::Ended(_) => "ended",
+        }
+    }
+
+    /// The journal's `MESSAGE_ID=`: one for each kind, for ever (systemd.journal-fields(7)).
+    pub fn message_id(&self) -> &'static str {
+        match self {
+            Self::Launched { .. } => "928611931de84a9c9eeaf87b0de7cf99",
+            Self::Adopted { .. } => "1c6e63697c36496e924e3f8abc6ad3fe",
+            Self::Refused { .. } => "b7a8fade9d4b46bd953b3a0838dffe48",
+            Self::Storm { .. } => "6b76fdb0cb7b46edb8b4967104b943f7",
+            Self::MemoryKill { .. } => "1c7cc26f17df4e79aba035b832b04a94",
+            Self::PidsLimit { .. } => "37c66c91ba4d47e1a3c3a59522075411",
+            Self::Escaped { .. } => "c99a66624f64438d9ec0e750ec12462a",
+            Self::Ended(_) => "a619b921881345c08598c5801cc6623d",
+        }
+    }
+}
+
+/// One line for people.
+impl fmt::Display for Occurrence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = &self.server;
+        let whose = match &self.session {
+            Some(session) => format!("server {server} of session {session}"),
+            None => format!("server {server}"),
+        };
+        match &self.what {
+            What::Launched { pid, .. } => write!(f, "launched {whose}, process {pid}"),
+            What::Adopted { pid } => write!(f, "adopted {whose}, process {pid}"),
+            What::Refused { reason, uncontained: false } => write!(f, "refused to launch {whose}: {reason}"),
+            What::Refused { reason, uncontained: true } => {
+                write!(f, "refused to launch {whose}, which runs UNCONTAINED instead: {reason}")
+            }
+            What::Storm { owner_pid, owner } => {
+                write!(
+                    f,
+                    "{whose} is launched too often by process {owner_pid} ({owner}): its launches wait from now on"
+                )
+            }
+            What::MemoryKill { level, kills } => {
+                write!(f, "the kernel killed in {whose} for memory, by the limit of the {level} ({kills} so far)")
+            }
+            What::PidsLimit { level } => write!(f, "{whose} cannot fork: the process limit of the {level} is reached"),
+            What::Escaped { pids } => {
+                let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+                write!(f, "of {whose} these processes are outside its leaf: {}", pids.join(", "))
+            }
+            What::Ended(Ended { outcome, .. }) => write!(f, "ended {whose}: {outcome}"),
+        }
+    }
+}
