@@ -180,7 +180,6 @@ impl Driver {
             Message::Readings(readings) => self.weigh_idlers(readings),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
-            Message::SweepAgain(record, pause) => self.sweep(record, pause),
             Message::Gone(number) => self.gone(number),
             Message::Stopped(unit) => self.stopped(&unit),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),

@@ -1,7 +1,5 @@
 //! What others ask of the driver, and what its own work reports to it.
 
-use std::time::Duration;
-
 use tokio::sync::oneshot;
 
 use super::escapes::Escapees;
@@ -13,7 +11,6 @@ use super::reload::{Applied, Asker, Loaded};
 use super::table::Job;
 use crate::cgroup::Caller;
 use crate::policy::Configured;
-use crate::records::Record;
 use crate::wire::{End, EndReply, Fault, Launched, Relabel, Relabelled};
 
 /// Messages that may wait for the driver.
@@ -41,8 +38,6 @@ pub(super) enum Message {
     RemovalFailed(u64),
     /// systemd has a job for this unit that is not ours.
     Stopped(String),
-    /// What an earlier daemon left could not be removed yet; and how long to wait the next time.
-    SweepAgain(Box<Record>, Duration),
     /// Nothing of this server, and of its session if it was the last, is left.
     Gone(u64),
     End {

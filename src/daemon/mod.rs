@@ -23,6 +23,7 @@ mod publish;
 mod recording;
 mod recover;
 mod reload;
+mod removing;
 mod socket;
 mod stalling;
 mod stdin;
@@ -188,7 +189,7 @@ async fn run(
         idle_since: Duration::ZERO,
         polled: Duration::ZERO,
         cleaning: 0,
-        removals: Arc::new(Semaphore::new(ending::REMOVALS)),
+        removals: Arc::new(Semaphore::new(removing::REMOVALS)),
         placements: Arc::new(Semaphore::new(launching::PLACEMENTS)),
         readers: idling::Readers::default(),
         reloads: Reloads::new(path, options),

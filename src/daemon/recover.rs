@@ -5,11 +5,10 @@
 //! left alone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::driver::Driver;
 use super::held;
-use super::message::Message;
+use super::removing;
 use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
 use crate::cgroup::{Caller, Leaf};
@@ -21,12 +20,6 @@ use crate::process;
 use crate::records::{Loaded, Record};
 use crate::sys::crash;
 use crate::timestamp::Timestamp;
-
-/// The first wait before a leaf that could not be swept is tried again; it doubles up to [`SWEEP_AGAIN_MOST`].
-const SWEEP_AGAIN: Duration = Duration::from_millis(200);
-
-/// The longest wait before a leaf is tried to be swept again.
-const SWEEP_AGAIN_MOST: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// Takes over what an earlier daemon left.
@@ -68,7 +61,7 @@ impl Driver {
                     } else {
                         tell_unseen(&record);
                     }
-                    self.sweep(Box::new(record), SWEEP_AGAIN);
+                    self.sweep(record);
                     swept += 1;
                 }
             }
@@ -190,16 +183,23 @@ impl Driver {
     }
 
     /// Removes what is empty, with its record. On a hybrid machine a launcher that was on its way into the leaf may
-    /// still be in a companion: then it is tried again.
-    pub(super) fn sweep(&self, record: Box<Record>, pause: Duration) {
+    /// still be in a companion: then it is tried again, when the driver has other things to do.
+    fn sweep(&self, record: Record) {
         let Some(place) = record.place() else { return };
-        if let Err(error) = self.backend.sweep(&place, &record.machine) {
-            tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
-            self.later(pause, Message::SweepAgain(record, (pause * 2).min(SWEEP_AGAIN_MOST)));
-            return;
-        }
-        if let Err(error) = self.records.remove(&record.leaf) {
-            tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+        let (backend, records, turns) = (self.backend.clone(), self.records.clone(), self.removals.clone());
+        let session = place.key.as_str().to_owned();
+        let sweep = move || {
+            if let Err(error) = backend.sweep(&place, &record.machine) {
+                tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
+                return false;
+            }
+            if let Err(error) = records.remove(&record.leaf) {
+                tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+            }
+            true
+        };
+        if !sweep() {
+            tokio::spawn(async move { removing::again(&turns, &session, Arc::new(sweep)).await });
         }
     }
 }

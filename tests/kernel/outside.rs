@@ -130,6 +130,40 @@ fn an_escaped_server_whose_leaf_was_removed_while_no_daemon_ran_is_told_to_the_n
 }
 
 #[test]
+fn what_the_next_daemon_cannot_sweep_at_its_start_is_swept_once_it_can_be() {
+    if !offered() || !root_offered() || !subtree_offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let (mut server, child) = with_child(&machine, &["--session", "s"]);
+    let directories = leaf_directories(&machine, "s");
+    let leaf = machine.leaf("s");
+    // Only a hybrid machine has leaves that are empty and cannot be removed: somebody is left in a companion.
+    if directories.len() > 1 {
+        machine.kill_daemon();
+        std::fs::write(v2_mount().unwrap().join("cgroup.procs"), child.to_string()).unwrap();
+        signal(server.pid(), Signal::SIGKILL);
+        server.exit_status();
+        machine.start();
+        eventually("it was tried in vain", || {
+            let log = machine.log();
+            if log.contains("an empty leaf is not removed yet") { Ok(()) } else { Err(log) }
+        });
+        assert!(machine.sessions().is_empty(), "{}", machine.log());
+        assert!(lives(child) && directories.iter().any(|directory| *directory != leaf && directory.exists()));
+        assert_eq!(machine.records().len(), 1, "the next daemon is to know of it, too");
+        signal(child, Signal::SIGKILL);
+        machine.expect_nothing_left();
+        eventually(
+            "its record goes with it",
+            || {
+                if machine.records().is_empty() { Ok(()) } else { Err(machine.log()) }
+            },
+        );
+    }
+}
+
+#[test]
 fn a_session_that_was_killed_and_removed_behind_our_back_is_over_and_the_next_launch_is_granted() {
     if !offered() || !root_offered() || !subtree_offered() {
         return;
