@@ -1,7 +1,8 @@
 //! What a daemon does first: adopts the servers that live, and sweeps what is empty.
 //!
 //! The cgroup tree is the truth. A leaf with processes and a record goes on as if nothing had happened; what is empty is
-//! removed; of a leaf with processes and no record its processes tell what it is, and where they do not it is told and
+//! removed; a first process that lives outside its leaf, also where that is gone, is the server still; of a leaf with
+//! processes and no record its processes tell what it is, and where they do not it is told and
 //! left alone.
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::held;
 use super::removing;
 use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
-use crate::cgroup::{Caller, Leaf};
+use crate::cgroup::{Caller, CgroupError, Leaf};
 use crate::chain::chain;
 use crate::lifecycle::{Due, Event, Idle, State};
 use crate::outcome::Cause;
@@ -45,7 +46,7 @@ impl Driver {
             self.table.next = self.table.next.max(place.leaf.launch());
             self.table.generation = self.table.generation.max(record.generation);
             known.push(place.clone());
-            match self.backend.adopt(&place, &record.machine, record.held.as_ref()) {
+            match self.open(&place, &record) {
                 Ok(leaf) if leaf.populated().unwrap_or(true) || lives_outside(&record) => {
                     self.adopt(&place, &record, leaf);
                     crash::step("a server was adopted");
@@ -55,12 +56,7 @@ impl Driver {
                     tracing::error!(error = %chain(&error), "a leaf cannot be adopted and is left to the next start");
                 }
                 Ok(_) | Err(_) => {
-                    if lives_outside(&record) {
-                        let (server, pid) = (&record.server, record.leader.pid);
-                        tracing::warn!(%server, pid, "a server outlived its leaf, which somebody removed; end it by hand");
-                    } else {
-                        tell_unseen(&record);
-                    }
+                    tell_unseen(&record);
                     self.sweep(record);
                     swept += 1;
                 }
@@ -83,6 +79,21 @@ impl Driver {
         self.expire();
         if adopted + swept > 0 {
             tracing::info!(adopted, swept, "took over from an earlier daemon");
+        }
+    }
+
+    /// Opens the leaf of a record, or what is left of it where somebody removed it: its server may have left it before.
+    fn open(&self, place: &Caller, record: &Record) -> Result<Leaf, CgroupError> {
+        match self.backend.adopt(place, &record.machine, record.held.as_ref()) {
+            Err(error) if error.is_gone() => {
+                let left = self.backend.adopt_remains(place, &record.machine)?;
+                if lives_outside(record) {
+                    let (server, pid) = (&record.server, record.leader.pid);
+                    tracing::warn!(%server, pid, "a server outlived its leaf, which somebody removed; it is shown as escaped");
+                }
+                Ok(left)
+            }
+            opened => opened,
         }
     }
 
