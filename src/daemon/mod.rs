@@ -196,7 +196,8 @@ async fn run(
         stop_by: None,
     };
     driver.watcher.watch(&driver.alarm, watch::Source::Alarm).map_err(io("watch a timer for"))?;
-    let mut files = HostFiles::new(hostfiles::named(&driver.settings)).map_err(io("watch the files of hosts for"))?;
+    let named = hostfiles::named(&driver.settings);
+    let mut files = HostFiles::new(named, Default::default()).map_err(io("watch the files of hosts for"))?;
     files.read().await;
     driver.configured = files.configured();
     if let Some(porter) = porter {
