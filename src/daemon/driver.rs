@@ -190,8 +190,8 @@ impl Driver {
             Message::List { uid, reply } => {
                 let _ = reply.send(publish::entries(&self.table, uid, &self.backend));
             }
-            Message::Counts(reply) => {
-                let _ = reply.send(self.counts);
+            Message::Describe(reply) => {
+                let _ = reply.send((self.counts, self.reloads.path.clone()));
             }
             Message::Configured(of, configured) if of == self.reloads.generation => self.heed(configured),
             // It was on its way when other files were named.

@@ -1,5 +1,7 @@
 //! What others ask of the driver, and what its own work reports to it.
 
+use std::path::PathBuf;
+
 use tokio::sync::oneshot;
 
 use super::escapes::Escapees;
@@ -60,7 +62,8 @@ pub(super) enum Message {
         uid: u32,
         reply: oneshot::Sender<Vec<Entry>>,
     },
-    Counts(oneshot::Sender<Counts>),
+    /// What is counted, and the configuration file that is in use.
+    Describe(oneshot::Sender<(Counts, Option<PathBuf>)>),
     /// The configuration files of hosts say something else: those that were named by the settings of this number.
     Configured(u64, Configured),
     /// The configuration is to be read anew.

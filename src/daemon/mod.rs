@@ -169,7 +169,7 @@ async fn run(
     let io = |doing| failed(doing, &options.socket);
     let (outbox, inbox) = mpsc::channel(INBOX);
     let offers = backend.offers();
-    let description = Description { backend_why: why, ..describe(path.as_deref(), &backend, &offers) };
+    let description = Description { backend_why: why, ..describe(&backend, &offers) };
     let mut driver = Driver {
         settings: config.settings,
         offers,
@@ -294,7 +294,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn describe(config: Option<&Path>, backend: &Backend, offers: &Offers) -> Description {
+/// What stays as it is while the daemon runs: the rest is the driver's to tell.
+fn describe(backend: &Backend, offers: &Offers) -> Description {
     let told = |offer: &Offer| match offer.clone() {
         Offer::Holds => LimitState::Holds,
         Offer::NothingToLimit => LimitState::NothingToLimit,
@@ -317,7 +318,7 @@ fn describe(config: Option<&Path>, backend: &Backend, offers: &Offers) -> Descri
         notes: Vec::new(),
         layout: backend.layout().word().to_owned(),
         root: backend.root().display().to_string(),
-        config: config.map(|path| path.display().to_string()),
+        config: None,
         limits: limits.into_iter().map(|(name, offer)| (name.to_owned(), told(offer))).collect::<BTreeMap<_, _>>(),
         launches: 0,
         refusals: 0,

@@ -52,7 +52,7 @@ enum Order {
 #[derive(Default)]
 pub(super) struct Reloads {
     /// The configuration file that is in use.
-    path: Option<PathBuf>,
+    pub(super) path: Option<PathBuf>,
     /// Where one is looked for while none is.
     usual: Option<PathBuf>,
     /// Whether the daemon leaves when it is not used.

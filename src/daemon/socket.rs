@@ -357,8 +357,9 @@ async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Locate
 }
 
 async fn describe(service: &Service) -> Result<Description, ConnectionError> {
-    let counts = ask(service, Message::Counts).await?;
+    let (counts, config) = ask(service, Message::Describe).await?;
     Ok(Description {
+        config: config.map(|path| path.display().to_string()),
         notes: service.backend.notes(),
         launches: counts.launches,
         refusals: counts.refusals,

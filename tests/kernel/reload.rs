@@ -385,6 +385,39 @@ fn files_of_hosts_are_watched_from_a_reload_on_and_no_more_after_another() {
     machine.expect_nothing_left();
 }
 
+/// Runs the rest of its arguments where its first one is `/etc`.
+const WITH_ANOTHER_ETC: &str = "mount --bind \"$0\" /etc && exec \"$@\"";
+
+#[test]
+fn the_doctor_tells_the_file_that_a_reload_found_at_the_usual_place() {
+    if !offered() || !root_offered() {
+        return;
+    }
+    let etc = tempfile::Builder::new().prefix("pinfold-etc-").tempdir().unwrap();
+    let usual = etc.path().join("pinfold/pinfold.toml");
+    let mut machine = Machine::without_daemon();
+    machine.through = ["unshare", "--mount", "sh", "-c", WITH_ANOTHER_ETC].map(Into::into).to_vec();
+    machine.through.push(etc.path().into());
+    machine.start();
+    assert_eq!(machine.described()["config"], Value::Null);
+    std::fs::create_dir(usual.parent().unwrap()).unwrap();
+    std::fs::write(&usual, "[server]\npids_max = 77\n").unwrap();
+    assert_eq!(machine.described()["config"], Value::Null, "it does not count before it is read");
+    assert_eq!(reloaded(&machine, &[])["config"], "/etc/pinfold/pinfold.toml");
+    assert_eq!(machine.described()["config"], "/etc/pinfold/pinfold.toml");
+    let doctor = machine.ask(&["doctor", "--json"]);
+    let told: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    assert_eq!(told["daemon"]["config"], "/etc/pinfold/pinfold.toml", "{told}");
+    // From a wrong one nothing follows, also not that there is none.
+    std::fs::write(&usual, "pids_max = [").unwrap();
+    assert_ne!(machine.ask(&["reload"]).status.code(), Some(0));
+    assert_eq!(machine.described()["config"], "/etc/pinfold/pinfold.toml");
+    let server = up(&machine, &[]);
+    assert_eq!(held(&server, 0).1, Some(77));
+    drop(server);
+    machine.expect_nothing_left();
+}
+
 /// Mounts a filesystem at its first argument that answers nothing, until its stdin ends: `/dev/fuse`, read by nobody.
 const UNANSWERED: &str = r"
 import ctypes, os, sys
