@@ -7,8 +7,8 @@ mod support;
 
 mod admission;
 mod chaos;
+mod clients;
 mod configured;
-mod crowds;
 mod daemon;
 mod death;
 mod ends;
