@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::de::DeserializeOwned;
 
-use crate::wire::{self, Call, Fault, Inbox, WireError};
+use crate::wire::{self, Call, Fault, Inbox, OLDER, WireError};
 
 /// Where the system daemon listens.
 pub const SYSTEM_SOCKET: &str = "/run/pinfold/pinfold.sock";
@@ -99,7 +99,7 @@ fn fault_text(fault: &Fault) -> String {
             format!("the configuration is not read anew, and what it said before still holds: {why}")
         }
         Fault::NotContained(pid) => format!("no session of yours holds process {pid}"),
-        Fault::MethodNotFound(name) => format!("the daemon knows no method {name}: is it of another version?"),
+        Fault::MethodNotFound(name) => format!("the daemon knows no method {name}: {OLDER}"),
         Fault::InterfaceNotFound(name) => format!("the daemon knows no interface {name}"),
         Fault::InvalidParameter(what) => format!("the daemon refused a parameter: {what}"),
     }

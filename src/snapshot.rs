@@ -84,18 +84,22 @@ pub struct ServerView {
     /// The process that launched it, whose end ends it.
     pub owner_pid: i32,
     /// Processes in its leaf and below.
+    #[serde(default)]
     pub processes: u32,
     /// The leaf's directory, an absolute path.
     pub cgroup: String,
     /// Its command line, secrets masked.
     pub argv: MaskedArgv,
     /// What its host tied to it.
+    #[serde(default)]
     pub labels: Labels,
     /// Which generation of its session it was launched in.
+    #[serde(default)]
     pub generation: u64,
     /// When it was launched, RFC 3339 in UTC, to the microsecond.
     pub started_at: Timestamp,
     /// What it uses.
+    #[serde(default)]
     pub memory: MemoryView,
     /// What it has done.
     #[serde(default)]
@@ -104,25 +108,31 @@ pub struct ServerView {
     #[serde(default)]
     pub pressure: PressureView,
     /// How often a fork was refused by its process limit.
+    #[serde(default)]
     pub pids_refusals: u64,
     /// `watched`, or `unwatched` where a hang-up of its stdin cannot be seen.
+    #[serde(default)]
     pub stdin: StdinWatch,
     /// Its first process has left the leaf.
+    #[serde(default)]
     pub escaped: bool,
     /// Processes of it that stand outside its leaf: its first one; and, where they were looked for, those that carry its
     /// marks in their environment and stand in no leaf.
+    #[serde(default)]
     pub escaped_pids: Vec<i32>,
     /// Limits that were asked for and do not hold here.
+    #[serde(default)]
     pub warnings: Vec<String>,
 }
 
 /// Whether a hang-up of a server's stdin would be noticed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StdinWatch {
     /// A pipe or socket that is held and watched.
     Watched,
     /// Another kind of file, or one that could not be had.
+    #[default]
     Unwatched,
 }
 
@@ -141,6 +151,7 @@ pub struct SessionView {
     pub owner_pid: Option<i32>,
     /// Its latest generation: an id that is used again after its end, or while that is under way, begins another one. A
     /// later generation has a higher number.
+    #[serde(default)]
     pub generation: u64,
     /// `running`, or `ending` when all its servers are.
     pub state: String,
@@ -153,8 +164,10 @@ pub struct SessionView {
     /// When that is over, RFC 3339 in UTC.
     pub expires_at: Option<String>,
     /// Processes of all its servers.
+    #[serde(default)]
     pub processes: u32,
     /// What it uses, all servers together.
+    #[serde(default)]
     pub memory: MemoryView,
     /// What it has done, servers that ended included.
     #[serde(default)]

@@ -1,9 +1,12 @@
 //! Requests and replies of the local socket, and their framing: varlink, one JSON object and a NUL byte per message.
 //!
-//! Pure: bytes in, values out. The interface itself is written down in `io.pinfold.varlink`, beside this file.
+//! Pure: bytes in, values out. A daemon lives on over an upgrade of the command, so an order with something in it that the
+//! daemon does not know is refused by name, and of a reply what is not known is passed over and what is missing is the
+//! default. The interface itself is written down in `io.pinfold.varlink`, beside this file.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod newer;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -21,6 +24,7 @@ use crate::session::{Name, SessionId};
 use crate::snapshot::SessionView;
 use crate::timespan::TimeSpan;
 use crate::timestamp::Timestamp;
+pub use newer::OLDER;
 pub use reload::{LimitChange, LimitKept, LimitPlace, Reload, ReloadReply};
 
 /// The interface's description, as `varlinkctl introspect` shows it.
@@ -40,7 +44,6 @@ pub const DESCRIPTORS_MAX: usize = 3;
 
 /// A launch as the launcher asks for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Launch {
     /// `--session`.
     #[serde(default)]
@@ -95,14 +98,16 @@ pub struct Launched {
     /// The leaf's directory.
     pub cgroup: String,
     /// The v1 hierarchies that hold a companion of the leaf: `memory`, `pids`.
+    #[serde(default)]
     pub companions: Vec<String>,
     /// Limits that were asked for and do not hold here.
+    #[serde(default)]
     pub warnings: Vec<String>,
 }
 
 /// What is to end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct End {
     /// This session.
     pub session: Option<SessionId>,
@@ -140,6 +145,7 @@ pub struct Ended {
 
 /// What was ended, and what is not gone yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EndReply {
     /// Gone: the kernel said so.
     pub ended: Vec<Ended>,
@@ -149,7 +155,7 @@ pub struct EndReply {
 
 /// Labels for servers that live.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Relabel {
     /// The servers of this session.
     pub session: Option<SessionId>,
@@ -163,6 +169,7 @@ pub struct Relabel {
 
 /// What was labelled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Relabelled {
     /// The servers' leaves.
     pub leaves: Vec<String>,
@@ -174,11 +181,13 @@ pub struct StatusReply {
     /// The caller's session with this id; root's is told of one for each user that has it.
     pub sessions: Vec<SessionView>,
     /// Whether all processes of the machine were looked at for what escaped. Else there are more than that takes.
+    #[serde(default)]
     pub complete: bool,
 }
 
 /// The answer to `List`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ListReply {
     /// The sessions that the caller may see.
     pub sessions: Vec<SessionView>,
@@ -216,7 +225,8 @@ pub struct Located {
 }
 
 /// The answer to `Describe`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Description {
     /// Of the daemon.
     pub version: String,
@@ -380,6 +390,11 @@ impl Call {
             let parameters = if parameters.is_null() { Value::Object(serde_json::Map::new()) } else { parameters };
             serde_json::from_value(parameters).map_err(|error| Fault::InvalidParameter(error.to_string()))
         }
+        /// What changes something is read whole or not at all.
+        fn order<T: DeserializeOwned>(parameters: Value) -> Result<T, Fault> {
+            newer::refuse::<T>("", &parameters)?;
+            read(parameters)
+        }
         #[derive(Deserialize)]
         struct Pid {
             pid: i32,
@@ -393,10 +408,13 @@ impl Call {
             interface: String,
         }
         match method {
-            "io.pinfold.Launch" => Ok(Self::Launch(Box::new(read(parameters)?))),
-            "io.pinfold.End" => Ok(Self::End(read(parameters)?)),
-            "io.pinfold.Reload" => Ok(Self::Reload(read(parameters)?)),
-            "io.pinfold.Label" => Ok(Self::Label(read(parameters)?)),
+            "io.pinfold.Launch" => {
+                newer::refuse::<LimitWishes>("limits.", &parameters["limits"])?;
+                Ok(Self::Launch(Box::new(order(parameters)?)))
+            }
+            "io.pinfold.End" => Ok(Self::End(order(parameters)?)),
+            "io.pinfold.Reload" => Ok(Self::Reload(order(parameters)?)),
+            "io.pinfold.Label" => Ok(Self::Label(order(parameters)?)),
             "io.pinfold.List" => Ok(Self::List),
             "io.pinfold.Status" => Ok(Self::Status(read::<Session>(parameters)?.session)),
             "io.pinfold.Locate" => Ok(Self::Locate(read::<Pid>(parameters)?.pid)),

@@ -284,6 +284,84 @@ fn a_call_arrives_as_it_was_sent() {
     }
 }
 
+/// What a daemon of this version makes of a call that a later one may understand.
+fn of_a_later_version(method: &str, parameters: &Value) -> Result<Call, Fault> {
+    let message = json!({ "method": format!("io.pinfold.{method}"), "parameters": parameters });
+    Call::decode(message.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn an_order_with_something_in_it_that_this_version_does_not_know_is_refused_by_name() {
+    for (method, parameters, name) in [
+        ("Launch", json!({ "server": "fs", "argv": ["node"], "nice": 5 }), "nice"),
+        ("Launch", json!({ "server": "fs", "argv": ["node"], "limits": { "disk_max": "1G" } }), "limits.disk_max"),
+        // Also where what it does know is not as it knows it.
+        ("Launch", json!({ "server": ["fs"], "argv": ["node"], "nice": { "at": 5 } }), "nice"),
+        ("End", json!({ "all": true, "except": ["fs"] }), "except"),
+        ("Label", json!({ "session": "s", "labels": {}, "once": true }), "once"),
+        ("Reload", json!({ "force": true, "only": "limits" }), "only"),
+    ] {
+        let Err(Fault::InvalidParameter(why)) = of_a_later_version(method, &parameters) else {
+            panic!("{method} {parameters} is obeyed");
+        };
+        assert!(why.starts_with(&format!("{name} is not known")), "{why}");
+        assert!(why.contains("older than the command") && why.contains("sessions live on"), "{why}");
+        assert!(why.contains(env!("CARGO_PKG_VERSION")) && why.lines().count() == 1, "{why}");
+    }
+}
+
+#[test]
+fn what_a_later_version_does_not_ask_for_is_no_reason_to_refuse_it() {
+    let launch = json!({ "server": "fs", "argv": ["node"] });
+    let nothing = json!({ "nice": null, "quiet": false, "devices": [], "mounts": {}, "profile": "" });
+    for (method, parameters) in
+        [("Launch", launch), ("End", json!({ "all": true })), ("Label", json!({})), ("Reload", json!({}))]
+    {
+        let known = of_a_later_version(method, &parameters);
+        let mut more = parameters.clone();
+        more.as_object_mut().unwrap().extend(nothing.as_object().unwrap().clone());
+        assert_eq!(of_a_later_version(method, &more), known, "{method}");
+        assert!(known.is_ok(), "{known:?}");
+    }
+}
+
+/// As if all of these fields had come to be in this version, and others in the next one.
+fn of_another_version<T: Serialize + serde::de::DeserializeOwned>(reply: &T, later: &[&str]) -> T {
+    let mut reply = serde_json::to_value(reply).unwrap();
+    let fields = reply.as_object_mut().unwrap();
+    for field in later {
+        assert!(fields.remove(*field).is_some(), "{field}");
+    }
+    fields.insert("of_the_next_version".into(), json!({ "x": [1] }));
+    let bytes = json!({ "parameters": reply }).to_string();
+    pinfold::wire::decode_reply::<T>(bytes.as_bytes()).unwrap().unwrap()
+}
+
+#[test]
+fn a_reply_of_another_version_is_understood() {
+    let description = Description {
+        version: "0.0.1".into(),
+        limits: [("memory".to_owned(), LimitState::Holds)].into(),
+        ..Description::default()
+    };
+    let later = ["notes", "layout", "config", "uncontained", "delayed", "storms"];
+    assert_eq!(of_another_version(&description, &later), description);
+    let later = ["labels", "generation", "stdin", "escaped", "escaped_pids", "warnings", "pids_refusals"];
+    let older = ServerView { generation: 0, stdin: StdinWatch::Unwatched, ..server() };
+    assert_eq!(of_another_version(&older, &later), older);
+    let older = SessionView { generation: 0, ..session() };
+    assert_eq!(of_another_version(&older, &["generation", "owner_pid", "ttl", "expires_at", "host"]), older);
+    let list = ListReply { sessions: vec![session()] };
+    assert_eq!(of_another_version(&list, &[]), list);
+    let status = StatusReply { sessions: vec![session()], complete: false };
+    assert_eq!(of_another_version(&status, &["complete"]), status);
+    assert_eq!(of_another_version(&EndReply::default(), &["ended", "pending"]), EndReply::default());
+    assert_eq!(of_another_version(&Relabelled::default(), &["leaves"]), Relabelled::default());
+    assert_eq!(of_another_version(&ReloadReply::default(), &["kept", "warnings"]), ReloadReply::default());
+    let located = Located { session: session(), leaf: "fs.1".into() };
+    assert_eq!(of_another_version(&located, &[]), located);
+}
+
 #[test]
 fn what_is_no_call_of_ours_is_answered_and_not_obeyed() {
     let decode = |text: &str| Call::decode(text.as_bytes());

@@ -268,6 +268,14 @@ impl Backend {
         }
     }
 
+    /// Opens what is left of a leaf that somebody removed: for a server whose first process lives elsewhere.
+    pub fn adopt_remains(&self, at: &Caller, machine: &GroupPaths) -> Result<Leaf, CgroupError> {
+        match self {
+            Self::Cgroupfs(tree) => tree.adopt_remains(at, machine),
+            Self::Systemd(units) => units.adopt_remains(at),
+        }
+    }
+
     /// The limits that hold a launcher where it comes from, and are to hold its session: for its record. Where its session is
     /// made below all that holds it, or it may not leave what does, there are none to take along.
     pub fn held(&self, from: &Membership, key: &SessionKey) -> Limits {

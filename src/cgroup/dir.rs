@@ -89,6 +89,20 @@ impl Cgroup {
         }
     }
 
+    /// One that was removed, as if it had been held when it went: it has no file, no process and no child. No descriptor of
+    /// it can be had any more, so what is held is a directory of proc(5) whose names are all numbers.
+    fn removed(path: PathBuf) -> Result<Self, CgroupError> {
+        Ok(Self { path, ..Self::open("/proc/self/fdinfo")? })
+    }
+
+    /// Opens a cgroup by path, or the memory of it where it is gone.
+    pub(super) fn open_or_removed(path: &Path) -> Result<Self, CgroupError> {
+        match Self::open(path) {
+            Err(error) if error.is_gone() => Self::removed(path.to_owned()),
+            opened => opened,
+        }
+    }
+
     /// Opens a child of this cgroup.
     pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
         let path = self.path.join(name);
@@ -288,5 +302,22 @@ impl Cgroup {
             child.remove_tree(&below)?;
         }
         self.remove_child(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_that_was_removed_is_empty_and_takes_nothing() {
+        let removed = Cgroup::open_or_removed(Path::new("/sys/fs/cgroup/no such cgroup")).unwrap();
+        assert_eq!(removed.path(), Path::new("/sys/fs/cgroup/no such cgroup"));
+        assert!(!removed.populated().unwrap());
+        assert_eq!((removed.all_processes().unwrap(), removed.children().unwrap()), (vec![], vec![]));
+        assert!(!removed.has("cgroup.events") && removed.attribute("user.oomd_ooms").is_none());
+        assert!(removed.write("cgroup.kill", "1").unwrap_err().is_gone());
+        assert!(removed.create_child("leaf").is_err());
+        removed.remove_tree("leaf").unwrap();
     }
 }

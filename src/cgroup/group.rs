@@ -81,6 +81,15 @@ impl Group {
         Self::of(Cgroup::open(&paths.v2)?, memory, pids)
     }
 
+    /// Opens what is left of a group of which somebody has removed directories. A companion that is gone is none.
+    pub fn open_remains(paths: &GroupPaths) -> Result<Self, CgroupError> {
+        let companion = |path: &Option<PathBuf>| match path.as_ref().map(Cgroup::open) {
+            Some(Err(error)) if error.is_gone() => Ok(None),
+            opened => opened.transpose(),
+        };
+        Self::of(Cgroup::open_or_removed(&paths.v2)?, companion(&paths.memory)?, companion(&paths.pids)?)
+    }
+
     fn of(v2: Cgroup, memory: Option<Cgroup>, pids: Option<Cgroup>) -> Result<Self, CgroupError> {
         let oom = OomCounters::watch(&v2, memory.as_ref())?;
         Ok(Self { v2, memory, pids, oom })

@@ -341,6 +341,14 @@ impl Tree {
         Ok(self.leaf(&at.key, &at.leaf, [machine, session, group]))
     }
 
+    /// Opens what is left of a leaf of which somebody has removed directories.
+    pub fn adopt_remains(&self, at: &Caller, paths: &GroupPaths) -> Result<Leaf, CgroupError> {
+        let session = paths.child(at.key.as_str());
+        let groups = [paths, &session, &session.child(at.leaf.as_str())].map(Group::open_remains);
+        let [machine, session, group] = groups;
+        Ok(self.leaf(&at.key, &at.leaf, [machine?, session?, group?]))
+    }
+
     fn leaf(&self, key: &SessionKey, leaf: &LeafName, [machine, session, group]: [Group; 3]) -> Leaf {
         let cgroup = format!("{}/{}/{}", self.machine, key.as_str(), leaf.as_str());
         Leaf::new(

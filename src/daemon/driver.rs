@@ -185,7 +185,6 @@ impl Driver {
             Message::Readings(readings) => self.weigh_idlers(readings),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
-            Message::SweepAgain(record, pause) => self.sweep(record, pause),
             Message::Gone(number) => self.gone(number),
             Message::Stopped(unit) => self.stopped(&unit),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
@@ -199,8 +198,8 @@ impl Driver {
             Message::Follow(reply) => {
                 let _ = reply.send(self.chronicle.follow());
             }
-            Message::Counts(reply) => {
-                let _ = reply.send(self.counts);
+            Message::Describe(reply) => {
+                let _ = reply.send((self.counts, self.reloads.path.clone()));
             }
             Message::Configured(of, configured) if of == self.reloads.generation => self.heed(configured),
             // It was on its way when other files were named.

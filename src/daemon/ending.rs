@@ -10,6 +10,7 @@ use super::driver::Driver;
 use super::held;
 use super::log::LINES;
 use super::message::{Message, Peer};
+use super::removing::{self, Remove};
 use super::table::Waiter;
 use super::targets::Selection;
 use super::tell;
@@ -20,16 +21,6 @@ use crate::occurrence::{self, What};
 use crate::outcome::{Cause, Outcome};
 use crate::sys::crash;
 use crate::wire::{End, EndReply, Ended, Fault};
-
-/// The first wait before a session that could not be removed is tried again; it doubles up to [`REMOVE_AGAIN_MOST`]. What
-/// is still there when the daemon stops is swept by the next one.
-const REMOVE_AGAIN: Duration = Duration::from_millis(200);
-
-/// How many sessions are removed at a time. Each may wait for a manager, on a thread that others could use.
-pub(super) const REMOVALS: usize = 32;
-
-/// The longest wait before a session is tried to be removed again.
-const REMOVE_AGAIN_MOST: Duration = Duration::from_secs(10);
 
 /// Beyond the longest grace: how long a waiting `end` waits for the next step of any of its servers.
 const END_WAIT: Duration = Duration::from_secs(10);
@@ -105,7 +96,7 @@ impl Driver {
                 removed.inspect_err(|error| tracing::debug!(error = %chain(error), "the session stays for now"));
             removed.is_ok()
         };
-        let (remove, turns) = (Arc::new(remove), self.removals.clone());
+        let (remove, turns): (Remove, _) = (Arc::new(remove), self.removals.clone());
         let first = {
             let remove = remove.clone();
             move || {
@@ -117,20 +108,10 @@ impl Driver {
             }
         };
         tokio::spawn(async move {
-            let turn = turns.acquire().await;
-            let mut removed = tokio::task::spawn_blocking(first).await;
-            drop(turn);
+            let removed = removing::once(&turns, Arc::new(first)).await;
             let _ = outbox.send(Message::Gone(number)).await;
-            let (mut pause, mut told) = (REMOVE_AGAIN, false);
-            while matches!(removed, Ok(false)) {
-                if pause == REMOVE_AGAIN_MOST && !std::mem::replace(&mut told, true) {
-                    tracing::warn!(session = %name, "what is left of a session cannot be removed yet; trying again");
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(REMOVE_AGAIN_MOST);
-                let _turn = turns.acquire().await;
-                let remove = remove.clone();
-                removed = tokio::task::spawn_blocking(move || remove()).await;
+            if !removed {
+                removing::again(&turns, &name, remove).await;
             }
         });
     }

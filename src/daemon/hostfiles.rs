@@ -4,7 +4,7 @@
 //! watched is every directory in which the name could come to mean another file (inotify(7)); after a moment of quiet the
 //! file is read anew. From one that is broken nothing follows; one that stays away has no entries.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,11 +12,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::driver::Driver;
@@ -46,9 +47,22 @@ struct File {
     away: Option<Instant>,
     /// What is wrong with it was told.
     warned: bool,
+    turn: Arc<Turn>,
     /// A thread that reads it does not come back: it is asked no more.
     stuck: bool,
 }
+
+/// The turn of whoever reads a file. A thread that the kernel holds up keeps it, whatever is reloaded meanwhile, so that a
+/// file holds up one thread and no second one.
+#[derive(Debug)]
+pub(super) struct Turn {
+    one: Arc<Semaphore>,
+    /// Whoever has it, or had it last, did not come back in time.
+    late: AtomicBool,
+}
+
+/// The turns of files, for those who read them from the next reload on.
+pub(super) type Turns = BTreeMap<(Name, PathBuf), Arc<Turn>>;
 
 /// All of them, and the inotify of the directories on the way to them.
 #[derive(Debug)]
@@ -61,21 +75,31 @@ pub(super) struct HostFiles {
     watches: BTreeSet<i32>,
     /// The names on the way to a file: of other names nothing is of interest.
     names: BTreeSet<OsString>,
+    turns: Turns,
 }
 
 impl HostFiles {
-    /// The files by host. Nothing is read yet.
-    pub(super) fn new(files: impl IntoIterator<Item = (Name, PathBuf)>) -> io::Result<Self> {
+    /// The files by host, with the turns of those who read files before. Nothing is read yet.
+    pub(super) fn new(files: impl IntoIterator<Item = (Name, PathBuf)>, mut before: Turns) -> io::Result<Self> {
         let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let file = |(host, path): (Name, PathBuf)| File {
-            path: path.into(),
-            watched: Watched { host, content: Content::Unknown },
-            away: None,
-            warned: false,
-            stuck: false,
+        let mut turns = Turns::new();
+        let file = |named: (Name, PathBuf)| {
+            let turn = turns.entry(named.clone()).or_insert_with(|| before.remove(&named).unwrap_or_default());
+            File {
+                turn: turn.clone(),
+                path: named.1.into(),
+                watched: Watched { host: named.0, content: Content::Unknown },
+                away: None,
+                warned: false,
+                stuck: false,
+            }
         };
+        let files = files.into_iter().map(file).collect();
+        // Of a file that is named no more a thread may still be there when it is named again.
+        turns.extend(before.into_iter().filter(|(_, turn)| turn.is_held_up()));
         Ok(Self {
-            files: files.into_iter().map(file).collect(),
+            files,
+            turns,
             inotify_of_threads: Arc::new(inotify.try_clone()?),
             inotify: crate::sys::wait_on(inotify)?,
             watches: BTreeSet::new(),
@@ -88,24 +112,30 @@ impl HostFiles {
         self.files.is_empty()
     }
 
+    /// The turns of those who read them.
+    pub(super) fn turns(&self) -> Turns {
+        self.turns.clone()
+    }
+
     /// Reads what is there; whether anything is told differently now.
     pub(super) async fn read(&mut self) -> bool {
-        let mut looks = Vec::new();
-        for file in &self.files {
-            looks.push((!file.stuck).then(|| self.look(&file.path)));
-        }
         let deadline = Instant::now() + READ_MAX;
+        let look = |file: &File| {
+            let (path, inotify) = (file.path.clone(), self.inotify_of_threads.clone());
+            tokio::spawn(file.turn.clone().look(path, inotify, deadline))
+        };
+        let looks: Vec<_> = self.files.iter().map(|file| (!file.stuck).then(|| look(file))).collect();
         let (mut watches, mut names) = (BTreeSet::new(), BTreeSet::new());
         let mut changed = false;
         for (file, look) in self.files.iter_mut().zip(looks) {
             let Some(look) = look else { continue };
-            let found = match tokio::time::timeout_at(deadline, look).await {
-                Ok(Ok(look)) => {
+            let found = match look.await {
+                Ok(Some(look)) => {
                     watches.extend(look.watches);
                     names.extend(look.names);
                     look.found
                 }
-                Ok(Err(_)) | Err(_) => {
+                Ok(None) | Err(_) => {
                     file.stuck = true;
                     Found::Unusable(format!("it was not read within {} s; it is watched no more", READ_MAX.as_secs()))
                 }
@@ -119,17 +149,6 @@ impl HostFiles {
         }
         self.names = names;
         changed
-    }
-
-    /// Looks at a file on a thread of its own: the kernel may hold it up, and its rights become those of a user.
-    fn look(&self, path: &Arc<Path>) -> oneshot::Receiver<way::Look> {
-        let (path, inotify) = (path.clone(), self.inotify_of_threads.clone());
-        let (sender, look) = oneshot::channel();
-        let work = move || drop(sender.send(way::look(&path, &inotify)));
-        if let Err(error) = std::thread::Builder::new().name("hostfile".into()).spawn(work) {
-            tracing::warn!(%error, "a host's configuration file cannot be looked at");
-        }
-        look
     }
 
     /// What they say.
@@ -191,6 +210,45 @@ impl HostFiles {
             any |= event.file_name().is_none_or(|name| self.names.contains(OsStr::from_bytes(name.to_bytes())));
         }
         any
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { one: Arc::new(Semaphore::new(1)), late: AtomicBool::new(false) }
+    }
+}
+
+impl Turn {
+    /// Whether a thread has it that nobody waits for any more.
+    fn is_held_up(&self) -> bool {
+        self.late.load(Ordering::Relaxed) && self.one.available_permits() == 0
+    }
+
+    /// Looks at a file on a thread of its own: the kernel may hold it up, and its rights become those of a user.
+    async fn look(self: Arc<Self>, path: Arc<Path>, inotify: Arc<OwnedFd>, deadline: Instant) -> Option<way::Look> {
+        if self.is_held_up() {
+            return None;
+        }
+        let turn = tokio::time::timeout_at(deadline, self.one.clone().acquire_owned()).await.ok()?.ok()?;
+        self.late.store(false, Ordering::Relaxed);
+        let (sender, look) = oneshot::channel();
+        let work = move || {
+            let look = way::look(&path, &inotify);
+            drop(turn);
+            // Whoever asked may be gone, or have given it up.
+            let _ = sender.send(look);
+        };
+        if let Err(error) = std::thread::Builder::new().name("hostfile".into()).spawn(work) {
+            tracing::warn!(%error, "a host's configuration file cannot be looked at");
+        }
+        match tokio::time::timeout_at(deadline, look).await {
+            Ok(look) => look.ok(),
+            Err(_) => {
+                self.late.store(true, Ordering::Relaxed);
+                None
+            }
+        }
     }
 }
 
@@ -276,5 +334,43 @@ impl Driver {
         if let Some(Err(error)) = record.map(|record| self.records.write(&record)) {
             tracing::warn!(error = %chain(&error), "the next daemon would not know of this server's entry");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(files: &HostFiles) -> bool {
+        files.files.iter().all(|file| matches!(file.watched.content, Content::Says { .. }))
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_reader_does_not_come_back_has_no_second_one_over_reloads_until_it_does() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("mcp.json");
+        std::fs::write(&path, "{ \"mcpServers\": {} }").unwrap();
+        let named = || [(Name::parse("openclaw").unwrap(), path.clone())];
+        let mut files = HostFiles::new(named(), Turns::new()).unwrap();
+        assert!(files.read().await && says(&files));
+
+        // As a thread has it that the kernel holds up.
+        let turn = files.files[0].turn.clone();
+        let thread = turn.one.clone().try_acquire_owned().unwrap();
+        turn.late.store(true, Ordering::Relaxed);
+        let mut turns = files.turns();
+        for _ in 0..3 {
+            let start = Instant::now();
+            files = HostFiles::new(named(), turns).unwrap();
+            assert!(!files.read().await && files.files[0].stuck);
+            assert!(start.elapsed() < READ_MAX, "nobody waits for it again");
+            // It may be named by no file for a while.
+            turns = HostFiles::new([], files.turns()).unwrap().turns();
+        }
+        drop(thread);
+        files = HostFiles::new(named(), turns).unwrap();
+        assert!(files.read().await && says(&files));
+        // What is named no more is forgotten.
+        assert!(HostFiles::new([], files.turns()).unwrap().turns().is_empty());
     }
 }

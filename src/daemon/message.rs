@@ -1,6 +1,6 @@
 //! What others ask of the driver, and what its own work reports to it.
 
-use std::time::Duration;
+use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
@@ -14,7 +14,6 @@ use super::reload::{Applied, Asker, Loaded};
 use super::table::Job;
 use crate::cgroup::Caller;
 use crate::policy::Configured;
-use crate::records::Record;
 use crate::wire::{End, EndReply, Fault, Launched, Relabel, Relabelled};
 
 /// Messages that may wait for the driver.
@@ -42,8 +41,6 @@ pub(super) enum Message {
     RemovalFailed(u64),
     /// systemd has a job for this unit that is not ours.
     Stopped(String),
-    /// What an earlier daemon left could not be removed yet; and how long to wait the next time.
-    SweepAgain(Box<Record>, Duration),
     /// Nothing of this server, and of its session if it was the last, is left.
     Gone(u64),
     End {
@@ -66,9 +63,10 @@ pub(super) enum Message {
         uid: u32,
         reply: oneshot::Sender<Vec<Entry>>,
     },
-    Counts(oneshot::Sender<Counts>),
     /// What happened, and what will.
     Follow(oneshot::Sender<Following>),
+    /// What is counted, and the configuration file that is in use.
+    Describe(oneshot::Sender<(Counts, Option<PathBuf>)>),
     /// The configuration files of hosts say something else: those that were named by the settings of this number.
     Configured(u64, Configured),
     /// The configuration is to be read anew.

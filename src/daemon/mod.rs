@@ -25,6 +25,7 @@ mod publish;
 mod recording;
 mod recover;
 mod reload;
+mod removing;
 mod socket;
 mod stalling;
 mod stdin;
@@ -170,7 +171,7 @@ async fn run(
     let io = |doing| failed(doing, &options.socket);
     let (outbox, inbox) = mpsc::channel(INBOX);
     let offers = backend.offers();
-    let description = Description { backend_why: why, ..describe(path.as_deref(), &backend, &offers) };
+    let description = Description { backend_why: why, ..describe(&backend, &offers) };
     let mut driver = Driver {
         settings: config.settings,
         offers,
@@ -191,14 +192,15 @@ async fn run(
         idle_since: Duration::ZERO,
         polled: Duration::ZERO,
         cleaning: 0,
-        removals: Arc::new(Semaphore::new(ending::REMOVALS)),
+        removals: Arc::new(Semaphore::new(removing::REMOVALS)),
         placements: Arc::new(Semaphore::new(launching::PLACEMENTS)),
         readers: idling::Readers::default(),
         reloads: Reloads::new(path, options),
         stop_by: None,
     };
     driver.watcher.watch(&driver.alarm, watch::Source::Alarm).map_err(io("watch a timer for"))?;
-    let mut files = HostFiles::new(hostfiles::named(&driver.settings)).map_err(io("watch the files of hosts for"))?;
+    let named = hostfiles::named(&driver.settings);
+    let mut files = HostFiles::new(named, Default::default()).map_err(io("watch the files of hosts for"))?;
     files.read().await;
     driver.configured = files.configured();
     if let Some(porter) = porter {
@@ -295,7 +297,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn describe(config: Option<&Path>, backend: &Backend, offers: &Offers) -> Description {
+/// What stays as it is while the daemon runs: the rest is the driver's to tell.
+fn describe(backend: &Backend, offers: &Offers) -> Description {
     let told = |offer: &Offer| match offer.clone() {
         Offer::Holds => LimitState::Holds,
         Offer::NothingToLimit => LimitState::NothingToLimit,
@@ -318,7 +321,7 @@ fn describe(config: Option<&Path>, backend: &Backend, offers: &Offers) -> Descri
         notes: Vec::new(),
         layout: backend.layout().word().to_owned(),
         root: backend.root().display().to_string(),
-        config: config.map(|path| path.display().to_string()),
+        config: None,
         limits: limits.into_iter().map(|(name, offer)| (name.to_owned(), told(offer))).collect::<BTreeMap<_, _>>(),
         launches: 0,
         refusals: 0,

@@ -1,20 +1,20 @@
 //! What a daemon does first: adopts the servers that live, and sweeps what is empty.
 //!
 //! The cgroup tree is the truth. A leaf with processes and a record goes on as if nothing had happened; what is empty is
-//! removed; of a leaf with processes and no record its processes tell what it is, and where they do not it is told and
+//! removed; a first process that lives outside its leaf, also where that is gone, is the server still; of a leaf with
+//! processes and no record its processes tell what it is, and where they do not it is told and
 //! left alone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::chronicle::About;
 use super::driver::Driver;
 use super::held;
 use super::log::LINES;
-use super::message::Message;
+use super::removing;
 use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
-use crate::cgroup::{Caller, Leaf};
+use crate::cgroup::{Caller, CgroupError, Leaf};
 use crate::chain::chain;
 use crate::lifecycle::{Due, Event, Idle, State};
 use crate::occurrence::{Ended, What};
@@ -24,12 +24,6 @@ use crate::process;
 use crate::records::{Loaded, Record};
 use crate::sys::crash;
 use crate::timestamp::Timestamp;
-
-/// The first wait before a leaf that could not be swept is tried again; it doubles up to [`SWEEP_AGAIN_MOST`].
-const SWEEP_AGAIN: Duration = Duration::from_millis(200);
-
-/// The longest wait before a leaf is tried to be swept again.
-const SWEEP_AGAIN_MOST: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// Takes over what an earlier daemon left.
@@ -55,7 +49,7 @@ impl Driver {
             self.table.next = self.table.next.max(place.leaf.launch());
             self.table.generation = self.table.generation.max(record.generation);
             known.push(place.clone());
-            match self.backend.adopt(&place, &record.machine, record.held.as_ref()) {
+            match self.open(&place, &record) {
                 Ok(leaf) if leaf.populated().unwrap_or(true) || lives_outside(&record) => {
                     self.adopt(&place, &record, leaf);
                     crash::step("a server was adopted");
@@ -65,13 +59,8 @@ impl Driver {
                     tracing::error!(error = %chain(&error), "a leaf cannot be adopted and is left to the next start");
                 }
                 Ok(_) | Err(_) => {
-                    if lives_outside(&record) {
-                        let (server, pid) = (&record.server, record.leader.pid);
-                        tracing::warn!(%server, pid, "a server outlived its leaf, which somebody removed; end it by hand");
-                    } else {
-                        self.tell_unseen(&record);
-                    }
-                    self.sweep(Box::new(record), SWEEP_AGAIN);
+                    self.tell_unseen(&record);
+                    self.sweep(record);
                     swept += 1;
                 }
             }
@@ -93,6 +82,21 @@ impl Driver {
         self.expire();
         if adopted + swept > 0 {
             tracing::info!(adopted, swept, "took over from an earlier daemon");
+        }
+    }
+
+    /// Opens the leaf of a record, or what is left of it where somebody removed it: its server may have left it before.
+    fn open(&self, place: &Caller, record: &Record) -> Result<Leaf, CgroupError> {
+        match self.backend.adopt(place, &record.machine, record.held.as_ref()) {
+            Err(error) if error.is_gone() => {
+                let left = self.backend.adopt_remains(place, &record.machine)?;
+                if lives_outside(record) {
+                    let (server, pid) = (&record.server, record.leader.pid);
+                    tracing::warn!(%server, pid, "a server outlived its leaf, which somebody removed; it is shown as escaped");
+                }
+                Ok(left)
+            }
+            opened => opened,
         }
     }
 
@@ -215,16 +219,23 @@ impl Driver {
     }
 
     /// Removes what is empty, with its record. On a hybrid machine a launcher that was on its way into the leaf may
-    /// still be in a companion: then it is tried again.
-    pub(super) fn sweep(&self, record: Box<Record>, pause: Duration) {
+    /// still be in a companion: then it is tried again, when the driver has other things to do.
+    fn sweep(&self, record: Record) {
         let Some(place) = record.place() else { return };
-        if let Err(error) = self.backend.sweep(&place, &record.machine) {
-            tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
-            self.later(pause, Message::SweepAgain(record, (pause * 2).min(SWEEP_AGAIN_MOST)));
-            return;
-        }
-        if let Err(error) = self.records.remove(&record.leaf) {
-            tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+        let (backend, records, turns) = (self.backend.clone(), self.records.clone(), self.removals.clone());
+        let session = place.key.as_str().to_owned();
+        let sweep = move || {
+            if let Err(error) = backend.sweep(&place, &record.machine) {
+                tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
+                return false;
+            }
+            if let Err(error) = records.remove(&record.leaf) {
+                tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+            }
+            true
+        };
+        if !sweep() {
+            tokio::spawn(async move { removing::again(&turns, &session, Arc::new(sweep)).await });
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::Options;
 use super::driver::Driver;
-use super::hostfiles::{self, HostFiles};
+use super::hostfiles::{self, HostFiles, Turns};
 use super::message::Message;
 use super::table::{Entry, Server};
 use crate::backend::{Place, Told, Wanted, WantedLeaf, WantedSession};
@@ -52,7 +52,7 @@ enum Order {
 #[derive(Default)]
 pub(super) struct Reloads {
     /// The configuration file that is in use.
-    path: Option<PathBuf>,
+    pub(super) path: Option<PathBuf>,
     /// Where one is looked for while none is.
     usual: Option<PathBuf>,
     /// Whether the daemon leaves when it is not used.
@@ -67,6 +67,8 @@ pub(super) struct Reloads {
     current: Option<Order>,
     /// The task that follows the files of hosts.
     follower: Option<JoinHandle<()>>,
+    /// The turns of those who read these files.
+    turns: Turns,
 }
 
 /// What was read.
@@ -107,6 +109,7 @@ impl Reloads {
     /// Follows the files of hosts from now on, and those before no more.
     pub(super) fn follow(&mut self, files: HostFiles, driver: mpsc::Sender<Message>) {
         self.stop();
+        self.turns = files.turns();
         self.follower = (!files.is_empty()).then(|| tokio::spawn(files.follow(self.generation, driver)));
     }
 
@@ -126,10 +129,10 @@ pub(super) fn load(used: Option<PathBuf>, usual: Option<PathBuf>) -> Result<(Con
     }
 }
 
-async fn read(used: Option<PathBuf>, usual: Option<PathBuf>) -> Result<Loaded, String> {
+async fn read(used: Option<PathBuf>, usual: Option<PathBuf>, turns: Turns) -> Result<Loaded, String> {
     let loaded = tokio::task::spawn_blocking(move || load(used, usual)).await;
     let (config, path) = loaded.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
-    let files = HostFiles::new(hostfiles::named(&config.settings));
+    let files = HostFiles::new(hostfiles::named(&config.settings), turns);
     let mut files = files.map_err(|error| format!("the files of hosts cannot be watched: {error}"))?;
     files.read().await;
     Ok(Loaded { config, path, files })
@@ -171,8 +174,9 @@ impl Driver {
             return self.apply(Lowering::NotBelowUsage);
         }
         let (used, usual, outbox) = (self.reloads.path.clone(), self.reloads.usual.clone(), self.outbox.clone());
+        let turns = self.reloads.turns.clone();
         tokio::spawn(async move {
-            let loaded = read(used, usual).await;
+            let loaded = read(used, usual, turns).await;
             let _ = outbox.send(Message::Loaded(Box::new(loaded))).await;
         });
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -73,6 +73,8 @@ pub(super) enum ConnectionError {
     TooLong,
     #[error("the client was silent for too long")]
     Silent,
+    #[error("the client hung up in the midst of a message")]
+    Half,
     #[error("the daemon is stopping")]
     Stopping,
     #[error("uid {0} has too many connections open")]
@@ -92,20 +94,24 @@ pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) -> io::
             }
         };
         let service = service.clone();
-        tokio::spawn(async move {
-            if let Err(error) = admit(stream, &service).await {
-                tracing::debug!(%error, "connection closed");
-            }
-        });
+        tokio::spawn(async move { admit(stream, &service).await });
     }
 }
 
-/// Finds out who calls, and serves the connection when its user's turn comes.
-async fn admit(stream: UnixStream, service: &Service) -> Result<(), ConnectionError> {
-    let (peer, pidfd) = identify(&stream)?;
-    let place: Place = service.places.open(peer.uid).ok_or(ConnectionError::Crowd(peer.uid))?;
-    let _turn = place.turn().await;
-    connection(stream, peer, pidfd.as_ref(), service).await
+/// Finds out who calls, and serves the connection when its user's turn comes. What is wrong with it is told in one line.
+async fn admit(stream: UnixStream, service: &Service) {
+    let (peer, pidfd) = match identify(&stream) {
+        Ok(caller) => caller,
+        Err(error) => return tracing::debug!(%error, "connection closed"),
+    };
+    let served = async {
+        let place: Place = service.places.open(peer.uid).ok_or(ConnectionError::Crowd(peer.uid))?;
+        let _turn = place.turn().await;
+        connection(stream, peer, pidfd.as_ref(), service).await
+    };
+    if let Err(error) = served.await {
+        tracing::debug!(uid = peer.uid, pid = peer.pid, %error, "connection closed");
+    }
 }
 
 async fn connection(
@@ -117,14 +123,23 @@ async fn connection(
     let mut deadline = Instant::now() + FIRST_MAX;
     let mut inbox = Inbox::default();
     let mut descriptors = Vec::new();
+    let mut surplus_told = false;
     loop {
         while inbox.whole().is_none() {
             let read = tokio::time::timeout_at(deadline, receive(&stream, &mut inbox, &mut descriptors));
-            match read.await {
-                Err(_) => return Err(ConnectionError::Silent),
-                Ok(Ok(0)) => return Ok(()),
-                Ok(other) => other?,
-            };
+            let heard = read.await.map_err(|_| ConnectionError::Silent)??;
+            if heard.surplus && !std::mem::replace(&mut surplus_told, true) {
+                tracing::debug!(
+                    uid = peer.uid,
+                    pid = peer.pid,
+                    "more descriptors came along than a message needs: closed"
+                );
+            }
+            match heard.bytes {
+                0 if inbox.pending() == 0 => return Ok(()),
+                0 => return Err(ConnectionError::Half),
+                _ => {}
+            }
             if inbox.whole().is_none() && inbox.pending() > wire::REQUEST_BYTES_MAX {
                 return Err(ConnectionError::TooLong);
             }
@@ -161,8 +176,15 @@ fn identify(stream: &UnixStream) -> io::Result<(Peer, Option<OwnedFd>)> {
     Ok((Peer { uid: peer.uid(), pid: peer.pid() }, pidfd))
 }
 
+/// What one read gave.
+struct Heard {
+    bytes: usize,
+    /// More descriptors than are taken: the kernel closed some of them, or they were closed here.
+    surplus: bool,
+}
+
 /// Reads once, with the descriptors that come along.
-async fn receive(stream: &UnixStream, inbox: &mut Inbox, descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+async fn receive(stream: &UnixStream, inbox: &mut Inbox, descriptors: &mut Vec<OwnedFd>) -> io::Result<Heard> {
     stream
         .async_io(Interest::READABLE, || {
             let mut bytes = [0u8; 8192];
@@ -179,9 +201,10 @@ async fn receive(stream: &UnixStream, inbox: &mut Inbox, descriptors: &mut Vec<O
                     descriptors.extend(sent);
                 }
             }
+            let surplus = received.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > wire::DESCRIPTORS_MAX;
             descriptors.truncate(wire::DESCRIPTORS_MAX);
             inbox.push(&bytes[..received.bytes]);
-            Ok(received.bytes)
+            Ok(Heard { bytes: received.bytes, surplus })
         })
         .await
 }
@@ -369,8 +392,9 @@ async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Locate
 }
 
 async fn describe(service: &Service) -> Result<Description, ConnectionError> {
-    let counts = ask(service, Message::Counts).await?;
+    let (counts, config) = ask(service, Message::Describe).await?;
     Ok(Description {
+        config: config.map(|path| path.display().to_string()),
         notes: service.backend.notes(),
         launches: counts.launches,
         refusals: counts.refusals,

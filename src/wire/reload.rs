@@ -12,7 +12,7 @@ use crate::session::{Name, SessionId};
 
 /// The configuration is to be read anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Reload {
     /// Limits are lowered below what is used, too: the kernel may kill for it.
     pub force: bool,
@@ -65,6 +65,7 @@ pub struct LimitKept {
 
 /// The answer to `Reload`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ReloadReply {
     /// The file that was read; `null` where there is none, and the defaults hold.
     pub config: Option<String>,

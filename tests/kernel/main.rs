@@ -7,11 +7,12 @@ mod support;
 
 mod admission;
 mod chaos;
+mod clients;
 mod configured;
-mod crowds;
 mod daemon;
 mod death;
 mod ends;
+mod events;
 mod high;
 mod hosts;
 mod idle;

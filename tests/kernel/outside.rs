@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    Launched, Machine, eventually, lives, offered, processes, root_offered, signal, subtree_offered, v1_mount, v2_mount,
+    Launched, Machine, companions_offered, eventually, lives, offered, processes, root_offered, signal,
+    subtree_offered, v1_mount, v2_mount,
 };
 
 /// A server with a child, and the child's pid.
@@ -105,28 +106,127 @@ fn an_escaped_server_is_adopted_and_ended_by_the_next_daemon() {
     machine.expect_nothing_left();
 }
 
+/// A server that is moved out of its leaf, which is then removed, session and all, while no daemon runs. Its host goes on.
+#[track_caller]
+fn removed_while_no_daemon_ran(machine: &mut Machine, script: &str) -> Launched {
+    let mut server = machine.run(&["--session", "s", "--grace", "300ms"], script);
+    assert_eq!(server.line(), "up");
+    let directories = leaf_directories(machine, "s");
+    machine.kill_daemon();
+    move_out(&directories);
+    for directory in &directories {
+        remove(directory);
+        remove(directory.parent().unwrap());
+    }
+    server
+}
+
 #[test]
-fn an_escaped_server_whose_leaf_was_removed_while_no_daemon_ran_is_told_to_the_next_one() {
+fn a_server_whose_leaf_was_removed_while_no_daemon_ran_is_shown_as_escaped_and_ended_by_the_next_one() {
     if !offered() || !root_offered() || !subtree_offered() {
         return;
     }
     let mut machine = Machine::new();
-    let mut server = machine.run(&["--session", "s"], "echo up; exec sleep 1000");
-    assert_eq!(server.line(), "up");
+    // What ignores SIGTERM is killed when its grace is over, as anywhere.
+    for (script, signal) in [("echo up; exec sleep 1000", 15), ("trap '' TERM; echo up; exec sleep 1000", 9)] {
+        let mut server = removed_while_no_daemon_ran(&mut machine, script);
+        machine.start();
+        let session = machine.session("s");
+        let shown = &session["servers"][0];
+        assert_eq!(
+            (&shown["state"], &shown["escaped"], &shown["leader_pid"], &shown["escaped_pids"]),
+            (&"running".into(), &true.into(), &server.pid().into(), &vec![server.pid()].into()),
+            "{shown}"
+        );
+        assert!(machine.log().contains("outlived its leaf"), "{}", machine.log());
+        assert!(lives(server.pid()), "nothing is a reason to end it");
+        // Once more: nothing was made for it that the next daemon would miss.
+        machine.kill_daemon();
+        machine.start();
+        expect_escaped(&machine, "s");
+        assert!(machine.ask(&["end", "s"]).status.success());
+        assert_eq!(server.exit_status(), 128 + signal);
+        expect_cause(&machine, "requested");
+        machine.expect_nothing_left();
+        assert!(machine.records().is_empty());
+    }
+}
+
+#[test]
+fn a_server_whose_leaf_was_removed_while_no_daemon_ran_ends_when_its_owner_goes() {
+    if !offered() || !root_offered() || !subtree_offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let mut host = machine.host("claude", "launch --session s -- sh -c 'trap \"\" HUP; echo up; exec sleep 1000'");
+    let server = host.number();
+    assert_eq!(host.line(), "up");
     let directories = leaf_directories(&machine, "s");
     machine.kill_daemon();
     move_out(&directories);
     directories.iter().for_each(|directory| remove(directory));
     machine.start();
-    eventually("it is told", || {
-        let log = machine.log();
-        let told = log.contains("outlived its leaf") && log.contains(&format!("pid={}", server.pid()));
-        if told { Ok(()) } else { Err(log) }
-    });
+    expect_escaped(&machine, "s");
+    // The session takes a launch as ever, and both end.
+    let mut other = machine.run(&["--session", "s", "--server", "other"], "echo up; exec cat");
+    assert_eq!(other.line(), "up");
+    signal(host.pid(), Signal::SIGKILL);
+    host.exit_status();
+    eventually("it ends", || if lives(server) { Err(machine.log()) } else { Ok(()) });
+    expect_cause(&machine, "owner_gone");
+    drop(other.child.stdin.take());
+    other.exit_status();
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn a_stranger_that_has_the_number_of_a_server_that_is_gone_with_its_leaf_is_left_alone() {
+    if !offered() || !root_offered() || !subtree_offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let mut server = removed_while_no_daemon_ran(&mut machine, "echo up; exec sleep 1000");
+    // As if the number had passed on: the same marks, and another start.
+    let record = machine.records().pop().unwrap();
+    let mut text: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    let started = text["leader"]["start_time"].as_u64().unwrap();
+    text["leader"]["start_time"] = (started - 1).into();
+    std::fs::write(&record, text.to_string()).unwrap();
+    machine.start();
+    assert!(machine.sessions().is_empty());
+    machine.expect_nothing_left();
+    assert!(machine.ask(&["end", "--all", "--now"]).status.code().is_some());
     assert!(lives(server.pid()));
     signal(server.pid(), Signal::SIGKILL);
-    server.exit_status();
+    assert_eq!(server.exit_status(), 128 + 9);
     machine.expect_nothing_left();
+}
+
+#[test]
+fn what_the_next_daemon_cannot_sweep_at_its_start_is_swept_once_it_can_be() {
+    // Only where there are companions can a leaf be empty and stay: somebody is left in one of those.
+    if !offered() || !root_offered() || !subtree_offered() || !companions_offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let (mut server, child) = with_child(&machine, &["--session", "s"]);
+    let directories = leaf_directories(&machine, "s");
+    let leaf = machine.leaf("s");
+    machine.kill_daemon();
+    std::fs::write(v2_mount().unwrap().join("cgroup.procs"), child.to_string()).unwrap();
+    signal(server.pid(), Signal::SIGKILL);
+    server.exit_status();
+    machine.start();
+    eventually("it was tried in vain", || {
+        let log = machine.log();
+        if log.contains("an empty leaf is not removed yet") { Ok(()) } else { Err(log) }
+    });
+    assert!(machine.sessions().is_empty(), "{}", machine.log());
+    assert!(lives(child) && directories.iter().any(|directory| *directory != leaf && directory.exists()));
+    assert_eq!(machine.records().len(), 1, "the next daemon is to know of it, too");
+    signal(child, Signal::SIGKILL);
+    machine.expect_nothing_left();
+    eventually("its record goes with it", || if machine.records().is_empty() { Ok(()) } else { Err(machine.log()) });
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::hosts::descriptors;
 use crate::servers::{end, level, only_ended, perl};
 use crate::support::{Launched, Machine, eventually, offered, pass_over, root_offered, signal, v1_mount};
 
@@ -381,6 +382,97 @@ fn files_of_hosts_are_watched_from_a_reload_on_and_no_more_after_another() {
     let ids: Vec<Value> = machine.sessions().iter().map(|session| session["id"].clone()).collect();
     assert_eq!(ids, ["git"], "{}", machine.log());
     drop(git);
+    machine.expect_nothing_left();
+}
+
+/// Runs the rest of its arguments where its first one is `/etc`.
+const WITH_ANOTHER_ETC: &str = "mount --bind \"$0\" /etc && exec \"$@\"";
+
+#[test]
+fn the_doctor_tells_the_file_that_a_reload_found_at_the_usual_place() {
+    if !offered() || !root_offered() {
+        return;
+    }
+    let etc = tempfile::Builder::new().prefix("pinfold-etc-").tempdir().unwrap();
+    let usual = etc.path().join("pinfold/pinfold.toml");
+    let mut machine = Machine::without_daemon();
+    machine.through = ["unshare", "--mount", "sh", "-c", WITH_ANOTHER_ETC].map(Into::into).to_vec();
+    machine.through.push(etc.path().into());
+    machine.start();
+    assert_eq!(machine.described()["config"], Value::Null);
+    std::fs::create_dir(usual.parent().unwrap()).unwrap();
+    std::fs::write(&usual, "[server]\npids_max = 77\n").unwrap();
+    assert_eq!(machine.described()["config"], Value::Null, "it does not count before it is read");
+    assert_eq!(reloaded(&machine, &[])["config"], "/etc/pinfold/pinfold.toml");
+    assert_eq!(machine.described()["config"], "/etc/pinfold/pinfold.toml");
+    let doctor = machine.ask(&["doctor", "--json"]);
+    let told: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    assert_eq!(told["daemon"]["config"], "/etc/pinfold/pinfold.toml", "{told}");
+    // From a wrong one nothing follows, also not that there is none.
+    std::fs::write(&usual, "pids_max = [").unwrap();
+    assert_ne!(machine.ask(&["reload"]).status.code(), Some(0));
+    assert_eq!(machine.described()["config"], "/etc/pinfold/pinfold.toml");
+    let server = up(&machine, &[]);
+    assert_eq!(held(&server, 0).1, Some(77));
+    drop(server);
+    machine.expect_nothing_left();
+}
+
+/// Mounts a filesystem at its first argument that answers nothing, until its stdin ends: `/dev/fuse`, read by nobody.
+const UNANSWERED: &str = r"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+device, place = os.open('/dev/fuse', os.O_RDWR), os.fsencode(sys.argv[1])
+options = b'fd=%d,rootmode=40000,user_id=0,group_id=0' % device
+print(libc.mount(b'unanswered', place, b'fuse', 0, options), flush=True)
+sys.stdin.read()
+libc.umount2(place, 2)
+";
+
+/// The threads of the daemon that read a host's file, and its inotify instances.
+fn readers(machine: &Machine) -> (usize, usize) {
+    let daemon = machine.daemon_pid();
+    let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).unwrap().flatten();
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let watches = descriptors(daemon).into_iter().filter(|(_, target)| target == "anon_inode:inotify");
+    (tasks.map(name).filter(|name| name.trim() == "hostfile").count(), watches.count())
+}
+
+#[test]
+fn a_file_on_a_filesystem_that_answers_nothing_holds_up_one_thread_however_often_it_is_reloaded() {
+    if !offered() || !root_offered() {
+        return;
+    }
+    let directory = tempfile::Builder::new().prefix("pinfold-host-").tempdir().unwrap();
+    let (other, hung) = (directory.path().join("other.json"), directory.path().join("hung"));
+    std::fs::create_dir(&hung).unwrap();
+    entries(&other, &["fs"]);
+    let mut filesystem = std::process::Command::new("python3");
+    filesystem.args(["-c", UNANSWERED]).arg(&hung).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut filesystem = Launched::spawn(filesystem);
+    if filesystem.line() != "0" {
+        return pass_over("no filesystem can be made here that answers nothing (/dev/fuse)");
+    }
+    let machine = with(&watching(&[&other]));
+    let mut fs = up(&machine, &["--host", "openclaw", "--session", "fs", "--server", "fs"]);
+    let before = readers(&machine);
+    for _ in 0..4 {
+        // It is dropped now and then, too.
+        for files in [&[&*other, &hung.join("mcp.json")][..], &[&other]] {
+            write(&machine, &watching(files));
+            reloaded(&machine, &[]);
+        }
+    }
+    assert_eq!(readers(&machine).0, 1, "{}", machine.log());
+    assert!(machine.log().contains("it was not read within"), "{}", machine.log());
+    // Whatever hangs, the others are watched.
+    entries(&other, &[]);
+    assert_eq!(fs.exit_status(), 128 + 15, "{}", machine.log());
+    drop(filesystem);
+    eventually("the thread comes back, and takes its watches along", || {
+        let now = readers(&machine);
+        if now.0 == 0 && now.1 <= before.1 { Ok(()) } else { Err(format!("{now:?} of {before:?}")) }
+    });
     machine.expect_nothing_left();
 }
 

@@ -42,6 +42,17 @@ impl Units {
         Ok(Leaf::new(at.leaf.clone(), group, above, cgroup))
     }
 
+    /// Opens what is left of a leaf that is gone, as systemd removes it with its scope once that is empty: nothing but the
+    /// levels above, as far as they stand.
+    pub fn adopt_remains(&self, at: &Caller) -> Result<Leaf, CgroupError> {
+        let session = self.session_directory(&at.key);
+        let group = Group::open_remains(&paths(session.join(at.leaf.as_str())))?;
+        let cgroup = format!("{}/{}/{}", self.machine, at.key.slice(), at.leaf.as_str());
+        let (session, machine) = (Group::open_remains(&paths(session))?, Group::open_remains(&paths(self.root()))?);
+        let above = Above { session: Arc::new(session), machine: Arc::new(machine), scope: None };
+        Ok(Leaf::new(at.leaf.clone(), group, above, cgroup))
+    }
+
     /// Removes an empty leaf that a dead daemon left, and its session if that was all.
     pub fn sweep(&self, at: &Caller) -> Result<(), SweepError> {
         for (scope, _) in self.scopes(&at.key)? {

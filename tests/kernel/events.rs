@@ -1,0 +1,96 @@
+//! What happened, as `pinfold events` tells it.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Launched, Machine, eventually, offered};
+
+/// What happened so far, from `pinfold events --json OPTIONS…`.
+#[track_caller]
+fn events(machine: &Machine, options: &[&str]) -> Vec<Value> {
+    let output = machine.ask(&[&["events", "--json"], options].concat());
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn kinds(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|event| event["event"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn what_happens_to_a_session_is_told_once_in_order_and_with_its_cause() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::with_config("[daemon]\nservers_max = 1\n");
+    let mut server = machine.run(&["--session", "s", "--server", "fs"], "exec cat");
+    machine.session("s");
+    let refused = machine.ask(&["run", "--session", "t", "--server", "web", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+    assert!(machine.ask(&["end", "s"]).status.success());
+    server.exit_status();
+    let told = events(&machine, &[]);
+    assert_eq!(kinds(&told), ["launched", "refused", "ended"], "{told:?}");
+    assert_eq!(told.iter().map(|event| event["number"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        (&told[0]["session"], &told[0]["server"], &told[0]["pid"]),
+        (&"s".into(), &"fs".into(), &server.pid().into())
+    );
+    assert!(told[1]["reason"].as_str().unwrap().contains("servers_max"), "{}", told[1]);
+    assert_eq!((&told[2]["cause"], &told[2]["leaf"]), (&"requested".into(), &told[0]["leaf"]));
+    assert!(told[2]["lifetime_seconds"].as_f64() >= told[2]["end_seconds"].as_f64(), "{}", told[2]);
+    assert_eq!(kinds(&events(&machine, &["--session", "s"])), ["launched", "ended"]);
+    let page = String::from_utf8(machine.ask(&["events"]).stdout).unwrap();
+    assert!(page.contains("  ended server fs of session s: its end was requested, "), "{page}");
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn whoever_follows_sees_what_was_and_then_what_happens() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    assert!(machine.ask(&["run", "--session", "s", "--server", "before", "--", "true"]).status.success());
+    eventually("its end is told", || {
+        let told = events(&machine, &[]);
+        if kinds(&told) == ["launched", "ended"] { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    let mut follow = machine.pinfold(&["events", "--follow", "--json", "--session", "s"]);
+    follow.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut follower = Launched::spawn(follow);
+    let mut next = || serde_json::from_str::<Value>(&follower.line()).unwrap();
+    assert_eq!([next(), next()].map(|event| event["server"].clone()), ["before", "before"]);
+    for session in ["another", "s"] {
+        assert!(machine.ask(&["run", "--session", session, "--server", "after", "--", "true"]).status.success());
+    }
+    let told = [next(), next()];
+    assert_eq!(kinds(&told), ["launched", "ended"]);
+    assert_eq!(told.map(|event| event["session"].clone()), ["s", "s"]);
+    let _ = follower.child.kill();
+}
+
+#[test]
+fn the_next_daemon_tells_what_it_found_alive_and_what_ended_unseen() {
+    if !offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let mut stays = machine.run(&["--session", "s", "--server", "stays"], "exec cat");
+    let mut goes = machine.run(&["--session", "t", "--server", "goes"], "read line");
+    machine.session("s");
+    machine.session("t");
+    machine.kill_daemon();
+    drop(goes.child.stdin.take());
+    goes.exit_status();
+    machine.start();
+    let told = events(&machine, &[]);
+    let of = |server: &str| told.iter().filter(|event| event["server"] == server).cloned().collect::<Vec<_>>();
+    assert_eq!(kinds(&of("stays")), ["adopted"], "{told:?}");
+    let ended = of("goes");
+    assert_eq!((kinds(&ended), &ended[0]["cause"]), (vec!["ended"], &"leader_exited".into()), "{told:?}");
+    assert!(ended[0]["end_seconds"].is_null(), "{ended:?}");
+    assert!(machine.ask(&["end", "s"]).status.success());
+    stays.exit_status();
+}
