@@ -358,6 +358,18 @@ impl Marked {
         sleep.arg("1000").env("PINFOLD_SESSION", "s").env("PINFOLD_SERVER", leaf).uid(uid);
         Self(sleep.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn().unwrap())
     }
+
+    /// Waits until what starts from now on has a later start time: the kernel tells that in clock ticks, of 10 ms.
+    #[track_caller]
+    fn is_of_the_past(&self) {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let started: f64 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
+        eventually("the clock ticks", || {
+            let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+            let now: f64 = uptime.split_whitespace().next().unwrap().parse().unwrap();
+            if now * 100.0 > started + 1.5 { Ok(()) } else { Err(format!("{now} s, and {started} ticks")) }
+        });
+    }
 }
 
 impl Drop for Marked {
@@ -373,7 +385,8 @@ fn what_left_its_leaf_is_seen_and_told_with_its_pids_and_not_ended_for_its_marks
         return;
     }
     // From before the server: the marks of an earlier one whose leaf had the same name.
-    let _earlier = Marked::new("w.2", 0);
+    let earlier = Marked::new("w.2", 0);
+    earlier.is_of_the_past();
     let machine = Machine::new();
     let cgroup = base().join(format!("pinfold-test-away-{}", std::process::id()));
     std::fs::create_dir(&cgroup).unwrap();
