@@ -3,6 +3,7 @@
 //!
 //! The cgroup tree is the truth about what lives; a record holds what the tree cannot say.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -222,30 +223,30 @@ impl Records {
 
     /// Removes the record of a leaf; that there is none is success.
     pub fn remove(&self, leaf: &str) -> Result<(), RecordError> {
-        let path = self.path(leaf);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(RecordError { doing: "remove", path, source: error })
-            }
-            _ => {
-                crash::step("a record was removed");
-                Ok(())
-            }
-        }
+        remove(&self.path(leaf))?;
+        crash::step("a record was removed");
+        Ok(())
     }
 
-    /// Reads all records of this boot. What is of another boot is removed; what cannot be read stays: its server may live.
+    /// Removes a record of an earlier boot; that there is none is success.
+    pub fn remove_past(&self, past: &Past) -> Result<(), RecordError> {
+        remove(&past.path)?;
+        crash::step("a record of the past was removed");
+        Ok(())
+    }
+
+    /// Reads all records. A draft is removed: it was never renamed. What cannot be read stays: its server may live.
     pub fn load(&self, boot_id: &str) -> Result<Loaded, RecordError> {
         let fail = |source| RecordError { doing: "list", path: self.directory.clone(), source };
         let mut loaded = Loaded::default();
         for entry in std::fs::read_dir(&self.directory).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
-            match read(&path) {
-                Ok(Found::Record(record)) if record.boot_id == boot_id => loaded.records.push(*record),
-                Ok(Found::Record(_) | Found::Draft) => {
-                    // A draft that was never renamed, or a record of processes that no longer exist.
+            match read(&path, boot_id) {
+                Ok(Found::Record(record)) => loaded.records.push(*record),
+                Ok(Found::Past(server)) => loaded.past.push(Past { path, server }),
+                Ok(Found::Draft) => {
                     let _ = std::fs::remove_file(&path);
-                    crash::step("a record of the past was removed");
+                    crash::step("a draft was removed");
                 }
                 Err(source) => loaded.unreadable.push(RecordError { doing: "make use of", path, source }),
             }
@@ -268,19 +269,56 @@ impl Records {
 pub struct Loaded {
     /// Of this boot.
     pub records: Vec<Record>,
+    /// Of earlier boots: whatever their numbers mean now, none of their processes lives.
+    pub past: Vec<Past>,
     /// What is no record, or not one that this version can read.
     pub unreadable: Vec<RecordError>,
 }
 
+/// A record of an earlier boot, in a directory that outlived it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Its file.
+    pub path: PathBuf,
+    /// The session and the name of its server, where it tells them.
+    pub server: Option<(SessionId, Name)>,
+}
+
 /// What a file of the directory turned out to be.
+#[derive(Debug)]
 enum Found {
     Record(Box<Record>),
+    /// Of an earlier boot.
+    Past(Option<(SessionId, Name)>),
     /// What a daemon that died had not finished.
     Draft,
 }
 
+/// What the record of any version tells first.
+#[derive(Deserialize)]
+struct Boot {
+    boot_id: String,
+}
+
+/// And of which server it is.
+#[derive(Deserialize)]
+struct Named {
+    session: SessionId,
+    server: Name,
+}
+
+/// That there is no such file is success.
+fn remove(path: &Path) -> Result<(), RecordError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(RecordError { doing: "remove", path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads one. Fields that a newer version added are passed over; those that an older one had not are as they are by default.
-fn read(path: &Path) -> io::Result<Found> {
+fn read(path: &Path, boot_id: &str) -> io::Result<Found> {
     if path.extension().is_some_and(|extension| extension == "new") {
         return Ok(Found::Draft);
     }
@@ -299,5 +337,78 @@ fn read(path: &Path) -> io::Result<Found> {
     }
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, RECORD_BYTES_MAX), &mut text)?;
+    // A machine that lost its power leaves files without the data that was not on the disk yet. A daemon writes before it
+    // renames, so none of this boot has left one; if somebody else emptied it, its server's processes tell what they are.
+    if text.iter().all(|byte| *byte == 0) && path.file_stem().and_then(OsStr::to_str).is_some_and(is_leaf) {
+        return Ok(Found::Past(None));
+    }
+    let boot: Boot = serde_json::from_slice(&text)?;
+    if boot.boot_id != boot_id {
+        let named: Option<Named> = serde_json::from_slice(&text).ok();
+        return Ok(Found::Past(named.map(|named| (named.session, named.server))));
+    }
     Ok(Found::Record(serde_json::from_slice(&text)?))
+}
+
+fn is_leaf(name: &str) -> bool {
+    LeafName::parse(name).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a record has at least.
+    const RECORD: &str = r#"{
+        "boot_id": "this", "uid": 0, "session": "s", "named_by": "host", "key": "s_1", "leaf": "cat.7", "host": null,
+        "server": "cat", "argv": ["cat"], "leader": {"pid": 1, "start_time": 2}, "owner": {"pid": 1, "start_time": 2},
+        "machine": {"v2": "/x", "memory": null, "pids": null}, "grace": {"secs": 3, "nanos": 0},
+        "stdin_grace": {"secs": 3, "nanos": 0}, "on_pids": "report",
+        "started_at": {"secs_since_epoch": 1, "nanos_since_epoch": 0}, "warnings": []
+    }"#;
+
+    /// What is loaded from a directory with this file, and the directory.
+    fn loaded(name: &str, text: &[u8]) -> (Loaded, Records, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(name), text).unwrap();
+        let records = Records::open(directory.path()).unwrap();
+        (records.load("this").unwrap(), records, directory)
+    }
+
+    #[test]
+    fn a_record_of_this_boot_is_one_of_what_may_live() {
+        let (loaded, ..) = loaded("cat.7.json", RECORD.as_bytes());
+        assert!(loaded.past.is_empty() && loaded.unreadable.is_empty(), "{loaded:?}");
+        assert_eq!(loaded.records.len(), 1, "{loaded:?}");
+        assert_eq!(loaded.records[0].leaf, "cat.7");
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_boot_is_of_the_past_whatever_version_wrote_it() {
+        let earlier = RECORD.replace("this", "earlier");
+        let named = Some((SessionId::parse("s").unwrap(), Name::parse("cat").unwrap()));
+        let other = r#"{"boot_id": "earlier", "session": "s", "server": "cat", "leader": "elsewhere"}"#;
+        let nameless = r#"{"boot_id": "earlier", "server": 7}"#;
+        for (text, server) in [(earlier.as_str(), named.clone()), (other, named), (nameless, None)] {
+            let (loaded, records, directory) = loaded("cat.7.json", text.as_bytes());
+            assert!(loaded.records.is_empty() && loaded.unreadable.is_empty(), "{loaded:?}");
+            let path = directory.path().join("cat.7.json");
+            assert_eq!(loaded.past, [Past { path: path.clone(), server }]);
+            assert!(path.exists(), "it is told before it is removed");
+            records.remove_past(&loaded.past[0]).unwrap();
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_record_whose_data_never_came_to_the_disk_is_of_the_past_and_a_foreign_file_is_not() {
+        for text in [&b""[..], &[0; 300]] {
+            let (torn, ..) = loaded("cat.7.json", text);
+            assert_eq!(torn.past.len(), 1, "{torn:?}");
+            let (foreign, ..) = loaded("notes.json", text);
+            assert_eq!((foreign.past.len(), foreign.unreadable.len()), (0, 1), "{foreign:?}");
+        }
+        let (cut, ..) = loaded("cat.7.json", &RECORD.as_bytes()[..200]);
+        assert_eq!((cut.past.len(), cut.unreadable.len()), (0, 1), "{cut:?}");
+    }
 }

@@ -2,8 +2,9 @@
 //!
 //! The cgroup tree is the truth. A leaf with processes and a record goes on as if nothing had happened; what is empty is
 //! removed; a first process that lives outside its leaf, also where that is gone, is the server still; of a leaf with
-//! processes and no record its processes tell what it is, and where they do not it is told and
-//! left alone.
+//! processes and no record its processes tell what it is, and where they do not it is told and left alone. Records of an
+//! earlier boot, in a directory that outlived it, are told and removed, and nothing in them is looked up: the numbers of its
+//! processes mean others now.
 
 use std::sync::Arc;
 
@@ -21,20 +22,21 @@ use crate::occurrence::{Ended, What};
 use crate::outcome::{Cause, Outcome};
 use crate::policy::SERVER_VARIABLE;
 use crate::process;
-use crate::records::{Loaded, Record};
+use crate::records::{Loaded, Past, Record};
 use crate::sys::crash;
 use crate::timestamp::Timestamp;
 
 impl Driver {
     /// Takes over what an earlier daemon left.
     pub(super) fn recover(&mut self) {
-        let Loaded { records, unreadable } = self.records.load(&self.boot_id).unwrap_or_else(|error| {
+        let Loaded { records, past, unreadable } = self.records.load(&self.boot_id).unwrap_or_else(|error| {
             tracing::error!(error = %chain(&error), "what earlier launches left cannot be adopted");
             Loaded::default()
         });
         for error in unreadable {
             tracing::warn!(error = %chain(&error), "a record is passed over; remove it if no server of it lives");
         }
+        self.tell_past(&past);
         let leaves = self.backend.leaves().unwrap_or_else(|error| {
             tracing::error!(error = %chain(&error), "the tree cannot be read");
             Vec::new()
@@ -97,6 +99,26 @@ impl Driver {
                 Ok(left)
             }
             opened => opened,
+        }
+    }
+
+    /// Tells of what ended with an earlier boot, each before its record goes.
+    fn tell_past(&self, past: &[Past]) {
+        for record in past {
+            match &record.server {
+                Some((session, server)) => tracing::info!(
+                    %session,
+                    %server,
+                    "server {server} of session {session} ended with an earlier boot of the machine"
+                ),
+                None => tracing::info!(
+                    record = %record.path.display(),
+                    "a record that an earlier boot of the machine left does not tell of which server, and is removed"
+                ),
+            }
+            if let Err(error) = self.records.remove_past(record) {
+                tracing::warn!(error = %chain(&error), "a record of an earlier boot stays, and will be told of again");
+            }
         }
     }
 

@@ -23,6 +23,7 @@ mod openclaw;
 mod orders;
 mod outside;
 mod ownership;
+mod reboot;
 mod reload;
 mod servers;
 mod shedding;
