@@ -20,15 +20,17 @@
 //! none is), sends a [`wire::Launch`] with dups of its stdin and stderr, and waits.
 //!
 //! In the daemon, `daemon/socket.rs` asks the kernel who is calling, and `daemon/launching.rs` asks [`policy`]: which host
-//! and which session this is, and under what limits it may run. A [`records::Record`] is written, then [`backend`] makes
-//! the leaf, sets the limits and reads them back, moves the launcher in, and proves from `/proc/PID/cgroup` that it is
-//! there. The launcher proves the same of itself, and execs: from here on the host speaks to its server directly.
+//! and which session this is, and under what limits it may run. `daemon/placing.rs` goes on with what is granted: a
+//! [`records::Record`] is written, then [`backend`] makes the leaf, sets the limits and reads them back, moves the launcher
+//! in, and proves from `/proc/PID/cgroup` that it is there. The launcher proves the same of itself, and execs: from here on
+//! the host speaks to its server directly.
 //!
 //! `daemon/watch.rs` waits for the kernel: the pidfds of the server's first process and of its owner, a hang-up of the held
 //! stdin, the leaf's event files. `daemon/driver.rs` feeds each fact to [`lifecycle::State::step`], the one place where a
 //! session's death is decided, and carries out what it answers: SIGTERM to all of the leaf, `cgroup.kill` when the grace is
 //! over, again until `populated 0`, last readings, removal. `daemon/ending.rs` tells the reason: on the server's stderr,
-//! in the log, and to whoever waits in `pinfold end`.
+//! in the log, and to whoever waits in `pinfold end`. `daemon/chronicle.rs` is where all that happens passes, on its way to the
+//! journal and to `pinfold events`.
 //!
 //! The daemon may die at any moment: servers live on, and `daemon/recover.rs` of the next one adopts them.
 

@@ -1,5 +1,4 @@
-//! What happens to sessions, told once and in one form: `pinfold events` shows it, the journal gets it, the history keeps
-//! the ends of it, and the metrics count it.
+//! What happens to sessions, told once and in one form: to the journal, and to `pinfold events`.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -70,11 +69,11 @@ pub enum What {
         /// What the owner is called.
         owner: String,
     },
-    /// The kernel killed in its leaf for memory.
+    /// The kernel killed in its leaf for memory. Told at the first kill: it ends the server.
     MemoryKill {
         /// Whose limit was reached.
         level: Level,
-        /// How many processes were killed in the leaf so far.
+        /// How many processes it had killed in the leaf by then. `memory.oom.group` kills all of them a moment later.
         kills: u64,
     },
     /// A process limit was reached for the first time: forks fail.
@@ -104,7 +103,7 @@ pub struct Ended {
 }
 
 impl What {
-    /// The word for JSON, metrics and the journal.
+    /// The word for JSON and the journal.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Launched { .. } => "launched",

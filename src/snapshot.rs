@@ -150,7 +150,7 @@ pub struct SessionView {
     /// The process that owns the first of its living servers.
     pub owner_pid: Option<i32>,
     /// Its latest generation: an id that is used again after its end, or while that is under way, begins another one. A
-    /// later generation has a higher number.
+    /// later generation has a higher number, until the machine boots anew.
     #[serde(default)]
     pub generation: u64,
     /// `running`, or `ending` when all its servers are.

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod fault;
+mod inbox;
 mod newer;
 mod reload;
 
@@ -24,6 +26,8 @@ use crate::session::{Name, SessionId};
 use crate::snapshot::SessionView;
 use crate::timespan::TimeSpan;
 use crate::timestamp::Timestamp;
+pub use fault::Fault;
+pub use inbox::Inbox;
 pub use newer::OLDER;
 pub use reload::{LimitChange, LimitKept, LimitPlace, Reload, ReloadReply};
 
@@ -304,32 +308,6 @@ pub enum Call {
     GetInterfaceDescription(String),
 }
 
-/// What can go wrong, as the client sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// The launch is not done.
-    Refused {
-        /// Why.
-        reason: String,
-        /// What would change that.
-        remedy: String,
-        /// Whether the caller may run without containment instead.
-        uncontained: bool,
-    },
-    /// The caller may not do this.
-    NotPermitted(String),
-    /// The configuration is not read anew, and what it said before still holds: why.
-    NotReloaded(String),
-    /// No session of the caller's holds this process.
-    NotContained(i32),
-    /// `org.varlink.service`: there is no such method.
-    MethodNotFound(String),
-    /// `org.varlink.service`: there is no such interface.
-    InterfaceNotFound(String),
-    /// `org.varlink.service`: a parameter is not what the interface says.
-    InvalidParameter(String),
-}
-
 /// A message as it stands on the wire.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Message {
@@ -439,49 +417,6 @@ pub fn encode_reply_of_many<T: Serialize>(reply: &T) -> Vec<u8> {
     frame(&Message { parameters: to_value(reply), continues: true, ..Message::default() })
 }
 
-impl Fault {
-    /// The fault as a reply.
-    pub fn encode(&self) -> Vec<u8> {
-        let (error, parameters) = match self {
-            Self::Refused { reason, remedy, uncontained } => (
-                "io.pinfold.Refused",
-                serde_json::json!({ "reason": reason, "remedy": remedy, "uncontained": uncontained }),
-            ),
-            Self::NotPermitted(reason) => ("io.pinfold.NotPermitted", serde_json::json!({ "reason": reason })),
-            Self::NotReloaded(reason) => ("io.pinfold.NotReloaded", serde_json::json!({ "reason": reason })),
-            Self::NotContained(pid) => ("io.pinfold.NotContained", serde_json::json!({ "pid": pid })),
-            Self::MethodNotFound(name) => ("org.varlink.service.MethodNotFound", serde_json::json!({ "method": name })),
-            Self::InterfaceNotFound(name) => {
-                ("org.varlink.service.InterfaceNotFound", serde_json::json!({ "interface": name }))
-            }
-            Self::InvalidParameter(what) => {
-                ("org.varlink.service.InvalidParameter", serde_json::json!({ "parameter": what }))
-            }
-        };
-        frame(&Message { error: Some(error.to_owned()), parameters, ..Message::default() })
-    }
-
-    fn of(error: &str, parameters: &Value) -> Result<Self, WireError> {
-        let text = |key: &str| parameters.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(match error {
-            "io.pinfold.Refused" => Self::Refused {
-                reason: text("reason"),
-                remedy: text("remedy"),
-                uncontained: parameters.get("uncontained").and_then(Value::as_bool).unwrap_or(false),
-            },
-            "io.pinfold.NotPermitted" => Self::NotPermitted(text("reason")),
-            "io.pinfold.NotReloaded" => Self::NotReloaded(text("reason")),
-            "io.pinfold.NotContained" => {
-                Self::NotContained(parameters.get("pid").and_then(Value::as_i64).unwrap_or_default() as i32)
-            }
-            "org.varlink.service.MethodNotFound" => Self::MethodNotFound(text("method")),
-            "org.varlink.service.InterfaceNotFound" => Self::InterfaceNotFound(text("interface")),
-            "org.varlink.service.InvalidParameter" => Self::InvalidParameter(text("parameter")),
-            other => return Err(WireError::Malformed(format!("it tells an unknown error, {other}"))),
-        })
-    }
-}
-
 /// Reads a reply from one message without its NUL.
 pub fn decode_reply<T: DeserializeOwned>(message: &[u8]) -> Result<Result<T, Fault>, WireError> {
     let message = parse(message)?;
@@ -505,36 +440,4 @@ fn frame(message: &Message) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(message).expect("a message is JSON");
     bytes.push(0);
     bytes
-}
-
-/// Collects bytes until a message is whole.
-#[derive(Debug, Default)]
-pub struct Inbox {
-    bytes: Vec<u8>,
-}
-
-impl Inbox {
-    /// Adds what was read.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Takes the first whole message out, without its NUL.
-    pub fn take(&mut self) -> Option<Vec<u8>> {
-        let end = self.whole()?;
-        let rest = self.bytes.split_off(end + 1);
-        let mut message = std::mem::replace(&mut self.bytes, rest);
-        message.pop();
-        Some(message)
-    }
-
-    /// The length of the first whole message, if there is one.
-    pub fn whole(&self) -> Option<usize> {
-        self.bytes.iter().position(|byte| *byte == 0)
-    }
-
-    /// How much waits for its NUL.
-    pub fn pending(&self) -> usize {
-        self.bytes.len()
-    }
 }

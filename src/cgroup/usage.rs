@@ -18,8 +18,8 @@ impl Group {
     /// The files are described in admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory of the kernel.
     pub fn memory(&self) -> MemoryView {
         match &self.memory {
-            Some(companion) => v1(companion),
-            None => v2(&self.v2),
+            Some(companion) => memory(companion, &V1),
+            None => memory(&self.v2, &V2),
         }
     }
 
@@ -40,54 +40,67 @@ impl Group {
         let stall = |file| self.v2.read(file).map(|text| stall(&text)).unwrap_or_default();
         PressureView { memory: stall("memory.pressure"), cpu: stall("cpu.pressure"), io: stall("io.pressure") }
     }
-
-    /// How often its memory limit was reached: `max` of `memory.events` on v2, where those below it count as well, and
-    /// `memory.failcnt` on v1.
-    pub fn memory_limit_hits(&self) -> Option<u64> {
-        match &self.memory {
-            Some(v1) => files::number(&v1.read("memory.failcnt").ok()?),
-            None => files::keyed(&self.v2.read("memory.events").ok()?, "max"),
-        }
-    }
 }
 
-fn amount(cgroup: &Cgroup, file: &str) -> Option<Bytes> {
-    cgroup.read(file).ok().and_then(|text| files::number(&text)).map(Bytes)
+/// Where each amount is told: in a file of its own, or under a key of `memory.stat`.
+struct Names {
+    anon: &'static str,
+    file_mapped: &'static str,
+    inactive_file: &'static str,
+    file: &'static str,
+    shmem: &'static str,
+    kernel: &'static str,
+    swap: &'static str,
+    current: &'static str,
+    peak: &'static str,
+    max: &'static str,
 }
 
-fn v2(cgroup: &Cgroup) -> MemoryView {
+const V2: Names = Names {
+    anon: "anon",
+    file_mapped: "file_mapped",
+    inactive_file: "inactive_file",
+    file: "file",
+    shmem: "shmem",
+    kernel: "kernel",
+    swap: "memory.swap.current",
+    current: "memory.current",
+    peak: "memory.peak",
+    max: "memory.max",
+};
+
+/// `total_` counts what is below as well, as v2 always does.
+const V1: Names = Names {
+    anon: "total_rss",
+    file_mapped: "total_mapped_file",
+    inactive_file: "total_inactive_file",
+    file: "total_cache",
+    shmem: "total_shmem",
+    kernel: "memory.kmem.usage_in_bytes",
+    swap: "total_swap",
+    current: "memory.usage_in_bytes",
+    peak: "memory.max_usage_in_bytes",
+    max: "memory.limit_in_bytes",
+};
+
+fn memory(cgroup: &Cgroup, names: &Names) -> MemoryView {
     let stat = cgroup.read("memory.stat").unwrap_or_default();
-    let of = |key| files::keyed(&stat, key).map(Bytes);
-    let current = amount(cgroup, "memory.current");
+    let amount = |name: &str| match name.starts_with("memory.") {
+        true => files::number(&cgroup.read(name).ok()?).map(Bytes),
+        false => files::keyed(&stat, name).map(Bytes),
+    };
+    let (anon, current) = (amount(names.anon), amount(names.current));
     MemoryView {
-        rss_bytes: sum(of("anon"), of("file_mapped")),
-        working_set_bytes: less(current, of("inactive_file")),
+        rss_bytes: sum(anon, amount(names.file_mapped)),
+        working_set_bytes: less(current, amount(names.inactive_file)),
         current_bytes: current,
-        anon_bytes: of("anon"),
-        file_bytes: of("file"),
-        shmem_bytes: of("shmem"),
-        kernel_bytes: of("kernel"),
-        swap_bytes: amount(cgroup, "memory.swap.current"),
-        peak_bytes: amount(cgroup, "memory.peak"),
-        max_bytes: cgroup.read("memory.max").ok().and_then(|text| knobs::memory_limit(&text).at()),
-    }
-}
-
-fn v1(cgroup: &Cgroup) -> MemoryView {
-    let stat = cgroup.read("memory.stat").unwrap_or_default();
-    let of = |key| files::keyed(&stat, key).map(Bytes);
-    let current = amount(cgroup, "memory.usage_in_bytes");
-    MemoryView {
-        rss_bytes: sum(of("total_rss"), of("total_mapped_file")),
-        working_set_bytes: less(current, of("total_inactive_file")),
-        current_bytes: current,
-        anon_bytes: of("total_rss"),
-        file_bytes: of("total_cache"),
-        shmem_bytes: of("total_shmem"),
-        kernel_bytes: amount(cgroup, "memory.kmem.usage_in_bytes"),
-        swap_bytes: of("total_swap"),
-        peak_bytes: amount(cgroup, "memory.max_usage_in_bytes"),
-        max_bytes: cgroup.read("memory.limit_in_bytes").ok().and_then(|text| knobs::memory_limit(&text).at()),
+        anon_bytes: anon,
+        file_bytes: amount(names.file),
+        shmem_bytes: amount(names.shmem),
+        kernel_bytes: amount(names.kernel),
+        swap_bytes: amount(names.swap),
+        peak_bytes: amount(names.peak),
+        max_bytes: cgroup.read(names.max).ok().and_then(|text| knobs::memory_limit(&text).at()),
     }
 }
 

@@ -31,7 +31,8 @@ pub(super) enum Command {
     Status(Status),
     /// End sessions or servers, with everything that they started.
     End(End),
-    /// Tell what happened: launches, refusals, kills, escapes, ends and their causes.
+    /// Tell what happened since the daemon started, at most the last 256 events: launches, refusals, memory kills, escapes,
+    /// ends and their causes.
     Events(Events),
     /// Have the daemon read its configuration anew: limits of what lives change in place.
     Reload(Reload),

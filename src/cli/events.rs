@@ -36,7 +36,7 @@ pub(super) fn events(events: &args::Events) -> u8 {
         Err(error @ ClientError::HungUp(_)) => {
             failed(&error);
             eprintln!(
-                "pinfold: a daemon that starts again numbers its events from 1; `pinfold history` keeps what ended"
+                "pinfold: to follow what happens next, call it again once a daemon runs; it tells what it found alive"
             );
             NO
         }
@@ -48,6 +48,9 @@ pub(super) fn events(events: &args::Events) -> u8 {
 fn show(events: &args::Events, reply: &EventsReply) -> bool {
     if reply.missed > 0 {
         eprintln!("pinfold: {} events went by unseen: they came faster than they were read", reply.missed);
+    }
+    if reply.events.is_empty() && !events.json && !events.follow {
+        return text::print("no events\n");
     }
     let lines = reply.events.iter().map(|occurrence| {
         if events.json {

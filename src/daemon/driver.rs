@@ -24,7 +24,7 @@ use super::storms::Storms;
 use super::table::{Job, Server, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
-use crate::cgroup::{Leaf, Membership, has_exited};
+use crate::cgroup::{Leaf, Membership, MemoryKill, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Action, Event, Moment, State};
 use crate::occurrence::What;
@@ -256,7 +256,7 @@ impl Driver {
         let Some(leaf) = server.leaf.clone() else { return };
         if let Some(kill) = leaf.memory_kill() {
             tracing::debug!(leaf = leaf.name().as_str(), level = %kill.level, kills = kill.kills, "the kernel killed");
-            self.occurred(number, What::MemoryKill { level: kill.level, kills: kill.kills });
+            self.memory_killed(number, kill);
             self.feed(number, Event::MemoryKill { level: kill.level });
         }
         let Some(server) = self.table.servers.get_mut(&number) else { return };
@@ -275,6 +275,14 @@ impl Driver {
             }
         }
         self.probe(number);
+    }
+
+    /// Tells that the kernel killed, once: what it kills after the first is the same end.
+    fn memory_killed(&mut self, number: u64, MemoryKill { level, kills }: MemoryKill) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        if !std::mem::replace(&mut server.memory_kill_told, true) {
+            self.occurred(number, What::MemoryKill { level, kills });
+        }
     }
 
     /// Feeds one event, and all that follow from it at once.
@@ -386,7 +394,7 @@ impl Driver {
         let outside = !leader_gone && Membership::of(server.leader.pid).is_ok_and(|place| !leaf.holds(&place));
         let leader = server.leader.pid;
         if let Some(kill) = kill {
-            self.occurred(number, What::MemoryKill { level: kill.level, kills: kill.kills });
+            self.memory_killed(number, kill);
         }
         if outside {
             let pids = vec![leader];

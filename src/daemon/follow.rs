@@ -58,7 +58,7 @@ pub(super) async fn follow(
             RecvError::Lagged(missed) => TryRecvError::Lagged(missed),
             RecvError::Closed => TryRecvError::Closed,
         });
-        for _ in 0..BATCH_MAX {
+        loop {
             match next {
                 Ok(occurrence) if is_for(peer, watch, &occurrence) => reply.events.push((*occurrence).clone()),
                 Ok(_) => {}
@@ -66,13 +66,10 @@ pub(super) async fn follow(
                 Err(TryRecvError::Closed) => return Err(ConnectionError::Stopping),
                 Err(TryRecvError::Empty) => break,
             }
+            if reply.events.len() == BATCH_MAX {
+                break;
+            }
             next = following.next.try_recv();
-        }
-        // What was taken out and does not fit any more goes into the next reply.
-        if let Ok(occurrence) = next
-            && is_for(peer, watch, &occurrence)
-        {
-            reply.events.push((*occurrence).clone());
         }
     }
 }

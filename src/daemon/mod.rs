@@ -21,6 +21,7 @@ mod log;
 mod lost;
 mod message;
 mod places;
+mod placing;
 mod publish;
 mod recording;
 mod recover;
@@ -193,7 +194,7 @@ async fn run(
         polled: Duration::ZERO,
         cleaning: 0,
         removals: Arc::new(Semaphore::new(removing::REMOVALS)),
-        placements: Arc::new(Semaphore::new(launching::PLACEMENTS)),
+        placements: Arc::new(Semaphore::new(placing::PLACEMENTS)),
         readers: idling::Readers::default(),
         reloads: Reloads::new(path, options),
         stop_by: None,

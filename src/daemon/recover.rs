@@ -165,6 +165,7 @@ impl Driver {
             warnings: record.warnings.clone(),
             escaped: false,
             escapees_told: false,
+            memory_kill_told: false,
             pids_told: leaf.group().pids_refusals(),
             launch: None,
             jobs: Default::default(),

@@ -71,6 +71,8 @@ pub(super) struct Server {
     pub(super) escaped: bool,
     /// That others of it were seen outside was told already.
     pub(super) escapees_told: bool,
+    /// That the kernel killed in it for memory was told already.
+    pub(super) memory_kill_told: bool,
     /// Refused forks that were reported already.
     pub(super) pids_told: u64,
     /// Who waits for the launch.

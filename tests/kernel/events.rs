@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
+use crate::servers::{perl, tell};
 use crate::support::{Launched, Machine, eventually, offered};
 
 /// What happened so far, from `pinfold events --json OPTIONS…`.
@@ -93,4 +94,35 @@ fn the_next_daemon_tells_what_it_found_alive_and_what_ended_unseen() {
     assert!(ended[0]["end_seconds"].is_null(), "{ended:?}");
     assert!(machine.ask(&["end", "s"]).status.success());
     stays.exit_status();
+}
+
+#[test]
+fn a_memory_kill_and_a_storm_are_told_once_each_and_before_what_follows_from_them() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::with_config("[launches]\nburst = 1\nevery = '1h'\nwait_max = '0s'\n");
+    // More than one process, all of which the kernel kills.
+    let script = "my $child = child { rest }; <STDIN>; grow(200); rest";
+    let mut hog = perl(&machine, &["--session", "s", "--server", "hog", "--memory-max", "40M"], script);
+    machine.session("s");
+    tell(&mut hog);
+    assert_eq!(hog.exit_status(), 128 + 9, "{}", machine.log());
+    let told = eventually("the end is told", || {
+        let told = events(&machine, &["--session", "s"]);
+        if kinds(&told).contains(&"ended") { Ok(told) } else { Err(format!("{told:?}")) }
+    });
+    assert_eq!(kinds(&told), ["launched", "memory_kill", "ended"], "{told:?}");
+    assert_eq!(
+        (&told[1]["level"], &told[2]["cause"], &told[2]["level"]),
+        (&"server".into(), &"memory".into(), &"server".into())
+    );
+    assert!(told[2]["peak_bytes"].as_u64().unwrap() >= 30 << 20, "{}", told[2]);
+    for _ in 0..2 {
+        assert_eq!(machine.ask(&["run", "--server", "hog", "--", "true"]).status.code(), Some(125));
+    }
+    let told = events(&machine, &[]);
+    assert_eq!(kinds(&told)[3..], ["storm", "refused", "refused"], "{told:?}");
+    assert_eq!(told[3]["owner_pid"], std::process::id(), "{}", told[3]);
+    machine.expect_nothing_left();
 }

@@ -1,12 +1,11 @@
 //! `memory_high` and its watchdog: what stands still there is ended and says so, and what goes on lives. Where the watchdog
 //! cannot see, there is no `memory_high`.
 
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::hosts::status_field;
-use crate::servers::{Process, end, level, perl};
+use crate::servers::{Process, end, level, perl, tell};
 use crate::support::{Launched, Machine, eventually, lives, offered, pass_over};
 
 const MIB: u64 = 1 << 20;
@@ -44,11 +43,6 @@ fn grows_to(machine: &Machine, name: &str, options: &[&str], mib: u64) -> Launch
     let mut server = perl(machine, &options, &format!(r#"print "up\n"; <STDIN>; grow({mib}); print "grown\n"; rest"#));
     assert_eq!(server.line(), "up", "{}", machine.log());
     server
-}
-
-#[track_caller]
-fn tell(server: &mut Launched) {
-    server.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
 }
 
 #[test]

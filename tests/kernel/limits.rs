@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::servers::{Process, crowd, end, expect_dead, inhabitants, level, perl};
+use crate::servers::{Process, crowd, end, expect_dead, inhabitants, level, perl, tell};
 use crate::support::{Machine, companions_offered, eventually, offered, pass_over, v1_mount};
 
 const MIB: u64 = 1 << 20;
@@ -23,11 +23,6 @@ fn is_hybrid() -> bool {
 /// A script that grows to so many MiB once a line comes in, and says when it is there.
 fn grows_to(mib: u64) -> String {
     format!(r#"print "up\n"; <STDIN>; grow({mib}); print "grown\n"; rest"#)
-}
-
-#[track_caller]
-fn tell(server: &mut crate::support::Launched) {
-    std::io::Write::write_all(server.child.stdin.as_mut().unwrap(), b"go\n").unwrap();
 }
 
 #[test]

@@ -47,6 +47,12 @@ pub fn perl(machine: &Machine, options: &[&str], script: &str) -> Launched {
     Launched::spawn(command)
 }
 
+/// Has a server go on that waits for a line.
+#[track_caller]
+pub fn tell(server: &mut Launched) {
+    std::io::Write::write_all(server.child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+}
+
 /// Whether this machine is quick enough for a test about numbers. In an emulated one they mean nothing, and take minutes.
 #[track_caller]
 pub fn numbers_count() -> bool {

@@ -16,6 +16,7 @@ mod doctor;
 mod ends;
 mod failures;
 mod installed;
+mod journal;
 mod lost;
 mod manager;
 mod memory;

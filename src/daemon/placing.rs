@@ -1,0 +1,336 @@
+//! The driver's side of a launch that is granted: a leaf is made and proved off the driver, and the reply lets the launcher
+//! exec.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+
+use super::driver::Driver;
+use super::launching::{LaunchRequest, Plan};
+use super::message::Message;
+use super::stdin;
+use super::table::{Pending, Server, Session, Stock};
+use super::watch::Source;
+use crate::backend::{self, AdmitError, Backend, Unplaced};
+use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Leaf, Membership};
+use crate::chain::chain;
+use crate::client::LAUNCH_MAX;
+use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
+use crate::naming::LeafName;
+use crate::occurrence::What;
+use crate::policy::Refusal;
+use crate::records::{Asked, Record};
+use crate::sys::crash;
+use crate::timestamp::Timestamp;
+use crate::wire::{Fault, Launched};
+
+/// How long placing may take before the launcher is refused: that is to reach it while it still listens.
+const PLACE_MAX: Duration = LAUNCH_MAX.saturating_sub(Duration::from_secs(5));
+
+/// How many launchers are placed at a time. Each may wait for a manager, on a thread that the ends of others need.
+pub(super) const PLACEMENTS: usize = 64;
+
+/// What came of placing.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    Placed(Leaf),
+    Failed(Unplaced),
+    /// The record of the launch could not be written, so nothing was made.
+    Unrecorded(String),
+}
+
+/// Who is to be placed where.
+struct Placement {
+    number: u64,
+    pid: i32,
+    pidfd: Arc<OwnedFd>,
+    leaf: LeafName,
+}
+
+impl Driver {
+    pub(super) fn place(
+        &mut self,
+        request: LaunchRequest,
+        plan: Plan,
+        owner: u64,
+        reply: oneshot::Sender<Result<Launched, Fault>>,
+    ) {
+        // What is over ends before anybody joins it.
+        self.expire();
+        let (generation, is_first) = self.generation(&plan.key, request.inside.as_ref());
+        let number = self.table.number();
+        let leaf_name = LeafName::new(&request.wish.server, number);
+        let (pidfd, stdin) = (Arc::new(request.pidfd), request.stdin.filter(|fd| stdin::can_be_watched(fd)));
+        let server = Server {
+            key: plan.key.clone(),
+            leaf_name: leaf_name.clone(),
+            name: request.wish.server.clone(),
+            host: plan.host.clone(),
+            entry: self.entry(plan.host.as_ref(), plan.uid, &request.wish.server, request.wish.named),
+            argv: request.wish.argv.clone(),
+            instance: plan.instance.clone(),
+            labels: request.wish.labels.clone(),
+            relabelled: false,
+            generation,
+            state: State::Placing { doomed: None },
+            terms: self.terms(plan.grant.grace, plan.grant.stdin_grace),
+            on_pids: plan.grant.on_pids,
+            idle: plan.grant.idle_after.at().map(|after| Idle::begin(after, self.now())),
+            stall: plan.grant.stall,
+            watchdog: None,
+            asked: Some(Asked { limits: request.wish.limits, grace: request.wish.grace }),
+            held: None,
+            settings: self.reloads.generation,
+            leader: request.launcher,
+            leader_pidfd: Some(pidfd.clone()),
+            owner: plan.owner,
+            stdin,
+            stderr: request.stderr,
+            leaf: None,
+            started_at: Timestamp::of(SystemTime::now()),
+            ending_since: None,
+            warnings: plan.grant.warnings.clone(),
+            escaped: false,
+            escapees_told: false,
+            memory_kill_told: false,
+            pids_told: 0,
+            launch: Some(Pending { reply, uncontained: request.wish.uncontained, asked_at: request.asked_at }),
+            jobs: Default::default(),
+            busy: false,
+            stock: Stock::default(),
+        };
+        self.table.sessions.entry(plan.key.clone()).or_insert_with(|| Session {
+            id: plan.name.id.clone(),
+            uid: plan.uid,
+            named_by: plan.name.named_by,
+            host: plan.host.clone(),
+            servers: Vec::new(),
+            expires: None,
+            machines: Vec::new(),
+        });
+        self.begin_time(&plan.key, plan.grant.ttl, is_first);
+        if let Some(session) = self.table.sessions.get_mut(&plan.key) {
+            session.servers.push(number);
+        }
+        if let Some(owner) = self.table.owners.get_mut(&owner) {
+            owner.servers.push(number);
+        }
+        let from = Membership::of(request.launcher.pid);
+        let server = Server { held: from.as_ref().ok().map(|from| self.backend.held(from, &plan.key)), ..server };
+        let machine = from
+            .map_err(|_| AdmitError::from(CgroupAdmitError::LauncherGone))
+            .and_then(|from| self.backend.machine_paths(&from));
+        let record = machine.as_ref().ok().map(|machine| self.record(&server, machine.clone()));
+        if let (Ok(machine), Some(session)) = (machine, self.table.sessions.get_mut(&plan.key)) {
+            // From here on its directories may be made, whatever becomes of the launch.
+            if !session.machines.contains(&machine) {
+                session.machines.push(machine);
+            }
+        }
+        self.table.servers.insert(number, server);
+        if let Err(error) = self.watcher.watch(&*pidfd, Source::Leader(number)) {
+            tracing::warn!(%error, "the launcher cannot be watched");
+        }
+        let placement = Placement { number, pid: request.launcher.pid, pidfd, leaf: leaf_name };
+        self.admit(placement, &plan, record.flatten());
+    }
+
+    pub(super) fn terms(&self, grace: Duration, stdin_grace: Duration) -> Terms {
+        let weighing = match &*self.backend {
+            Backend::Cgroupfs(_) => WEIGHING,
+            Backend::Systemd(_) => WEIGHING_OF_UNITS,
+        };
+        Terms { grace, stdin_grace, weighing }
+    }
+
+    /// Starts the blocking part: the record first, so that whatever dies from here on is found again.
+    fn admit(&mut self, placement: Placement, plan: &Plan, record: Option<Record>) {
+        let Placement { number, pid, pidfd, leaf } = placement;
+        let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
+        let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
+        let machine = self.reloads.of_machine(grant.machine);
+        let work = move || {
+            let Some(record) = record else {
+                return Admitted::Failed(CgroupAdmitError::LauncherGone.into());
+            };
+            if let Err(error) = records.write(&record) {
+                return Admitted::Unrecorded(chain(&error));
+            }
+            let wanted = Admission {
+                pid,
+                pidfd: std::os::fd::AsFd::as_fd(&*pidfd),
+                key: &key,
+                leaf: &leaf,
+                paths: &record.machine,
+                machine,
+                session: grant.session,
+                server: grant.server,
+                allow_leave: &allow_leave,
+                owner: record.owner,
+                until: record.expires.map(|expiry| expiry.at + record.grace),
+            };
+            backend.admit(&wanted).map_or_else(Admitted::Failed, Admitted::Placed)
+        };
+        let (placements, place_max) = (self.placements.clone(), PLACE_MAX.saturating_sub(plan.waited));
+        tokio::spawn(async move {
+            let work = async {
+                let _turn = placements.acquire_owned().await;
+                tokio::task::spawn_blocking(work).await
+            };
+            let mut work = std::pin::pin!(work);
+            let outcome = tokio::select! {
+                outcome = &mut work => outcome,
+                () = tokio::time::sleep(place_max) => {
+                    let _ = outbox.send(Message::Overdue(number)).await;
+                    work.await
+                }
+            };
+            if let Ok(outcome) = outcome {
+                let _ = outbox.send(Message::Admitted(number, Box::new(outcome))).await;
+            }
+        });
+    }
+
+    /// Placing goes on for as long as each of its steps may, and the launcher does not wait for that: it is told before it
+    /// gives up by itself. Where it is placed after all, its exit ends it.
+    pub(super) fn overdue(&mut self, number: u64) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(pending) = server.launch.take() else { return };
+        let Some(about) = self.about(number) else { return };
+        let refusal = Refusal {
+            reason: format!("it was not placed within {} s of its launch", PLACE_MAX.as_secs()),
+            remedy: "see whether the service manager and the kernel answer, and launch it again".to_owned(),
+        };
+        // It may be placed at any moment from now on: it must not run without containment until then.
+        let fault = self.refuse(false, about, refusal);
+        let _ = pending.reply.send(Err(fault));
+    }
+
+    /// The launcher is in its leaf, or is not.
+    pub(super) fn admitted(&mut self, number: u64, outcome: Admitted) {
+        let settings = self.table.servers.get(&number).map(|server| server.settings);
+        match outcome {
+            Admitted::Placed(leaf) => self.placed(number, leaf),
+            Admitted::Failed(Unplaced { error, left }) => {
+                self.not_placed(number, backend::refusal(&error), left);
+            }
+            Admitted::Unrecorded(reason) => {
+                let remedy = "make room in the daemon's runtime directory, and make it writable".to_owned();
+                self.not_placed(number, Refusal { reason, remedy }, None);
+            }
+        }
+        settings.into_iter().for_each(|settings| self.decided_under(settings));
+    }
+
+    fn placed(&mut self, number: u64, leaf: Leaf) {
+        let leaf = Arc::new(leaf);
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        server.leaf = Some(leaf.clone());
+        self.watch_leaf(number, &leaf);
+        self.keep_held(number);
+        self.leave_earlier_leaves(number);
+        self.feed(number, Event::Placed);
+        self.replace_older(number);
+        self.record_entry(number);
+        self.record_labels(number);
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(Pending { reply, asked_at, .. }) = server.launch.take() else { return };
+        if server.state != State::Running {
+            let cause = server.state.cause().map_or_else(String::new, |cause| format!(": {cause}"));
+            let fault = Fault::Refused {
+                reason: format!("the server was ended before it started{cause}"),
+                remedy: "launch it again".into(),
+                uncontained: false,
+            };
+            let _ = reply.send(Err(fault));
+            return;
+        }
+        let Some(session) = self.table.sessions.get(&server.key) else { return };
+        let group = leaf.group().paths();
+        let companions = [("memory", group.memory.is_some()), ("pids", group.pids.is_some())];
+        let launched = Launched {
+            session: session.id.clone(),
+            server: server.name.clone(),
+            key: server.key.as_str().to_owned(),
+            leaf: server.leaf_name.as_str().to_owned(),
+            cgroup: group.v2.display().to_string(),
+            companions: companions.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()).collect(),
+            warnings: server.warnings.clone(),
+        };
+        self.counts.launches += 1;
+        let warnings = launched.warnings.clone();
+        let pid = server.leader.pid;
+        self.occurred(number, What::Launched { pid, launch_seconds: asked_at.elapsed().as_secs_f64(), warnings });
+        tracing::debug!(session = %launched.session, server = %launched.server, leaf = launched.leaf, "launched");
+        crash::step("before the reply");
+        // That the launcher is gone meanwhile is told by its pidfd.
+        let _ = reply.send(Ok(launched));
+    }
+
+    /// A process that is launched anew leads another leaf now: what it left in the earlier one has no leader. So does a
+    /// server that executes `pinfold run` itself, and a launcher that asks again because the daemon died before the reply.
+    fn leave_earlier_leaves(&mut self, number: u64) {
+        let Some(leader) = self.table.servers.get(&number).map(|server| server.leader) else { return };
+        let earlier =
+            self.table.servers.iter_mut().filter(|(other, server)| **other != number && server.leader == leader);
+        let mut left = Vec::new();
+        for (other, server) in earlier {
+            if let Some(pidfd) = server.leader_pidfd.take() {
+                self.watcher.forget(&*pidfd);
+                left.push(*other);
+            }
+        }
+        for other in left {
+            self.feed(other, Event::LeaderExited);
+        }
+    }
+
+    /// Watches what a leaf can tell: an unwatched fact is noticed at the next one, so a failure here ends nothing.
+    pub(super) fn watch_leaf(&mut self, number: u64, leaf: &Leaf) {
+        let group = leaf.group();
+        let mut failures = Vec::new();
+        let mut watch = |directory: &crate::cgroup::Cgroup, file: &str| {
+            if directory.has(file) {
+                failures.extend(self.watcher.watch_file(directory, file, number).err());
+            }
+        };
+        watch(group.v2(), "cgroup.events");
+        watch(group.v2(), "memory.events");
+        watch(group.pids_events(), "pids.events");
+        if let Some(eventfd) = group.oom_eventfd() {
+            failures.extend(self.watcher.watch(eventfd, Source::Oom(number)).err());
+        }
+        if let Some(stdin) = self.table.servers.get(&number).and_then(|server| server.stdin.as_ref()) {
+            failures.extend(self.watcher.watch(stdin, Source::Stdin(number)).err());
+        }
+        for error in failures {
+            tracing::warn!(leaf = leaf.name().as_str(), %error, "a fact of this leaf cannot be watched");
+        }
+        self.watch_highs(leaf);
+    }
+
+    /// What was made was taken back, and the server is forgotten; or its launcher is still in the leaf, which goes when
+    /// that has printed its reason and is gone.
+    fn not_placed(&mut self, number: u64, refusal: Refusal, left: Option<Box<Leaf>>) {
+        let Some(about) = self.about(number) else { return };
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let pending = server.launch.take();
+        let leaf_name = server.leaf_name.as_str().to_owned();
+        if let Some(leaf) = left {
+            let leaf = Arc::new(*leaf);
+            server.leaf = Some(leaf.clone());
+            self.watch_leaf(number, &leaf);
+            self.feed(number, Event::PlacementFailed);
+        } else if let Some((server, gone)) = self.table.remove(number) {
+            self.watcher.forget_files(number);
+            self.forget_highs();
+            // It may have been the last of a session whose other servers ended meanwhile.
+            self.clean_up(server.key, leaf_name, gone.session.map(|session| session.machines), number);
+        }
+        let Some(pending) = pending else { return };
+        let fault = self.refuse(pending.uncontained, about, refusal);
+        let _ = pending.reply.send(Err(fault));
+    }
+}
