@@ -34,7 +34,7 @@ pub const VIEW_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no pinfold daemon listens at {}", .0.display())]
+    #[error("no pinfold daemon listens at {}; the first `pinfold run` starts one, or `pinfold serve`", .0.display())]
     NoDaemon(PathBuf),
     /// The socket is not for us.
     #[error("may not speak to the daemon at {}: join the group `pinfold`, or use a daemon of your own", .0.display())]

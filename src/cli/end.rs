@@ -104,7 +104,7 @@ fn wishes(end: &args::End) -> Result<Vec<End>, String> {
     for server in &end.server {
         // A session's id may hold slashes; a server's name does not.
         let Some((session, name)) = server.rsplit_once('/') else {
-            return Err(format!("--server {server:?}: write SESSION/NAME, as `pinfold ls` shows them"));
+            return Err(format!("--server {server:?}: write SESSION/NAME, both as `pinfold ls` shows them"));
         };
         let session = SessionId::parse(session).map_err(|error| error.to_string())?;
         wishes.push(End { session: Some(session), server: Some(name.to_owned()), ..base.clone() });

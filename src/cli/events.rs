@@ -11,8 +11,10 @@ pub(super) fn events(events: &args::Events) -> u8 {
     let watch = Watch { session: events.session.clone(), follow: events.follow };
     let mut client = match client::find(events.socket.socket.as_deref()) {
         Ok(client) => client,
-        // Where no daemon ever ran nothing happened; to wait for what happens there has to be one.
-        Err(ClientError::NoDaemon(_)) if events.socket.socket.is_none() && !events.follow => {
+        // What happened is gone with the daemon that saw it, but for its log; to wait for what happens there has to be one.
+        Err(ClientError::NoDaemon(socket)) if events.socket.socket.is_none() && !events.follow => {
+            let log = client::beside(&socket, "log");
+            eprintln!("pinfold: no daemon runs; what the last one told is in the journal, or in {}", log.display());
             show(events, &EventsReply::default());
             return DONE;
         }

@@ -52,7 +52,7 @@ fn of_session(status: &args::Status, id: &SessionId) -> u8 {
         Err(error) => return failed(&error),
     };
     if found.is_empty() {
-        eprintln!("pinfold: no session {id} is alive; `pinfold ls --json` lists those that are");
+        eprintln!("pinfold: no session {id} is alive; `pinfold ls` lists those that are");
         tell_not_shown(other);
         return NO;
     }

@@ -308,13 +308,17 @@ impl Driver {
             from: change.from.at(),
             to: change.to.at(),
         });
+        let lowering = match &self.reloads.current {
+            Some(Order::Reload { lowering, .. }) => *lowering,
+            Some(Order::Again) | None => Lowering::NotBelowUsage,
+        };
         let kept = told.kept.into_iter().map(|(place, kept)| LimitKept {
             at: names.of(&place),
             limit: kept.key,
             stays: kept.stays.at(),
             wanted: kept.wanted.at(),
             usage: kept.usage,
-            why: why(&kept),
+            why: why(&kept, lowering),
         });
         let config = self.reloads.path.as_ref().map(|path| path.display().to_string());
         let reply = ReloadReply { config, changed: changed.collect(), kept: kept.collect(), warnings };
@@ -349,12 +353,20 @@ impl Names {
     }
 }
 
-/// Why a limit is not what it should be: one clause.
-fn why(kept: &crate::cgroup::Kept) -> String {
+/// Why a limit is not what it should be, and what to do.
+fn why(kept: &crate::cgroup::Kept, lowering: Lowering) -> String {
     match (kept.usage, &kept.error) {
         (Some(usage), _) => {
             let used = LimitKey::spell(kept.key, crate::limits::Limit::At(usage));
-            format!("{used} is in use")
+            match lowering {
+                Lowering::NotBelowUsage => format!(
+                    "{used} is in use; end some of it, or `pinfold reload --force`, for which the kernel may kill"
+                ),
+                // v2 takes any limit.
+                Lowering::Forced => format!(
+                    "{used} is in use, and cgroup v1 takes no limit below that; what goes beyond it is killed from now on"
+                ),
+            }
         }
         (None, Some(error)) => error.clone(),
         (None, None) => "the kernel holds another value".to_owned(),

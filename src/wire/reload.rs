@@ -103,12 +103,8 @@ impl fmt::Display for LimitChange {
 
 impl fmt::Display for LimitKept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, limit, stays, wanted, usage, why } = self;
+        let Self { at, limit, stays, wanted, why, .. } = self;
         let (stays, wanted) = (spell(*limit, *stays), spell(*limit, *wanted));
-        write!(f, "{at}: {} stays {stays}, and is not {wanted}: {why}", limit.word())?;
-        match usage {
-            Some(_) => f.write_str("; end some of it, or `pinfold reload --force`, for which the kernel may kill"),
-            None => Ok(()),
-        }
+        write!(f, "{at}: {} stays {stays}, and is not {wanted}: {why}", limit.word())
     }
 }
