@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 7 | [`cli`] | words from the user; exit statuses |
 //! | 6 | [`daemon`], [`launch`] | long-lived tasks around one table; the exec shim |
-//! | 5 | [`backend`], [`client`], [`records`] | one face for the backends; the socket's client; what a restart must know |
+//! | 5 | [`backend`], [`client`], [`records`], [`metrics`] | one face for the backends; the socket's client; what a restart must know; what Prometheus is told |
 //! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`], [`occurrence`] | all that may be seen of a session from outside; what happens to it |
@@ -47,6 +47,7 @@ pub mod label;
 pub mod launch;
 pub mod lifecycle;
 pub mod limits;
+pub mod metrics;
 pub mod naming;
 pub mod occurrence;
 pub mod outcome;

@@ -32,6 +32,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("process", 4),
     ("systemd", 4),
     ("records", 5),
+    ("metrics", 5),
     // One face for the backends; the socket's client.
     ("backend", 5),
     ("client", 5),

@@ -184,9 +184,14 @@ impl Group {
     /// How often a fork was refused in it or below it: `max` of `pids.events`, where the limit stands
     /// (`pids.events.local` on kernels whose `pids.events` counts the children's too).
     pub fn pids_refusals(&self) -> u64 {
+        self.pids_limit_hits().unwrap_or(0)
+    }
+
+    /// The same, as far as the kernel tells.
+    pub fn pids_limit_hits(&self) -> Option<u64> {
         let cgroup = self.pids_events();
-        let text = cgroup.read("pids.events.local").or_else(|_| cgroup.read("pids.events")).unwrap_or_default();
-        files::keyed(&text, "max").unwrap_or(0)
+        let text = cgroup.read("pids.events.local").or_else(|_| cgroup.read("pids.events")).ok()?;
+        files::keyed(&text, "max")
     }
 
     /// Whether its process limit is used up now.

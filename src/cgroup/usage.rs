@@ -8,6 +8,7 @@ use super::dir::Cgroup;
 use super::files;
 use super::group::Group;
 use super::knobs;
+use super::oom;
 use super::pressure::stalled;
 use crate::limits::Bytes;
 use crate::snapshot::{ActivityView, MemoryView, PressureView, StallView};
@@ -39,6 +40,25 @@ impl Group {
     pub fn pressure(&self) -> PressureView {
         let stall = |file| self.v2.read(file).map(|text| stall(&text)).unwrap_or_default();
         PressureView { memory: stall("memory.pressure"), cpu: stall("cpu.pressure"), io: stall("io.pressure") }
+    }
+
+    /// How often its memory limit was reached: `max` of `memory.events` on v2, where those below it count as well, and
+    /// `memory.failcnt` on v1.
+    pub fn memory_limit_hits(&self) -> Option<u64> {
+        match &self.memory {
+            Some(v1) => files::number(&v1.read("memory.failcnt").ok()?),
+            None => files::keyed(&self.v2.read("memory.events").ok()?, "max"),
+        }
+    }
+
+    /// Kills in it and below it for memory: `oom_kill` of `memory.events` on v2, where the kernel counts the first of those
+    /// that it kills by `memory.oom.group` twice (`oom_kill_process()`, and again in the walk over the group).
+    /// On v1, where that is counted where the victim was, it is for a leaf: the sum of it and of what was made below it.
+    pub fn memory_kills(&self) -> Option<u64> {
+        match &self.memory {
+            Some(v1) => v1.has("memory.oom_control").then(|| oom::kills(&self.v2, Some(v1))),
+            None => files::keyed(&self.v2.read("memory.events").ok()?, "oom_kill"),
+        }
     }
 }
 

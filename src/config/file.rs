@@ -5,6 +5,7 @@
 use serde::Deserialize;
 use wildmatch::WildMatch;
 
+use super::metrics;
 use super::values::{
     Bound, Burst, Cap, Commands, Every, Grace, HostFile, IdleAfter, IdleExit, MemoryMax, Percent, StallSpan, SwapMax,
     Ttl, Variable, WaitMax,
@@ -35,6 +36,8 @@ pub(super) struct File {
     pub(super) daemon: Daemon,
     #[serde(default)]
     launches: Launches,
+    #[serde(default)]
+    pub(super) metrics: metrics::Table,
 }
 
 impl File {

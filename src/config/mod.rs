@@ -5,6 +5,7 @@
 //! `deploy/pinfold.toml`, which a test keeps equal to the defaults.
 
 mod file;
+mod metrics;
 mod values;
 
 use std::fs::File;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use crate::limits::Limit;
 use crate::policy::{HostRule, Settings, built_in_hosts};
+pub use metrics::{Listen, Metrics};
 
 /// What the configuration file says. [`Config::default`] is a file that says nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,11 +25,17 @@ pub struct Config {
     pub settings: Settings,
     /// How long a daemon that was started on demand stays while it is not used.
     pub idle_exit: Limit<Duration>,
+    /// Where metrics are told, and how much of them.
+    pub metrics: Metrics,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { settings: Settings::default(), idle_exit: Limit::At(Duration::from_secs(60)) }
+        Self {
+            settings: Settings::default(),
+            idle_exit: Limit::At(Duration::from_secs(60)),
+            metrics: Metrics::default(),
+        }
     }
 }
 
@@ -89,7 +97,7 @@ impl Config {
         let daemon = written.daemon;
         daemon.bound(&mut settings);
         let idle_exit = daemon.idle_exit.map_or(Self::default().idle_exit, |idle| idle.0);
-        Ok(Self { settings, idle_exit })
+        Ok(Self { settings, idle_exit, metrics: written.metrics.0 })
     }
 }
 

@@ -42,13 +42,13 @@ fn uncommented(prefix: &str) -> String {
 
 #[test]
 fn the_sample_shows_every_default_as_it_is() {
-    let Config { settings, idle_exit } = parsed(&uncommented("#"));
+    let Config { settings, idle_exit, metrics } = parsed(&uncommented("#"));
     assert_eq!(settings.machine, Settings::built_in_machine());
     assert_eq!(settings.session, Settings::built_in_session());
     assert_eq!(settings.server, Settings::built_in_server());
     let unsaid =
         Settings { machine: Default::default(), session: Default::default(), server: Default::default(), ..settings };
-    assert_eq!(Config { settings: unsaid, idle_exit }, Config::default());
+    assert_eq!(Config { settings: unsaid, idle_exit, metrics }, Config::default());
 }
 
 #[test]
@@ -76,6 +76,10 @@ fn the_sample_shows_every_key() {
         "burst",
         "every",
         "wait_max",
+        "listen",
+        "listen_anywhere",
+        "hosts",
+        "session_ids",
     ];
     let limits = ["memory_max", "memory_swap_max", "pids_max", "cpu_max", "cpu_weight", "io_weight", "memory_high"];
     for key in keys.into_iter().chain(limits) {
@@ -145,8 +149,17 @@ fn every_key_is_understood() {
         burst = "infinity"
         every = "500ms"
         wait_max = "10s"
+        [metrics]
+        listen = "10.0.0.5:9317"
+        listen_anywhere = true
+        hosts = ["metrics.example.org", "[fd00::1]"]
+        sessions_max = 0
+        session_ids = true
         "#,
     );
+    let Metrics { listen, hosts, sessions_max, session_ids } = config.metrics;
+    assert_eq!(listen, Listen::Tcp("10.0.0.5:9317".parse().unwrap()));
+    assert_eq!((hosts.len(), sessions_max, session_ids), (2, 0, true));
     let settings = config.settings;
     assert!(settings.best_effort);
     assert_eq!((settings.uncontained, config.idle_exit), (Uncontained::Refuse, Limit::Infinity));
@@ -182,6 +195,14 @@ fn every_key_is_understood() {
 fn an_empty_session_env_takes_a_built_in_one_away() {
     let config = parsed("[[host]]\nname = \"goose\"\nsession_env = \"\"\n");
     assert_eq!(config.settings.host(&Name::parse("goose").unwrap()).unwrap().session_env, None);
+}
+
+#[test]
+fn metrics_are_told_where_the_file_says() {
+    let listen = |at: &str| parsed(&format!("[metrics]\nlisten = \"{at}\"\n")).metrics.listen;
+    assert_eq!((listen("auto"), listen("off")), (Listen::Auto, Listen::Off));
+    assert_eq!(listen("/run/x.sock"), Listen::Unix("/run/x.sock".into()));
+    assert_eq!(listen("[::1]:80"), Listen::Tcp("[::1]:80".parse().unwrap()), "it is of this machine alone");
 }
 
 #[test]
@@ -235,6 +256,12 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ("[[host]]\nname = \"x\"\ncommands = []", "p.toml:3: commands = []: a host without commands"),
         ("[[host]]\nname = \"x\"\ncommands = [\"/a\"]", "p.toml:3: commands = [\"/a\"]: \"/a\" is not the name"),
         ("[[host]]\nname = \"zed\"\nsession_env = \"A-B\"", "p.toml:3: session_env = \"A-B\": \"A-B\" is not the name"),
+        ("[metrics]\nlistn = \"off\"", "p.toml:2: listn = \"off\": unknown field `listn`"),
+        ("[metrics]\nlisten = \"9317\"", "p.toml:1: [metrics]: listen = \"9317\" is no place to listen; write"),
+        ("[metrics]\nlisten = \"0.0.0.0:1\"", "p.toml:1: [metrics]: listen = \"0.0.0.0:1\" can be reached from other"),
+        ("[metrics]\nlisten = \"[fd00::1]:1\"", "p.toml:1: [metrics]: listen = \"[fd00::1]:1\" can be reached from"),
+        ("[metrics]\nsessions_max = -1", "p.toml:1: [metrics]: sessions_max = -1 is no number of sessions; write"),
+        ("[metrics]\nhosts = [\"a:80\"]", "p.toml:1: [metrics]: \"a:80\" is not the name of a machine; write"),
         ("a = = 1", "p.toml:1: a = = 1: "),
         ("[server]\n[server]", "p.toml:2: [server]: duplicate key"),
     ] {

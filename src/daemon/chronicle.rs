@@ -66,6 +66,11 @@ impl Chronicle {
         occurrence
     }
 
+    /// What was.
+    pub(super) fn recent(&self) -> impl DoubleEndedIterator<Item = &Arc<Occurrence>> {
+        self.recent.iter()
+    }
+
     /// What was, and what comes.
     pub(super) fn follow(&self) -> Following {
         Following { recent: self.recent.iter().cloned().collect(), next: self.followers.subscribe() }
@@ -127,6 +132,7 @@ impl Driver {
     /// Something happened.
     pub(super) fn occurred_to(&mut self, about: About, what: What) {
         let occurrence = self.chronicle.add(about, what);
+        self.counters.count(&occurrence);
         log::to_journal(&occurrence);
     }
 }

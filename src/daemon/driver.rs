@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::chronicle::Chronicle;
 use super::escapes::Escapees;
@@ -26,7 +26,9 @@ use super::watch::{Source, Watcher};
 use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership, MemoryKill, has_exited};
 use crate::chain::chain;
+use crate::config::Metrics;
 use crate::lifecycle::{Action, Event, Moment, State};
+use crate::metrics::Counters;
 use crate::occurrence::What;
 use crate::policy::{Configured, Offers, OnPids, Settings};
 use crate::records::{Ending, Records};
@@ -62,6 +64,10 @@ pub(super) struct Driver {
     pub(super) counts: Counts,
     /// What happened.
     pub(super) chronicle: Chronicle,
+    /// How often, for metrics.
+    pub(super) counters: Counters,
+    /// Tells the listener for metrics what the configuration says.
+    pub(super) metrics: watch::Sender<Metrics>,
     /// Who launched how often, and what waits for its turn.
     pub(super) storms: Storms,
     pub(super) start: Instant,
@@ -200,6 +206,9 @@ impl Driver {
             }
             Message::Describe(reply) => {
                 let _ = reply.send((self.counts, self.reloads.path.clone()));
+            }
+            Message::Facts(reply) => {
+                let _ = reply.send(self.facts());
             }
             Message::Configured(of, configured) if of == self.reloads.generation => self.heed(configured),
             // It was on its way when other files were named.

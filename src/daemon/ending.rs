@@ -45,6 +45,9 @@ impl Driver {
             let ended = occurrence::Ended { outcome, lifetime_seconds, end_seconds };
             self.occurred_to(About::server(&server, id.clone(), uid), What::Ended(ended));
         }
+        if gone.session.is_some() {
+            self.counters.forget(server.key.as_str());
+        }
         // What is held here is let go with it; what the manager holds is not.
         self.store.remove(&held::stdin(&server.leaf_name));
         self.remove_stderr(&server.leaf_name, server.stderr.as_ref());

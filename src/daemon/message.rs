@@ -12,6 +12,7 @@ use super::launching::LaunchRequest;
 use super::placing::Admitted;
 use super::publish::Entry;
 use super::reload::{Applied, Asker, Loaded};
+use super::scrape::Facts;
 use super::table::Job;
 use crate::cgroup::Caller;
 use crate::policy::Configured;
@@ -64,6 +65,8 @@ pub(super) enum Message {
         uid: u32,
         reply: oneshot::Sender<Vec<Entry>>,
     },
+    /// What metrics are made from.
+    Facts(oneshot::Sender<Facts>),
     /// What happened, and what will.
     Follow(oneshot::Sender<Following>),
     /// What is counted, and the configuration file that is in use.

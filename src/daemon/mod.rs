@@ -12,10 +12,12 @@ mod follow;
 mod generation;
 mod held;
 mod hostfiles;
+mod http;
 mod idling;
 mod jobs;
 mod labels;
 mod launching;
+mod listener;
 mod lock;
 mod log;
 mod lost;
@@ -27,6 +29,7 @@ mod recording;
 mod recover;
 mod reload;
 mod removing;
+mod scrape;
 mod socket;
 mod stalling;
 mod stdin;
@@ -183,6 +186,8 @@ async fn run(
         table: Default::default(),
         counts: Default::default(),
         chronicle: Default::default(),
+        counters: Default::default(),
+        metrics: tokio::sync::watch::Sender::new(config.metrics),
         storms: Default::default(),
         start: Instant::now(),
         outbox: outbox.clone(),
@@ -216,6 +221,9 @@ async fn run(
     let relay = backend.take_stops().map(|stops| tokio::spawn(relay_stops(stops, outbox.clone())));
     let reloads = reload_on_hangup(outbox.clone()).map_err(io("catch SIGHUP for"))?;
     driver.reloads.follow(files, outbox.clone());
+    let (counts, said) = (driver.counters.registry(), driver.metrics.subscribe());
+    let exporter = http::Exporter::new(outbox.clone(), description.clone(), counts, said);
+    let exports = tokio::spawn(exporter.serve(listener::Usual::of(options)));
     let service = socket::Service::new(outbox, backend, description);
     let connections = tokio::spawn(socket::serve(listener, Arc::new(service)));
     tracing::info!(socket = %options.socket.display(), "ready");
@@ -224,6 +232,7 @@ async fn run(
     // New callers find no socket from here on and start another daemon, once this one has let go of its lock.
     let _ = std::fs::remove_file(&options.socket);
     connections.abort();
+    exports.abort();
     stops.abort();
     reloads.abort();
     driver.reloads.stop();

@@ -21,11 +21,11 @@ pub(super) struct Entry {
     pub(super) key: SessionKey,
     pub(super) id: SessionId,
     uid: u32,
-    host: Option<Name>,
+    pub(super) host: Option<Name>,
     backend: &'static str,
     cgroup: String,
     expires: Option<Expiry>,
-    servers: Vec<(ServerView, ProcessId, Option<Arc<Leaf>>)>,
+    pub(super) servers: Vec<(ServerView, ProcessId, Option<Arc<Leaf>>)>,
 }
 
 /// Copies what `uid` may see; root sees all.
@@ -168,7 +168,7 @@ pub(super) fn is_outside(leader: ProcessId, leaf: &Leaf) -> bool {
 }
 
 /// On a hybrid machine the callers of one session may stand in several v1 cgroups: what counts is the fullest.
-fn wider(one: MemoryView, other: MemoryView) -> MemoryView {
+pub(super) fn wider(one: MemoryView, other: MemoryView) -> MemoryView {
     let most = |one: Option<Bytes>, other: Option<Bytes>| one.max(other);
     MemoryView {
         rss_bytes: most(one.rss_bytes, other.rss_bytes),

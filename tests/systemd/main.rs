@@ -24,6 +24,7 @@ mod on_demand;
 mod oomd;
 mod outside;
 mod places;
+mod scrape;
 mod shedding;
 mod ttl;
 mod units;

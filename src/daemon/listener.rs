@@ -1,0 +1,129 @@
+//! Where metrics are listened for: a loopback address, or a unix socket that is for the daemon's own user alone.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::Options;
+use crate::client::{SYSTEM_SOCKET, beside};
+use crate::config::Listen;
+
+/// Where the system's daemon is asked.
+const USUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9317);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 64;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Where a daemon listens whose configuration does not say so.
+#[derive(Debug, Clone)]
+pub(super) struct Usual(Place);
+
+impl Usual {
+    /// One daemon of a machine can have the usual address. Any other is told by the path of its own socket.
+    pub(super) fn of(options: &Options) -> Self {
+        let is_system = options.socket == Path::new(SYSTEM_SOCKET) && options.root.is_none() && !options.on_demand;
+        Self(if is_system { Place::Tcp(USUAL) } else { Place::Unix(beside(&options.socket, "http")) })
+    }
+
+    /// Where to listen by this word of the configuration; nowhere, perhaps.
+    pub(super) fn or(&self, said: &Listen) -> Option<Place> {
+        match said {
+            Listen::Auto => Some(self.0.clone()),
+            Listen::Off => None,
+            Listen::Tcp(address) => Some(Place::Tcp(*address)),
+            Listen::Unix(path) => Some(Place::Unix(path.clone())),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Listens for as long as it is there.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// A connection of either kind.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Listener {
+    pub(super) async fn bind(place: &Place) -> io::Result<Self> {
+        match place {
+            Place::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
+            Place::Unix(path) => bind_unix(path).map(|listener| Self::Unix(listener, path.clone())),
+        }
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
+        })
+    }
+
+    /// Whether a browser can reach it, with a name that it was told by whoever it shows a page of.
+    pub(super) fn is_for_browsers(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    remove_stale(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // bind(2) makes the file with the mode of the socket: from its first moment it is for nobody else.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
+}
+
+/// Removes a socket on which nobody listens any more: of a daemon that died.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something stands there that is no socket"));
+        }
+        Ok(_) => {}
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there")),
+    }
+}
