@@ -121,3 +121,25 @@ fill_venv() {
             UV_PYTHON=$venv/bin/python UV_PYTHON_DOWNLOADS=never \
             quietly "$venv/bin/uvx" mcp-server-time --help
 }
+
+# Debian's package, taken apart into the cache: installed, it would start a server of its own, and at each boot.
+prometheus_tools() {
+    if ! { have prometheus && have promtool; }; then
+        PATH=$PATH:$cache/prometheus/usr/bin
+        if ! { have prometheus && have promtool; }; then
+            have apt-get || {
+                echo 'prometheus and promtool are missing: install Prometheus' >&2
+                return 1
+            }
+            echo 'downloading prometheus into tests/.cache'
+            mkdir -p "$cache/prometheus" || return
+            quietly env -C "$cache/prometheus" apt-get download prometheus || {
+                root && quietly apt-get update && quietly env -C "$cache/prometheus" apt-get download prometheus
+            } || return
+            dpkg-deb --extract "$cache"/prometheus/prometheus_*.deb "$cache/prometheus" || return
+            rm "$cache"/prometheus/prometheus_*.deb
+            hash -r
+        fi
+    fi
+    promtool --version 2>&1 | head -n 1
+}

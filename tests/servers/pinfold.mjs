@@ -1,4 +1,4 @@
-// The pinfold under test: one daemon for the whole ring, in a cgroup subtree that the ring makes and removes.
+// The pinfold under test: one daemon for a whole ring, in a cgroup subtree that the ring makes and removes.
 
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -25,31 +25,40 @@ function program() {
 }
 
 export class Pinfold {
-  /** Makes the subtree, starts the daemon, and waits until it answers. */
-  static async start() {
-    if (process.getuid() !== 0) throw new Error('the servers ring makes cgroups: run it as root');
+  /** Makes the subtree, starts the daemon with this text as its configuration, and waits until it answers. */
+  static async start(configuration = '') {
+    if (process.getuid() !== 0) throw new Error('this ring makes cgroups: run it as root');
     const pinfold = new Pinfold();
     fs.mkdirSync(pinfold.root);
-    const log = fs.openSync(pinfold.log, 'w');
-    pinfold.daemon = spawn(
-      pinfold.program,
-      ['serve', '--backend', 'cgroupfs', '--socket', pinfold.socket, '--root', pinfold.root],
-      { stdio: ['ignore', log, log] },
-    );
-    pinfold.exited = once(pinfold.daemon, 'exit');
-    fs.closeSync(log);
+    fs.writeFileSync(pinfold.configuration, configuration);
     // A run that is broken off leaves no daemon behind.
-    process.on('exit', () => pinfold.daemon.kill('SIGKILL'));
+    process.on('exit', () => pinfold.daemon?.kill('SIGKILL'));
+    await pinfold.#serve();
+    return pinfold;
+  }
+
+  async #serve() {
+    const log = fs.openSync(this.log, 'a');
+    const where = ['--config', this.configuration, '--socket', this.socket, '--root', this.root];
+    this.daemon = spawn(this.program, ['serve', '--backend', 'cgroupfs', ...where], { stdio: ['ignore', log, log] });
+    this.exited = once(this.daemon, 'exit');
+    fs.closeSync(log);
     const state = await eventually(DEADLINE, 'the daemon answers', async () => {
-      if (pinfold.daemon.exitCode !== null || pinfold.daemon.signalCode !== null) return 'gone';
-      return (await pinfold.ls()) && 'answering';
+      if (this.daemon.exitCode !== null || this.daemon.signalCode !== null) return 'gone';
+      return (await this.ls()) && 'answering';
     });
     if (state === 'gone') {
-      const said = pinfold.logged();
-      await pinfold.clear();
+      const said = this.logged();
+      await this.clear();
       throw new Error(`the daemon left at once: ${said}`);
     }
-    return pinfold;
+  }
+
+  /** Stops the daemon and starts another one, which adopts what lives. */
+  async restart() {
+    this.daemon.kill('SIGTERM');
+    await within(DEADLINE, 'the daemon stops', this.exited);
+    await this.#serve();
   }
 
   constructor() {
@@ -57,6 +66,7 @@ export class Pinfold {
     this.directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-servers-'));
     this.socket = path.join(this.directory, 'pinfold.sock');
     this.log = path.join(this.directory, 'daemon.log');
+    this.configuration = path.join(this.directory, 'pinfold.toml');
     this.root = path.join(unifiedMount(), `pinfold-servers-${process.pid}`);
   }
 
