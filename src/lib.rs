@@ -6,7 +6,7 @@
 //! | floor | rooms | what they are |
 //! |---|---|---|
 //! | 7 | [`cli`] | words from the user; exit statuses |
-//! | 6 | [`daemon`], [`launch`] | long-lived tasks around one table; the exec shim |
+//! | 6 | [`daemon`], [`launch`], [`tui`] | long-lived tasks around one table; the exec shim; the live screen |
 //! | 5 | [`backend`], [`client`], [`records`], [`metrics`] | one face for the backends; the socket's client; what a restart must know; what Prometheus is told |
 //! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
@@ -60,4 +60,5 @@ pub mod sys;
 pub mod systemd;
 pub mod timespan;
 pub mod timestamp;
+pub mod tui;
 pub mod wire;

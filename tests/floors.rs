@@ -36,9 +36,10 @@ const FLOORS: &[(&str, u8)] = &[
     // One face for the backends; the socket's client.
     ("backend", 5),
     ("client", 5),
-    // Long-lived tasks; the exec shim.
+    // Long-lived tasks; the exec shim; the live screen.
     ("daemon", 6),
     ("launch", 6),
+    ("tui", 6),
     // Words from the user; exit statuses.
     ("cli", 7),
 ];

@@ -70,6 +70,12 @@ rust_lints() {
     quietly rustup component add rustfmt clippy
 }
 
+# A terminal that tells what stands on it.
+tmux_here() {
+    have tmux || debian tmux tmux || return
+    tmux -V
+}
+
 node_suffices() {
     have node && have npm && have npx || return
     local found

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -29,6 +30,8 @@ pub(super) enum Command {
     Ls(Ls),
     /// Show one session, or find the session of a process.
     Status(Status),
+    /// Show the sessions and what each of them uses, live.
+    Top(Top),
     /// End sessions or servers, with everything that they started.
     End(End),
     /// Tell what happened since the daemon started, at most the last 256 events: launches, refusals, memory kills, escapes,
@@ -153,6 +156,22 @@ pub(super) struct Status {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Top {
+    /// How often to look, 200ms to 1h; + and - change it.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
+    pub(super) interval: TimeSpan,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+/// An interval that shows something, and does not make the daemon work for nothing.
+fn interval(given: &str) -> Result<TimeSpan, String> {
+    let span: TimeSpan = given.parse().map_err(|error: crate::timespan::TimeSpanError| error.to_string())?;
+    let fits = (Duration::from_millis(200)..=Duration::from_secs(3600)).contains(&span.duration());
+    if fits { Ok(span) } else { Err("give 200ms to 1h".to_owned()) }
 }
 
 #[derive(Debug, Args)]

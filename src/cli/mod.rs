@@ -12,6 +12,7 @@ mod serve;
 mod service;
 mod status;
 mod text;
+mod top;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => serve::serve(serve),
         Command::Ls(ls) => ls::ls(&ls),
         Command::Status(status) => status::status(&status),
+        Command::Top(top) => top::top(top),
         Command::End(end) => end::end(&end),
         Command::Events(events) => events::events(&events),
         Command::Reload(reload) => reload::reload(&reload),

@@ -32,5 +32,6 @@ mod shedding;
 mod soak;
 mod storage;
 mod storms;
+mod top;
 mod ttl;
 mod upkeep;
