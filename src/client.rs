@@ -98,6 +98,7 @@ fn fault_text(fault: &Fault) -> String {
         Fault::NotReloaded(why) => {
             format!("the configuration is not read anew, and what it said before still holds: {why}")
         }
+        Fault::NoHistory(why) => format!("the history cannot be told: {why}"),
         Fault::NotContained(pid) => format!("no session of yours holds process {pid}"),
         Fault::MethodNotFound(name) => format!("the daemon knows no method {name}: {OLDER}"),
         Fault::InterfaceNotFound(name) => format!("the daemon knows no interface {name}"),
@@ -384,7 +385,7 @@ fn spawn(socket: &Path, deadline: Instant) -> Result<(), ClientError> {
         command.arg("--backend").arg(backend);
     }
     // Of the host's environment it gets what says where things are, and nothing that could be a secret.
-    let kept = ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "PINFOLD_LOG"];
+    let kept = ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "PINFOLD_LOG"];
     command.env_clear().envs(kept.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
@@ -421,6 +422,21 @@ fn read_line(from: impl AsFd, deadline: Instant, line: &mut String) -> io::Resul
             line.push_str(String::from_utf8_lossy(&bytes).trim_end());
             return Ok(());
         }
+    }
+}
+
+/// Where the history of the daemon at this socket is: where the state of the system, or of its user, is kept; that of any
+/// other daemon is beside its socket.
+pub fn history(socket: &Path) -> PathBuf {
+    const NAME: &str = "pinfold/history.db";
+    if socket == Path::new(SYSTEM_SOCKET) {
+        return Path::new("/var/lib").join(NAME);
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = state.or_else(|| Some(std::env::home_dir()?.join(".local/state")));
+    match state.filter(|_| user_socket().is_ok_and(|usual| usual == socket)) {
+        Some(state) => state.join(NAME),
+        None => beside(socket, "history.db"),
     }
 }
 

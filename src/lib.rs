@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 7 | [`cli`] | words from the user; exit statuses |
 //! | 6 | [`daemon`], [`launch`], [`tui`] | long-lived tasks around one table; the exec shim; the live screen |
-//! | 5 | [`backend`], [`client`], [`records`], [`metrics`] | one face for the backends; the socket's client; what a restart must know; what Prometheus is told |
+//! | 5 | [`backend`], [`client`], [`records`], [`history`], [`metrics`] | one face for the backends; the socket's client; what a restart must know; what ended, kept; what Prometheus is told |
 //! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`], [`occurrence`] | all that may be seen of a session from outside; what happens to it |
@@ -42,6 +42,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;
+pub mod history;
 pub mod hostfile;
 pub mod label;
 pub mod launch;

@@ -96,6 +96,8 @@ pub struct Ended {
     /// Why, and what the end did.
     #[serde(flatten)]
     pub outcome: Outcome,
+    /// When it was launched, RFC 3339 in UTC.
+    pub started_at: Timestamp,
     /// From its launch to the moment when nothing of it was left.
     pub lifetime_seconds: f64,
     /// From the fact that ended it to the same moment; `null` where no daemon ran for all of that.

@@ -7,6 +7,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod fault;
+mod history;
 mod inbox;
 mod newer;
 mod reload;
@@ -27,6 +28,7 @@ use crate::snapshot::SessionView;
 use crate::timespan::TimeSpan;
 use crate::timestamp::Timestamp;
 pub use fault::Fault;
+pub use history::{Answer, By, ENDS_MAX, Group, Question};
 pub use inbox::Inbox;
 pub use newer::OLDER;
 pub use reload::{LimitChange, LimitKept, LimitPlace, Reload, ReloadReply};
@@ -300,6 +302,8 @@ pub enum Call {
     Locate(i32),
     /// Tell what happened.
     Events(Watch),
+    /// Tell what ended.
+    History(Question),
     /// Tell about the daemon.
     Describe,
     /// `org.varlink.service.GetInfo`.
@@ -346,6 +350,7 @@ impl Call {
             Self::Status(id) => (ours("Status"), serde_json::json!({ "session": id })),
             Self::Locate(pid) => (ours("Locate"), serde_json::json!({ "pid": pid })),
             Self::Events(watch) => (ours("Events"), serde_json::json!({ "session": watch.session })),
+            Self::History(question) => (ours("History"), to_value(question)),
             Self::Describe => (ours("Describe"), Value::Null),
             Self::GetInfo => ("org.varlink.service.GetInfo".to_owned(), Value::Null),
             Self::GetInterfaceDescription(name) => {
@@ -397,6 +402,7 @@ impl Call {
             "io.pinfold.Status" => Ok(Self::Status(read::<Session>(parameters)?.session)),
             "io.pinfold.Locate" => Ok(Self::Locate(read::<Pid>(parameters)?.pid)),
             "io.pinfold.Events" => Ok(Self::Events(Watch { follow: more, ..read(parameters)? })),
+            "io.pinfold.History" => Ok(Self::History(read(parameters)?)),
             "io.pinfold.Describe" => Ok(Self::Describe),
             "org.varlink.service.GetInfo" => Ok(Self::GetInfo),
             "org.varlink.service.GetInterfaceDescription" => {

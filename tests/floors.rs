@@ -31,11 +31,12 @@ const FLOORS: &[(&str, u8)] = &[
     ("config", 4),
     ("process", 4),
     ("systemd", 4),
-    ("records", 5),
-    ("metrics", 5),
-    // One face for the backends; the socket's client.
+    // One face for the backends; the socket's client; what a restart must know; what ended; what Prometheus is told.
     ("backend", 5),
     ("client", 5),
+    ("history", 5),
+    ("metrics", 5),
+    ("records", 5),
     // Long-lived tasks; the exec shim; the live screen.
     ("daemon", 6),
     ("launch", 6),

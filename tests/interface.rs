@@ -9,8 +9,9 @@ use pinfold::outcome::{Cause, Level, Outcome, Stall, Stopper};
 use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{ActivityView, MemoryView, PressureView, ServerView, SessionView, StallView, StdinWatch};
 use pinfold::wire::{
-    Call, DESCRIPTION, Description, End, EndReply, Ended, EventsReply, Fault, Launch, Launched, LimitChange, LimitKept,
-    LimitPlace, LimitState, ListReply, Located, Relabel, Relabelled, Reload, ReloadReply, StatusReply, Watch,
+    Answer, By, Call, DESCRIPTION, Description, End, EndReply, Ended, EventsReply, Fault, Group, Launch, Launched,
+    LimitChange, LimitKept, LimitPlace, LimitState, ListReply, Located, Question, Relabel, Relabelled, Reload,
+    ReloadReply, StatusReply, Watch,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -129,6 +130,17 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("type Memory ("), sent(&MemoryView::default()));
     assert_eq!(written("type Activity ("), sent(&ActivityView::default()));
     assert_eq!(written("type Pressure ("), sent(&PressureView::default()));
+    let group = Group {
+        name: None,
+        ends: 0,
+        killed: 0,
+        memory: 0,
+        peak_bytes: None,
+        memory_bytes: None,
+        mean_lifetime_seconds: 0.0,
+        max_lifetime_seconds: 0.0,
+    };
+    assert_eq!(written("type Group ("), sent(&group));
     assert_eq!(written("type Stalled ("), sent(&StallView::default()));
     assert_eq!(written("type Server ("), sent(&server()));
     assert_eq!(written("type Session ("), sent(&session()));
@@ -153,7 +165,8 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     ] {
         let outcome = Outcome { cause, ..outcome };
         all.extend(sent(&Ended { outcome, ..ended.clone() }));
-        let ended = occurrence::Ended { outcome, lifetime_seconds: 1.5, end_seconds: None };
+        let ended =
+            occurrence::Ended { outcome, started_at: server().started_at, lifetime_seconds: 1.5, end_seconds: None };
         let ended = occurrence(What::Ended(ended));
         happened.extend(sent(&ended));
         let read: Occurrence = serde_json::from_str(&serde_json::to_string(&ended).unwrap()).unwrap();
@@ -183,6 +196,7 @@ fn every_parameter_of_a_method_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("method Reload("), sent(&Reload::default()));
     assert_eq!(written("method Label("), sent(&Relabel::default()));
     assert_eq!(written("method Status("), sent(&parameters(&Call::Status(session().id).encode())));
+    assert_eq!(written("method History("), sent(&Question::default()));
     assert_eq!(written("method Events("), sent(&parameters(&Call::Events(Watch::default()).encode())));
     assert_eq!(written("method Locate("), sent(&parameters(&Call::Locate(1).encode())));
 }
@@ -222,6 +236,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         ("labels: [string]string\n) -> (", sent(&Relabelled::default())),
         ("method Status(session: string) -> (", sent(&StatusReply { sessions: Vec::new(), complete: true })),
         ("method List() -> (", sent(&ListReply::default())),
+        ("limit: ?int\n) -> (", sent(&Answer::default())),
         ("method Events(session: ?string) -> (", sent(&EventsReply::default())),
         ("method Locate(pid: int) -> (", sent(&Located { session: session(), leaf: String::new() })),
         ("method Describe() -> (", sent(&description)),
@@ -237,6 +252,7 @@ fn every_fault_of_ours_is_in_the_interface() {
         Fault::Refused { reason: "r".into(), remedy: "s".into(), uncontained: true },
         Fault::NotPermitted("r".into()),
         Fault::NotReloaded("r".into()),
+        Fault::NoHistory("r".into()),
         Fault::NotContained(1),
     ];
     for fault in faults {
@@ -274,6 +290,7 @@ fn a_call_arrives_as_it_was_sent() {
         Call::Locate(7),
         Call::Events(Watch { session: Some(session().id), follow: true }),
         Call::Events(Watch::default()),
+        Call::History(Question { by: Some(By::Cause), limit: Some(3), ..Question::default() }),
         Call::Describe,
         Call::GetInfo,
         Call::GetInterfaceDescription("io.pinfold".into()),

@@ -37,6 +37,8 @@ pub(super) enum Command {
     /// Tell what happened since the daemon started, at most the last 256 events: launches, refusals, memory kills, escapes,
     /// ends and their causes.
     Events(Events),
+    /// Tell what ended, since when it was kept: why, after how long, and what it had used at most.
+    History(History),
     /// Have the daemon read its configuration anew: limits of what lives change in place.
     Reload(Reload),
     /// Tie labels to servers that live, so that they can be ended by them.
@@ -225,6 +227,37 @@ pub(super) struct Events {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct History {
+    /// What ended since then: a time span ago (2h, 7d), RFC 3339, or @SECONDS since 1970 [default: all that is kept].
+    #[arg(long, value_name = "TIME", value_parser = super::history::since)]
+    pub(super) since: Option<Timestamp>,
+    /// Only servers of this session.
+    #[arg(long, value_name = "ID", value_parser = SessionId::parse)]
+    pub(super) session: Option<SessionId>,
+    /// Add ends up by this, rather than list them.
+    #[arg(long, value_enum)]
+    pub(super) by: Option<HistoryBy>,
+    /// How many ends to list, the latest of them; up to 10000 [default: 1000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::wire::ENDS_MAX)))]
+    pub(super) limit: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum HistoryBy {
+    /// The server's name.
+    Server,
+    /// The host that launched it.
+    Host,
+    /// The cause of the end.
+    Cause,
 }
 
 #[derive(Debug, Args)]

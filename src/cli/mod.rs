@@ -4,6 +4,7 @@ mod args;
 mod doctor;
 mod end;
 mod events;
+mod history;
 mod label;
 mod ls;
 mod reload;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Top(top) => top::top(top),
         Command::End(end) => end::end(&end),
         Command::Events(events) => events::events(&events),
+        Command::History(history) => history::history(&history),
         Command::Reload(reload) => reload::reload(&reload),
         Command::Label(label) => label::label(&label),
         Command::Doctor(doctor) => doctor::doctor(&doctor),

@@ -146,7 +146,7 @@ fn properties(program: &Path, socket: &Path) -> Properties {
     command.extend(std::env::args().skip(1));
     command.push("--in-service".to_owned());
     // Of what the launcher left of the host's environment, systemd sets none by itself.
-    let kept = ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "PINFOLD_LOG"];
+    let kept = ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "PINFOLD_LOG"];
     let environment = kept.into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
     Properties::default()
         .with("Description", Value::Text(format!("pinfold on demand, at {}", text(socket))))

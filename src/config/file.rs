@@ -5,11 +5,11 @@
 use serde::Deserialize;
 use wildmatch::WildMatch;
 
-use super::metrics;
 use super::values::{
     Bound, Burst, Cap, Commands, Every, Grace, HostFile, IdleAfter, IdleExit, MemoryMax, Percent, StallSpan, SwapMax,
     Ttl, Variable, WaitMax,
 };
+use super::{history, metrics};
 use crate::limits::{CpuMax, LimitWishes, PidsMax, Weight};
 use crate::policy::{
     HostRule, OnExcess, OnPids, Rate, Rule, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule,
@@ -38,6 +38,8 @@ pub(super) struct File {
     launches: Launches,
     #[serde(default)]
     pub(super) metrics: metrics::Table,
+    #[serde(default)]
+    pub(super) history: history::Table,
 }
 
 impl File {

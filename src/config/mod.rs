@@ -5,6 +5,7 @@
 //! `deploy/pinfold.toml`, which a test keeps equal to the defaults.
 
 mod file;
+mod history;
 mod metrics;
 mod values;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use crate::limits::Limit;
 use crate::policy::{HostRule, Settings, built_in_hosts};
+pub use history::Bounds;
 pub use metrics::{Listen, Metrics};
 
 /// What the configuration file says. [`Config::default`] is a file that says nothing.
@@ -27,6 +29,8 @@ pub struct Config {
     pub idle_exit: Limit<Duration>,
     /// Where metrics are told, and how much of them.
     pub metrics: Metrics,
+    /// What is kept of what ended.
+    pub history: Bounds,
 }
 
 impl Default for Config {
@@ -35,6 +39,7 @@ impl Default for Config {
             settings: Settings::default(),
             idle_exit: Limit::At(Duration::from_secs(60)),
             metrics: Metrics::default(),
+            history: Bounds::default(),
         }
     }
 }
@@ -97,7 +102,7 @@ impl Config {
         let daemon = written.daemon;
         daemon.bound(&mut settings);
         let idle_exit = daemon.idle_exit.map_or(Self::default().idle_exit, |idle| idle.0);
-        Ok(Self { settings, idle_exit, metrics: written.metrics.0 })
+        Ok(Self { settings, idle_exit, metrics: written.metrics.0, history: written.history.bounds() })
     }
 }
 

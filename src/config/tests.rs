@@ -42,13 +42,13 @@ fn uncommented(prefix: &str) -> String {
 
 #[test]
 fn the_sample_shows_every_default_as_it_is() {
-    let Config { settings, idle_exit, metrics } = parsed(&uncommented("#"));
+    let Config { settings, idle_exit, metrics, history } = parsed(&uncommented("#"));
     assert_eq!(settings.machine, Settings::built_in_machine());
     assert_eq!(settings.session, Settings::built_in_session());
     assert_eq!(settings.server, Settings::built_in_server());
     let unsaid =
         Settings { machine: Default::default(), session: Default::default(), server: Default::default(), ..settings };
-    assert_eq!(Config { settings: unsaid, idle_exit, metrics }, Config::default());
+    assert_eq!(Config { settings: unsaid, idle_exit, metrics, history }, Config::default());
 }
 
 #[test]
@@ -80,6 +80,8 @@ fn the_sample_shows_every_key() {
         "listen_anywhere",
         "hosts",
         "session_ids",
+        "days",
+        "max_size",
     ];
     let limits = ["memory_max", "memory_swap_max", "pids_max", "cpu_max", "cpu_weight", "io_weight", "memory_high"];
     for key in keys.into_iter().chain(limits) {
@@ -155,8 +157,12 @@ fn every_key_is_understood() {
         hosts = ["metrics.example.org", "[fd00::1]"]
         sessions_max = 0
         session_ids = true
+        [history]
+        days = 7
+        max_size = "2M"
         "#,
     );
+    assert_eq!(config.history, Bounds { days: 7, bytes: Bytes(2 << 20) });
     let Metrics { listen, hosts, sessions_max, session_ids } = config.metrics;
     assert_eq!(listen, Listen::Tcp("10.0.0.5:9317".parse().unwrap()));
     assert_eq!((hosts.len(), sessions_max, session_ids), (2, 0, true));
@@ -262,6 +268,9 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ("[metrics]\nlisten = \"[fd00::1]:1\"", "p.toml:1: [metrics]: listen = \"[fd00::1]:1\" can be reached from"),
         ("[metrics]\nsessions_max = -1", "p.toml:1: [metrics]: sessions_max = -1 is no number of sessions; write"),
         ("[metrics]\nhosts = [\"a:80\"]", "p.toml:1: [metrics]: \"a:80\" is not the name of a machine; write"),
+        ("[history]\ndays = -1", "p.toml:2: days = -1: \"-1\" is no number of days; write a whole number up to 3660"),
+        ("[history]\nmax_size = \"5\"", "p.toml:2: max_size = \"5\": \"5\" is no size for a history; write 64M"),
+        ("[history]\nmax_size = \"infinity\"", "p.toml:2: max_size = \"infinity\": \"infinity\" is no size"),
         ("a = = 1", "p.toml:1: a = = 1: "),
         ("[server]\n[server]", "p.toml:2: [server]: duplicate key"),
     ] {

@@ -23,7 +23,7 @@ const STALL_MIN: Duration = Duration::from_secs(1);
 /// A value as text, whether or not it was written in quotes: `memory_swap_max = 0` is as good as `"0"`.
 #[derive(Deserialize)]
 #[serde(from = "serde_json::Value")]
-struct Scalar(String);
+pub(super) struct Scalar(pub(super) String);
 
 impl From<serde_json::Value> for Scalar {
     fn from(value: serde_json::Value) -> Self {

@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use tokio::sync::broadcast;
 
 use super::driver::Driver;
+use super::historian::Kept;
 use super::log;
 use super::table::Server;
 use crate::naming::SessionKey;
-use crate::occurrence::{Occurrence, What};
+use crate::occurrence::{Ended, Occurrence, What};
 use crate::records::Record;
 use crate::session::{Name, SessionId};
 use crate::timestamp::Timestamp;
@@ -122,6 +123,12 @@ impl Driver {
         }
     }
 
+    /// An end is over.
+    pub(super) fn ended(&mut self, about: About, ended: Ended) -> Option<Kept> {
+        let occurrence = self.occurred_to(about, What::Ended(ended));
+        self.historian.keep(&occurrence)
+    }
+
     /// A server of the table, for what happens to it.
     pub(super) fn about(&self, number: u64) -> Option<About> {
         let server = self.table.servers.get(&number)?;
@@ -130,10 +137,11 @@ impl Driver {
     }
 
     /// Something happened.
-    pub(super) fn occurred_to(&mut self, about: About, what: What) {
+    pub(super) fn occurred_to(&mut self, about: About, what: What) -> Arc<Occurrence> {
         let occurrence = self.chronicle.add(about, what);
         self.counters.count(&occurrence);
         log::to_journal(&occurrence);
+        occurrence
     }
 }
 

@@ -14,6 +14,7 @@ use super::chronicle::Chronicle;
 use super::escapes::Escapees;
 use super::expiry::Alarm;
 use super::held;
+use super::historian::Historian;
 use super::idling::Readers;
 use super::jobs::{self, Done, Work};
 use super::log::LINES;
@@ -64,6 +65,8 @@ pub(super) struct Driver {
     pub(super) counts: Counts,
     /// What happened.
     pub(super) chronicle: Chronicle,
+    /// Keeps what ended.
+    pub(super) historian: Historian,
     /// How often, for metrics.
     pub(super) counters: Counters,
     /// Tells the listener for metrics what the configuration says.
@@ -192,6 +195,7 @@ impl Driver {
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
             Message::Gone(number) => self.gone(number),
+            Message::LetGo => self.cleaning = self.cleaning.saturating_sub(1),
             Message::Stopped(unit) => self.stopped(&unit),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
             Message::Label { peer, inside, holder, wish, reply } => {

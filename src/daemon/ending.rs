@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::chronicle::About;
 use super::driver::Driver;
 use super::held;
+use super::historian::Kept;
 use super::log::LINES;
 use super::message::{Message, Peer};
 use super::removing::{self, Remove};
@@ -17,7 +18,7 @@ use super::tell;
 use crate::cgroup::Caller;
 use crate::chain::chain;
 use crate::lifecycle::Event;
-use crate::occurrence::{self, What};
+use crate::occurrence;
 use crate::outcome::{Cause, Outcome};
 use crate::sys::crash;
 use crate::wire::{End, EndReply, Ended, Fault};
@@ -39,11 +40,12 @@ impl Driver {
             memory_bytes: server.stock.memory,
             peak_bytes: server.stock.peak,
         };
+        let mut kept = None;
         if cause != Cause::LaunchFailed {
             let lifetime_seconds = server.started_at.time().elapsed().unwrap_or_default().as_secs_f64();
             let end_seconds = server.ending_since.map(|since| self.now().saturating_sub(since).as_secs_f64());
-            let ended = occurrence::Ended { outcome, lifetime_seconds, end_seconds };
-            self.occurred_to(About::server(&server, id.clone(), uid), What::Ended(ended));
+            let ended = occurrence::Ended { outcome, started_at: server.started_at, lifetime_seconds, end_seconds };
+            kept = self.ended(About::server(&server, id.clone(), uid), ended);
         }
         if gone.session.is_some() {
             self.counters.forget(server.key.as_str());
@@ -77,20 +79,19 @@ impl Driver {
         if let Some(stdin) = &server.stdin {
             self.watcher.forget(stdin);
         }
-        self.clean_up(server.key, leaf, gone.session.map(|session| session.machines), number);
+        self.clean_up(server.key, leaf, gone.session.map(|session| session.machines), (number, kept));
     }
 
-    /// Removes the record, and what was made for the session if that is gone; then answers who waited for it. What cannot be
-    /// removed now is tried again.
+    /// Removes what was made for the session if that is gone, answers who waited for it, and lets the record go. What cannot
+    /// be removed now is tried again.
     pub(super) fn clean_up(
         &mut self,
         key: crate::naming::SessionKey,
         leaf: String,
         machines: Option<Vec<crate::cgroup::GroupPaths>>,
-        number: u64,
+        (number, kept): (u64, Option<Kept>),
     ) {
-        self.cleaning += 1;
-        let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
+        let (backend, outbox) = (self.backend.clone(), self.outbox.clone());
         let name = key.as_str().to_owned();
         let remove = move || {
             let Some(machines) = &machines else { return true };
@@ -100,28 +101,38 @@ impl Driver {
             removed.is_ok()
         };
         let (remove, turns): (Remove, _) = (Arc::new(remove), self.removals.clone());
-        let first = {
-            let remove = remove.clone();
-            move || {
-                let removed = remove();
-                if let Err(error) = records.remove(&leaf) {
-                    tracing::warn!(error = %chain(&error), "a record of what is gone stays");
-                }
-                removed
-            }
-        };
+        let letting_go = self.let_go(leaf, kept);
         tokio::spawn(async move {
-            let removed = removing::once(&turns, Arc::new(first)).await;
+            let removed = removing::once(&turns, remove.clone()).await;
             let _ = outbox.send(Message::Gone(number)).await;
+            letting_go.await;
             if !removed {
                 removing::again(&turns, &name, remove).await;
             }
         });
     }
 
+    /// Removes the record of what is gone, once the history has its end: if the daemon is killed before, the next one finds
+    /// the record and tells the end again, which the history then has once. A daemon that stops waits for it.
+    pub(super) fn let_go(&mut self, leaf: String, kept: Option<Kept>) -> impl Future<Output = ()> + Send + use<> {
+        self.cleaning += 1;
+        let (records, outbox) = (self.records.clone(), self.outbox.clone());
+        async move {
+            if let Some(kept) = kept {
+                kept.written().await;
+            }
+            let remove = move || {
+                if let Err(error) = records.remove(&leaf) {
+                    tracing::warn!(error = %chain(&error), "a record of what is gone stays");
+                }
+            };
+            let _ = tokio::task::spawn_blocking(remove).await;
+            let _ = outbox.send(Message::LetGo).await;
+        }
+    }
+
     /// Answers who waited for this server and for nothing else any more.
     pub(super) fn gone(&mut self, number: u64) {
-        self.cleaning = self.cleaning.saturating_sub(1);
         self.went_on(number);
         for waiter in &mut self.table.waiters {
             waiter.remaining.retain(|other| *other != number);

@@ -45,6 +45,8 @@ pub(super) enum Message {
     Stopped(String),
     /// Nothing of this server, and of its session if it was the last, is left.
     Gone(u64),
+    /// And no record tells of one any more.
+    LetGo,
     End {
         peer: Peer,
         inside: Option<Caller>,

@@ -11,6 +11,7 @@ mod expiry;
 mod follow;
 mod generation;
 mod held;
+mod historian;
 mod hostfiles;
 mod http;
 mod idling;
@@ -55,6 +56,7 @@ use crate::backend::{Backend, BackendError, Choice};
 use crate::cgroup::TreeOptions;
 use crate::client::{ClientError, beside};
 use crate::config::{Config, ConfigError};
+use crate::metrics::Counters;
 use crate::policy::{Configured, Offer, Offers};
 use crate::process;
 use crate::records::{RecordError, Records};
@@ -62,6 +64,7 @@ use crate::sys::crash;
 use crate::systemd::{Porter, Store};
 use crate::wire::{Description, LimitState};
 use driver::Driver;
+use historian::Historian;
 use hostfiles::HostFiles;
 pub use log::{LogError, start_log};
 use message::{INBOX, Message};
@@ -176,6 +179,9 @@ async fn run(
     let (outbox, inbox) = mpsc::channel(INBOX);
     let offers = backend.offers();
     let description = Description { backend_why: why, ..describe(&backend, &offers) };
+    let counters = Counters::default();
+    let history = crate::client::history(&options.socket);
+    let (historian, writing) = Historian::start(history.clone(), config.history, counters.history_dropped());
     let mut driver = Driver {
         settings: config.settings,
         offers,
@@ -186,7 +192,8 @@ async fn run(
         table: Default::default(),
         counts: Default::default(),
         chronicle: Default::default(),
-        counters: Default::default(),
+        historian,
+        counters,
         metrics: tokio::sync::watch::Sender::new(config.metrics),
         storms: Default::default(),
         start: Instant::now(),
@@ -224,7 +231,7 @@ async fn run(
     let (counts, said) = (driver.counters.registry(), driver.metrics.subscribe());
     let exporter = http::Exporter::new(outbox.clone(), description.clone(), counts, said);
     let exports = tokio::spawn(exporter.serve(listener::Usual::of(options)));
-    let service = socket::Service::new(outbox, backend, description);
+    let service = socket::Service::new(outbox, backend, description, history);
     let connections = tokio::spawn(socket::serve(listener, Arc::new(service)));
     tracing::info!(socket = %options.socket.display(), "ready");
     ready();
@@ -239,7 +246,11 @@ async fn run(
     if let Some(relay) = relay {
         relay.abort();
     }
-    tracing::info!(living = driver.servers(), "stopped; what lives is adopted by the next start");
+    let living = driver.servers();
+    drop(driver);
+    // What waits for a disk that does not answer is told again by the next daemon, which finds the records.
+    let _ = tokio::time::timeout(historian::STOP_MAX, writing).await;
+    tracing::info!(living, "stopped; what lives is adopted by the next start");
     Ok(())
 }
 

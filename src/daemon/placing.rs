@@ -327,7 +327,7 @@ impl Driver {
             self.watcher.forget_files(number);
             self.forget_highs();
             // It may have been the last of a session whose other servers ended meanwhile.
-            self.clean_up(server.key, leaf_name, gone.session.map(|session| session.machines), number);
+            self.clean_up(server.key, leaf_name, gone.session.map(|session| session.machines), (number, None));
         }
         let Some(pending) = pending else { return };
         let fault = self.refuse(pending.uncontained, about, refusal);

@@ -6,16 +6,18 @@
 //! earlier boot, in a directory that outlived it, are told and removed, and nothing in them is looked up: the numbers of its
 //! processes mean others now.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::chronicle::About;
 use super::driver::Driver;
 use super::held;
+use super::historian::Kept;
 use super::log::LINES;
 use super::removing;
 use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
-use crate::cgroup::{Caller, CgroupError, Leaf};
+use crate::cgroup::{Caller, CgroupError, Leaf, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::{Due, Event, Idle, State};
 use crate::occurrence::{Ended, What};
@@ -61,8 +63,8 @@ impl Driver {
                     tracing::error!(error = %chain(&error), "a leaf cannot be adopted and is left to the next start");
                 }
                 Ok(_) | Err(_) => {
-                    self.tell_unseen(&record);
-                    self.sweep(record);
+                    let kept = self.tell_unseen(&record);
+                    self.sweep(record, kept);
                     swept += 1;
                 }
             }
@@ -222,10 +224,11 @@ impl Driver {
     }
 
     /// Tells of a server that ended while no daemon ran: it has the cause for which its end began, or its first process left.
-    fn tell_unseen(&mut self, record: &Record) {
-        if record.ending.is_none() && process::hold(record.leader).is_some() {
+    fn tell_unseen(&mut self, record: &Record) -> Option<Kept> {
+        let lives = || process::hold(record.leader).is_some_and(|leader| !has_exited(leader.as_fd()));
+        if record.ending.is_none() && lives() {
             // The daemon died before its launcher was placed, which then was refused or runs elsewhere: there was no server.
-            return;
+            return None;
         }
         let cause = record.ending.map_or(Cause::LeaderExited, |ending| ending.cause);
         let (session, server) = (&record.session, &record.server);
@@ -234,32 +237,35 @@ impl Driver {
             "server {server} of session {session} ended while no daemon ran: {cause}"
         );
         if cause == Cause::LaunchFailed {
-            return;
+            return None;
         }
         let outcome = Outcome { cause, processes: None, killed: false, memory_bytes: None, peak_bytes: None };
         let lifetime_seconds = record.started_at.elapsed().unwrap_or_default().as_secs_f64();
-        self.occurred_to(About::record(record), What::Ended(Ended { outcome, lifetime_seconds, end_seconds: None }));
+        let started_at = Timestamp::of(record.started_at);
+        self.ended(About::record(record), Ended { outcome, started_at, lifetime_seconds, end_seconds: None })
     }
 
-    /// Removes what is empty, with its record. On a hybrid machine a launcher that was on its way into the leaf may
+    /// Removes what is empty, and lets its record go. On a hybrid machine a launcher that was on its way into the leaf may
     /// still be in a companion: then it is tried again, when the driver has other things to do.
-    fn sweep(&self, record: Record) {
+    fn sweep(&mut self, record: Record, kept: Option<Kept>) {
         let Some(place) = record.place() else { return };
-        let (backend, records, turns) = (self.backend.clone(), self.records.clone(), self.removals.clone());
-        let session = place.key.as_str().to_owned();
-        let sweep = move || {
-            if let Err(error) = backend.sweep(&place, &record.machine) {
+        let (backend, turns) = (self.backend.clone(), self.removals.clone());
+        let (session, leaf) = (place.key.as_str().to_owned(), record.leaf);
+        let sweep = move || match backend.sweep(&place, &record.machine) {
+            Ok(()) => true,
+            Err(error) => {
                 tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
-                return false;
+                false
             }
-            if let Err(error) = records.remove(&record.leaf) {
-                tracing::warn!(error = %chain(&error), "a record of what is gone stays");
-            }
-            true
         };
-        if !sweep() {
-            tokio::spawn(async move { removing::again(&turns, &session, Arc::new(sweep)).await });
-        }
+        let swept = sweep();
+        let letting_go = self.let_go(leaf, kept);
+        tokio::spawn(async move {
+            if !swept {
+                removing::again(&turns, &session, Arc::new(sweep)).await;
+            }
+            letting_go.await;
+        });
     }
 }
 

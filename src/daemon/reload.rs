@@ -195,6 +195,7 @@ impl Driver {
         self.reloads.generation += 1;
         self.reloads.path = path;
         self.idle_exit = config.idle_exit.at().filter(|_| self.reloads.on_demand);
+        self.historian.bound(config.history);
         self.metrics.send_if_modified(|said| std::mem::replace(said, config.metrics.clone()) != config.metrics);
         let settings = std::mem::replace(&mut self.settings, config.settings);
         self.forget_entries(&settings);

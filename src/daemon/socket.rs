@@ -6,6 +6,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +24,15 @@ use super::places::{Place, Places};
 use super::publish;
 use crate::backend::Backend;
 use crate::cgroup::{Caller, Membership, has_exited};
+use crate::chain::chain;
+use crate::history::History;
 use crate::process;
 use crate::session::SessionId;
 use crate::snapshot::SessionView;
 use crate::sys::crash;
 use crate::wire::{
-    self, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, Relabel, Relabelled,
-    ReloadReply, StatusReply,
+    self, Answer, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, Question, Relabel,
+    Relabelled, ReloadReply, StatusReply,
 };
 
 /// How long a client may take for its first message, from its turn on.
@@ -53,12 +56,18 @@ pub(super) struct Service {
     places: Arc<Places>,
     views: Semaphore,
     looks: escapes::Turn,
+    history: PathBuf,
 }
 
 impl Service {
-    pub(super) fn new(driver: mpsc::Sender<Message>, backend: Arc<Backend>, description: Description) -> Self {
+    pub(super) fn new(
+        driver: mpsc::Sender<Message>,
+        backend: Arc<Backend>,
+        description: Description,
+        history: PathBuf,
+    ) -> Self {
         let views = Semaphore::new(VIEWS_MAX);
-        Self { driver, backend, description, places: Arc::default(), views, looks: escapes::Turn::default() }
+        Self { driver, backend, description, places: Arc::default(), views, looks: escapes::Turn::default(), history }
     }
 }
 
@@ -225,6 +234,7 @@ async fn answer(
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
         Call::Events(watch) => wire::encode_reply(&follow::recent(service, peer, &watch).await?),
+        Call::History(question) => reply(history(service, peer, question).await?),
         Call::Describe => wire::encode_reply(&describe(service).await?),
         Call::GetInfo => wire::encode_reply(&serde_json::json!({
             "vendor": "pinfold",
@@ -389,6 +399,15 @@ async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Locate
     entries.retain(|entry| entry.key == caller.key);
     let Some(session) = read_views(service, entries).await?.pop() else { return Ok(Err(Fault::NotContained(pid))) };
     Ok(Ok(Located { session, leaf: caller.leaf.as_str().to_owned() }))
+}
+
+/// What ended. It is read from the database by a connection of its own, so it waits for nobody who writes.
+async fn history(service: &Service, peer: Peer, question: Question) -> Result<Result<Answer, Fault>, ConnectionError> {
+    let _one_of_few = service.views.acquire().await.expect("the semaphore is never closed");
+    let path = service.history.clone();
+    let read = tokio::task::spawn_blocking(move || History::ask(&path, &question, peer.uid)).await;
+    let answer = read.map_err(|_| ConnectionError::Stopping)?;
+    Ok(answer.map_err(|error| Fault::NoHistory(chain(&error))))
 }
 
 async fn describe(service: &Service) -> Result<Description, ConnectionError> {

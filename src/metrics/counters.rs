@@ -217,9 +217,9 @@ impl Counters {
         self.kept.remove(key);
     }
 
-    /// An end is missing in the history.
-    pub fn history_dropped(&self, ends: u64) {
-        self.history_dropped.inc_by(ends);
+    /// Counts the ends that are missing in the history.
+    pub fn history_dropped(&self) -> IntCounter {
+        self.history_dropped.clone()
     }
 
     /// What was told of leaves whose own counters may be gone.

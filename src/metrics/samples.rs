@@ -131,7 +131,7 @@ pub(super) fn ended(id: &str) -> Occurrence {
         memory_bytes: Some(Bytes(128 << 20)),
         peak_bytes: Some(Bytes(130 << 20)),
     };
-    occurrence(id, What::Ended(Ended { outcome, lifetime_seconds: 61.0, end_seconds: Some(0.2) }))
+    occurrence(id, What::Ended(Ended { outcome, started_at: moment(), lifetime_seconds: 61.0, end_seconds: Some(0.2) }))
 }
 
 /// One of each kind of what may happen.

@@ -149,7 +149,12 @@ fn ended(ago: u64, (session, server): (&str, &str), cause: Cause, killed: bool) 
         host: None,
         server: Name::parse(server).unwrap(),
         leaf: None,
-        what: What::Ended(Ended { outcome, lifetime_seconds: 930.0, end_seconds: Some(0.2) }),
+        what: What::Ended(Ended {
+            outcome,
+            started_at: moment(START + 60 - ago - 930),
+            lifetime_seconds: 930.0,
+            end_seconds: Some(0.2),
+        }),
     }
 }
 

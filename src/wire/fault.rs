@@ -22,6 +22,8 @@ pub enum Fault {
     NotPermitted(String),
     /// The configuration is not read anew, and what it said before still holds: why.
     NotReloaded(String),
+    /// The history cannot be read: why.
+    NoHistory(String),
     /// No session of the caller's holds this process.
     NotContained(i32),
     /// `org.varlink.service`: there is no such method.
@@ -42,6 +44,7 @@ impl Fault {
             ),
             Self::NotPermitted(reason) => ("io.pinfold.NotPermitted", serde_json::json!({ "reason": reason })),
             Self::NotReloaded(reason) => ("io.pinfold.NotReloaded", serde_json::json!({ "reason": reason })),
+            Self::NoHistory(reason) => ("io.pinfold.NoHistory", serde_json::json!({ "reason": reason })),
             Self::NotContained(pid) => ("io.pinfold.NotContained", serde_json::json!({ "pid": pid })),
             Self::MethodNotFound(name) => ("org.varlink.service.MethodNotFound", serde_json::json!({ "method": name })),
             Self::InterfaceNotFound(name) => {
@@ -64,6 +67,7 @@ impl Fault {
             },
             "io.pinfold.NotPermitted" => Self::NotPermitted(text("reason")),
             "io.pinfold.NotReloaded" => Self::NotReloaded(text("reason")),
+            "io.pinfold.NoHistory" => Self::NoHistory(text("reason")),
             "io.pinfold.NotContained" => {
                 Self::NotContained(parameters.get("pid").and_then(Value::as_i64).unwrap_or_default() as i32)
             }

@@ -234,6 +234,20 @@ fn expect_whole(machine: &Machine, living: &[i32], dead: &[i32]) {
     });
 }
 
+/// Whoever ran has ended in the history, whichever daemon it was that saw it, and no leaf twice. A launcher that was placed
+/// by a daemon that died, and asked the next one, had two.
+#[track_caller]
+fn expect_remembered(machine: &Machine, ran: &[(&str, bool)]) {
+    let output = machine.ask(&["history", "--json"]);
+    assert!(output.status.success(), "{output:?}: {}", machine.log());
+    let ends: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for (server, _) in ran.iter().filter(|(_, ran)| *ran) {
+        assert!(ends.iter().any(|end| end["server"] == *server), "{server} is missing: {ends:?}: {}", machine.log());
+    }
+    let leaves: BTreeSet<&str> = ends.iter().map(|end| end["leaf"].as_str().unwrap()).collect();
+    assert_eq!(leaves.len(), ends.len(), "one is there twice: {ends:?}: {}", machine.log());
+}
+
 /// Records whose end has begun: these servers end whether or not anybody asks again.
 fn begun(machine: &Machine) -> Vec<i32> {
     let read = |path: PathBuf| serde_json::from_slice::<Value>(&std::fs::read(path).ok()?).ok();
@@ -355,6 +369,8 @@ fn play(at: &str, again: Option<u64>) -> Played {
     let output = machine.ask(&["end", "--all"]);
     assert!(output.status.success(), "{output:?}: {}", machine.log());
     machine.expect_nothing_left();
+    let ran = [("outer", outer.runs), ("asked", asked.runs), ("owned", owned.is_some()), ("inner", inner.is_some())];
+    expect_remembered(&machine, &ran);
     for mut player in [outer, asked] {
         player.launched.exit_status();
     }
@@ -425,6 +441,7 @@ const STEPS: &[&str] = &[
     "cgroup.kill",
     "remove",
     "a cgroup was removed",
+    "ends were written down",
     "a record was removed",
 ];
 

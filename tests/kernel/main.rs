@@ -14,6 +14,7 @@ mod death;
 mod ends;
 mod events;
 mod high;
+mod history;
 mod hosts;
 mod http;
 mod idle;

@@ -54,3 +54,27 @@ fn what_happens_to_a_session_is_found_in_the_journal_by_its_fields_and_once() {
     let id = format!("MESSAGE_ID={}", text("MESSAGE_ID"));
     assert_eq!(entries(&[&of_session, &id]).len(), 1);
 }
+
+#[test]
+fn a_memory_kill_is_found_with_its_reason() {
+    if !offered() || !is_system() {
+        return;
+    }
+    let _installed = Installed::new();
+    let session = format!("hog {}", std::process::id());
+    let hog = "my $held = 'x' x (200 << 20); sleep 1000";
+    let run = ["run", "--session", &session, "--server", "hog", "--memory-max", "40M", "--", "perl", "-e", hog];
+    let output = ask(&run);
+    assert_eq!(output.status.code(), Some(128 + 9), "{output:?}");
+    let of_session = format!("PINFOLD_SESSION={session}");
+    let told = eventually("the end is in the journal", || {
+        let told = entries(&[&of_session]);
+        if told.iter().any(|entry| entry["PINFOLD_EVENT"] == "ended") { Ok(told) } else { Err(format!("{told:?}")) }
+    });
+    let events: Vec<&str> = told.iter().filter_map(|entry| entry["PINFOLD_EVENT"].as_str()).collect();
+    assert_eq!(events, ["launched", "memory_kill", "ended"], "{told:?}");
+    let text = |name: &str| told[2][name].as_str().unwrap_or_default();
+    assert_eq!((text("PINFOLD_CAUSE"), text("PINFOLD_SERVER")), ("memory", "hog"), "{}", told[2]);
+    let line = format!("ended server hog of session {session}: memory ran out: ");
+    assert!(text("MESSAGE").starts_with(&line), "{}", told[2]);
+}

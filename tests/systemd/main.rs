@@ -17,6 +17,7 @@ mod ends;
 mod failures;
 mod installed;
 mod journal;
+mod kept;
 mod lost;
 mod manager;
 mod memory;
