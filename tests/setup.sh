@@ -76,6 +76,12 @@ tmux_here() {
     tmux -V
 }
 
+# A browser that needs no screen.
+chromium_here() {
+    have chromium || debian Chromium chromium || return
+    chromium --version --no-sandbox 2>/dev/null | head -n 1
+}
+
 node_suffices() {
     have node && have npm && have npx || return
     local found

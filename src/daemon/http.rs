@@ -198,13 +198,16 @@ impl Exporter {
 
     async fn page(&self, settings: &Metrics) -> Result<Response<String>, Unavailable> {
         let (picture, facts) = self.picture(settings.sessions_max).await?;
-        let nonce = tokio::task::spawn_blocking(|| std::fs::read_to_string("/proc/sys/kernel/random/uuid"));
+        let read = |path: &'static str| tokio::task::spawn_blocking(move || std::fs::read_to_string(path));
+        let (nonce, machine) = (read("/proc/sys/kernel/random/uuid"), read("/proc/sys/kernel/hostname"));
         let nonce = nonce.await.ok().and_then(Result::ok).ok_or(Unavailable::Kernel)?;
+        let machine = machine.await.ok().and_then(Result::ok).ok_or(Unavailable::Kernel)?;
         let nonce = nonce.trim();
         let ends: Vec<_> = facts.ended.iter().map(AsRef::as_ref).collect();
         let html = metrics::page(&Page {
             picture: &picture,
             description: &self.description,
+            machine: machine.trim(),
             ends: &ends,
             now: SystemTime::now(),
             nonce,

@@ -37,9 +37,7 @@ fn told(machine: &Machine, words: &str) -> usize {
 fn expect_harmless(words: &str, client: impl FnOnce(&Machine) -> UnixStream) {
     let machine = Machine::new();
     let (daemon, own) = (machine.daemon_pid(), std::process::id());
-    // What it needs once is there.
-    assert!(machine.ask(&["run", "--", "true"]).status.success());
-    machine.expect_nothing_left();
+    machine.warm_up();
     let (held, kilobytes) = (descriptors(daemon).len(), resident(&machine));
     let stream = client(&machine);
     let start = Instant::now();

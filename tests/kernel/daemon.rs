@@ -224,6 +224,7 @@ fn a_launcher_killed_at_any_moment_leaves_nothing() {
         return;
     }
     let machine = Machine::new();
+    machine.warm_up();
     let before = descriptors(machine.daemon_pid());
     let start = Instant::now();
     let mut server = machine.run(&["--session", "measure"], "echo up; exec cat");

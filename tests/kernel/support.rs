@@ -287,6 +287,18 @@ impl Machine {
         PathBuf::from(self.session(id)["servers"][0]["cgroup"].as_str().unwrap())
     }
 
+    /// Has a server run and end, and waits until the history has it: what a daemon opens once, and late, is open then.
+    #[track_caller]
+    pub fn warm_up(&self) {
+        assert!(self.ask(&["run", "--", "true"]).status.success(), "{}", self.log());
+        eventually("its end is in the history", || {
+            let told = self.ask(&["history"]);
+            let told = String::from_utf8_lossy(&told.stdout).into_owned();
+            if told.contains("leader_exited") { Ok(()) } else { Err(told) }
+        });
+        self.expect_nothing_left();
+    }
+
     /// Waits until no session is left, and nothing of any in any hierarchy, nor in the manager.
     #[track_caller]
     pub fn expect_nothing_left(&self) {

@@ -54,10 +54,11 @@ export class Pinfold {
     }
   }
 
-  /** Stops the daemon and starts another one, which adopts what lives. */
-  async restart() {
+  /** Stops the daemon and starts another one, which adopts what lives; in between, `meanwhile`. */
+  async restart(meanwhile = async () => {}) {
     this.daemon.kill('SIGTERM');
     await within(DEADLINE, 'the daemon stops', this.exited);
+    await meanwhile();
     await this.#serve();
   }
 
