@@ -232,7 +232,7 @@ after() { # reset|reboot
 
     echo 'after: a runtime directory on the disk, with the cgroupfs backend'
     if [[ $1 == reset ]]; then
-        check '  its record outlived the boot, and its socket' 'four 1' \
+        check '  its record outlived the boot, and its sockets' 'four 2' \
             "$(records "$disk/pinfold.sock" | sed 's/\.[0-9]*\.json$//') $(find "$disk" -maxdepth 1 -type s | wc -l)"
     else
         # Whether its daemon or its server ended first, that is as if it had been the daemon.
@@ -250,7 +250,8 @@ after() { # reset|reboot
         "$(said pinfold-disk.service "$since" info | grep -c 'does not tell of which server, and is removed')"
     launches_anew "$disk/pinfold.sock" d four
     systemctl stop pinfold-disk.service
-    check '  a stop leaves nothing but its lock' pinfold.sock.lock "$(find "$disk" -mindepth 1 -printf '%f\n' | sort | paste -sd ' ')"
+    check '  a stop leaves nothing but its lock and its history' 'pinfold.sock.history.db pinfold.sock.lock' \
+        "$(find "$disk" -mindepth 1 -printf '%f\n' | sort | paste -sd ' ')"
     check 'after: no process of a server is left' '' "$(marked)"
     kill "${strangers[@]}"
 }
