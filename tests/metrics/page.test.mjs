@@ -4,7 +4,6 @@
 // PINFOLD_WRITE_SCREENS names a directory for pictures of what was seen.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import http from 'node:http';
@@ -12,11 +11,10 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { DEADLINE, eventually } from '../servers/deadline.mjs';
-import { identify, killEach, removeCgroup, unifiedMount } from '../servers/kernel.mjs';
 import { launchOf, servers } from '../servers/catalog.mjs';
-import { Pinfold } from '../servers/pinfold.mjs';
 import { Chromium } from './chromium.mjs';
 import { freePort } from './prometheus.mjs';
+import { Scene } from './scene.mjs';
 
 const MIB = 1 << 20;
 /** Wide and narrow, and where the layout changes. */
@@ -26,34 +24,16 @@ let pinfold;
 let chromium;
 let url;
 let origin;
-let scratch;
-const elsewhere = path.join(unifiedMount(), `pinfold-page-elsewhere-${process.pid}`);
-const launched = [];
+const scene = new Scene('page');
 const pages = [];
 
-/** Launches a server in a session, as a host does, and holds its stdin. */
-function launch(session, server, command, { host = 'codex', options = [], env = {}, cwd } = {}) {
-  const args = ['run', '--session', session, '--server', server, '--host', host, ...options, '--', ...command];
-  const child = spawn(pinfold.program, args, {
-    cwd,
-    env: { ...process.env, ...env, PINFOLD_SOCKET: pinfold.socket },
-    stdio: ['pipe', 'ignore', 'ignore'],
-  });
-  child.stdin.on('error', () => {});
-  launched.push(identify(child.pid));
-  return child;
-}
+const launch = scene.launch.bind(scene);
+const running = scene.running.bind(scene);
 
 async function real(session, name, rest) {
-  const { command, args, env, cwd } = launchOf(servers.find((server) => server.name === name), scratch);
+  const { command, args, env, cwd } = launchOf(servers.find((server) => server.name === name), scene.scratch);
   launch(session, name, [command, ...args], { env, cwd, ...rest });
   await running(session, name);
-}
-
-async function running(session, server) {
-  return eventually(DEADLINE, `${server} runs in ${session}`, async () =>
-    (await pinfold.session(session))?.servers.find(({ name, state }) => name === server && state === 'running'),
-  );
 }
 
 /** The page, opened. */
@@ -104,32 +84,14 @@ function assertQuiet(page) {
 }
 
 before(async () => {
-  scratch = fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-page-'));
   const address = `127.0.0.1:${await freePort()}`;
   origin = `http://${address}`;
   url = `${origin}/`;
-  pinfold = await Pinfold.start(`[metrics]\nlisten = "${address}"\nsession_ids = true\n`);
+  pinfold = await scene.start(`[metrics]\nlisten = "${address}"\nsession_ids = true\n`);
   chromium = await Chromium.start();
 });
 
-after(async () => {
-  try {
-    killEach(launched.filter(Boolean));
-    await chromium?.stop();
-    if (pinfold) {
-      await pinfold.end('--all', '--now');
-      const left = await pinfold.stop();
-      assert.deepEqual(left, { processes: [], cgroups: [] }, 'the daemon leaves its subtree as it found it');
-    }
-  } catch (error) {
-    if (pinfold) console.error(pinfold.logged());
-    throw error;
-  } finally {
-    await pinfold?.clear();
-    await eventually(DEADLINE, `${elsewhere} is removed`, () => removeCgroup(elsewhere));
-    if (scratch) fs.rmSync(scratch, { recursive: true });
-  }
-});
+after(() => scene.clear(chromium));
 
 test('a daemon that contains nothing says so', async () => {
   const page = await opened();
@@ -153,16 +115,14 @@ test('servers of every kind of trouble live', async () => {
   launch('nightly review', 'escaping', ['cat'], { host: 'openclaw' });
   launch('nightly review', 'ended', ['cat'], { host: 'openclaw' });
   const { leader_pid } = await running('nightly review', 'escaping');
-  fs.mkdirSync(elsewhere);
-  fs.writeFileSync(path.join(elsewhere, 'cgroup.procs'), `${leader_pid}`);
+  scene.escape(leader_pid);
   await running('nightly review', 'ended');
   await pinfold.end('--server', 'nightly review/ended');
   const eat = 'process.stdin.once("data", () => { const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1)); })';
   const glutton = launch('nightly review', 'glutton', ['node', '-e', eat], { options: ['--memory-max', '96M'] });
   await running('nightly review', 'glutton');
-  const died = once(glutton, 'exit');
   glutton.stdin.write('eat\n');
-  await died;
+  await glutton.ended;
   await running('nightly review', 'stubborn');
   // It takes its time; what ends everything at last does not.
   pinfold.end('--server', 'nightly review/stubborn').catch(() => {});

@@ -5,17 +5,15 @@
 // PINFOLD names the program to test; else it is the newest in target/.
 
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
 import { DEADLINE, eventually } from '../servers/deadline.mjs';
-import { isAlive, identify, killEach, removeCgroup, unifiedMount } from '../servers/kernel.mjs';
+import { isAlive, unifiedMount } from '../servers/kernel.mjs';
 import { launchOf, servers } from '../servers/catalog.mjs';
-import { Pinfold } from '../servers/pinfold.mjs';
 import {
   dashboards,
   documented,
@@ -28,6 +26,7 @@ import {
   variablesOf,
 } from './dashboards.mjs';
 import { Prometheus, freePort, promtool } from './prometheus.mjs';
+import { Scene } from './scene.mjs';
 
 /** The session that is looked at on its dashboard: everything that ends a server ends one in it, and it lives on. */
 const SESSION = 'agent run 1';
@@ -37,11 +36,11 @@ const RATE_INTERVAL = 15;
 let pinfold;
 let prometheus;
 let address;
-let scratch;
 let key;
 let began;
-const elsewhere = path.join(unifiedMount(), `pinfold-metrics-elsewhere-${process.pid}`);
-const launched = [];
+const scene = new Scene('metrics');
+const launch = scene.launch.bind(scene);
+const running = scene.running.bind(scene);
 
 /** What the kernel of this machine does not offer, so that nothing can tell of it: the metrics, and why. */
 function missingHere() {
@@ -68,29 +67,6 @@ const unanswered = [
   { part: /pinfold_limit_held\{.*\} == 0/, unless: 'pinfold_limit_held == 0' },
 ];
 
-/** Launches a server in a session, as a host does, and holds its stdin. */
-function launch(session, server, command, { host = 'ring', options = [], env = {}, cwd } = {}) {
-  const args = ['run', '--session', session, '--server', server, '--host', host, ...options, '--', ...command];
-  const child = spawn(pinfold.program, args, {
-    cwd,
-    env: { ...process.env, ...env, PINFOLD_SOCKET: pinfold.socket },
-    stdio: ['pipe', 'ignore', 'pipe'],
-  });
-  child.stdin.on('error', () => {});
-  child.said = '';
-  child.stderr.on('data', (data) => (child.said += data));
-  child.ended = once(child, 'exit');
-  launched.push(identify(child.pid));
-  return child;
-}
-
-/** The server as pinfold lists it, once it runs. */
-async function running(session, server) {
-  return eventually(DEADLINE, `${server} runs in ${session}`, async () =>
-    (await pinfold.session(session))?.servers.find(({ name, state }) => name === server && state === 'running'),
-  );
-}
-
 /** Waits until Prometheus has an answer. */
 async function answered(query) {
   return eventually(DEADLINE, `Prometheus has an answer to ${query}`, async () => {
@@ -107,9 +83,8 @@ async function told(accept) {
 
 before(async () => {
   began = Date.now() / 1000;
-  scratch = fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-metrics-'));
   address = `127.0.0.1:${await freePort()}`;
-  pinfold = await Pinfold.start(
+  pinfold = await scene.start(
     [
       '[metrics]',
       `listen = "${address}"`,
@@ -127,7 +102,7 @@ before(async () => {
   await pinfold.restart();
   prometheus = await Prometheus.start(address);
   for (const name of ['server-everything', 'server-filesystem']) {
-    const { command, args, env, cwd } = launchOf(servers.find((server) => server.name === name), scratch);
+    const { command, args, env, cwd } = launchOf(servers.find((server) => server.name === name), scene.scratch);
     launch(name === 'server-everything' ? SESSION : 'agent run 2', name, [command, ...args], { env, cwd });
   }
   key = (await pinfold.session(SESSION)).key;
@@ -137,24 +112,7 @@ before(async () => {
   await answered(`pinfold_build_info offset ${RATE_INTERVAL}s`);
 });
 
-after(async () => {
-  try {
-    killEach(launched.filter(Boolean));
-    await prometheus?.stop();
-    if (pinfold) {
-      await pinfold.end('--all', '--now');
-      const left = await pinfold.stop();
-      assert.deepEqual(left, { processes: [], cgroups: [] }, 'the daemon leaves its subtree as it found it');
-    }
-  } catch (error) {
-    if (pinfold) console.error(pinfold.logged());
-    throw error;
-  } finally {
-    await pinfold?.clear();
-    await eventually(DEADLINE, `${elsewhere} is removed`, () => removeCgroup(elsewhere));
-    if (scratch) fs.rmSync(scratch, { recursive: true });
-  }
-});
+after(() => scene.clear(prometheus));
 
 // ---- What happens to a server, and how it is told
 
@@ -163,7 +121,7 @@ test('an end that was asked for is told with its cause', async () => {
   await running(SESSION, 'ended');
   await answered(`pinfold_server_info{server="ended"}`);
   await pinfold.end('--server', `${SESSION}/ended`);
-  await answered(`pinfold_ends_total{cause="requested", host="ring", server="ended"} == 1`);
+  await answered(`pinfold_ends_total{cause="requested", host="codex", server="ended"} == 1`);
   await answered(`pinfold_end_duration_seconds_count > 0`);
   const its = 'pinfold_server_info{server="ended"}';
   await answered(`${its} offset ${RATE_INTERVAL}s unless ${its}`);
@@ -174,7 +132,7 @@ test('a server that has to be killed is told as killed', async () => {
   launch(SESSION, 'stubborn', ['sh', '-c', stubborn], { options: ['--grace', '100ms'] });
   await running(SESSION, 'stubborn');
   await pinfold.end('--server', `${SESSION}/stubborn`);
-  await answered(`pinfold_kills_total{host="ring", server="stubborn"} == 1`);
+  await answered(`pinfold_kills_total{host="codex", server="stubborn"} == 1`);
 });
 
 test('a memory kill is told with the level whose limit it was, and of its session', async () => {
@@ -184,7 +142,7 @@ test('a memory kill is told with the level whose limit it was, and of its sessio
   await answered(`pinfold_server_memory_limit_bytes{server="glutton"} == ${128 * 1024 * 1024}`);
   child.stdin.write('eat\n');
   await child.ended;
-  await answered(`pinfold_memory_kills_total{level="server", host="ring", server="glutton"} >= 1`);
+  await answered(`pinfold_memory_kills_total{level="server", host="codex", server="glutton"} >= 1`);
   await answered(`pinfold_ends_total{cause="memory", server="glutton"} == 1`);
   await answered(`pinfold_session_memory_kills_total{session="${key}"} > 0`);
 });
@@ -195,7 +153,7 @@ test('a process limit that is reached is told', async () => {
   const child = launch(SESSION, 'forker', ['bash', '-c', fork], { options: ['--pids-max', '8'] });
   await running(SESSION, 'forker');
   child.stdin.write('go\n');
-  await answered(`pinfold_pids_limits_reached_total{level="server", host="ring", server="forker"} == 1`);
+  await answered(`pinfold_pids_limits_reached_total{level="server", host="codex", server="forker"} == 1`);
 });
 
 test('a launch that is refused and runs all the same is told as uncontained', async () => {
@@ -220,8 +178,7 @@ test('a storm of launches is told, with those that wait and those that are refus
 test('a server that leaves its cgroup is told as an escape', async () => {
   launch('agent run 2', 'escaping', ['cat']);
   const { leader_pid } = await running('agent run 2', 'escaping');
-  fs.mkdirSync(elsewhere);
-  fs.writeFileSync(path.join(elsewhere, 'cgroup.procs'), `${leader_pid}`);
+  scene.escape(leader_pid);
   await eventually(DEADLINE, 'somebody who looks sees it', async () => {
     const env = { ...process.env, PINFOLD_SOCKET: pinfold.socket };
     await promisify(execFile)(pinfold.program, ['status', 'agent run 2'], { env, timeout: DEADLINE });
@@ -323,7 +280,7 @@ test('what happened here lets the alerts on it fire, and those on what did not h
   const kills = (await prometheus.rules()).find(({ name }) => name === 'PinfoldMemoryKill').alerts;
   assert.deepEqual(
     kills.map(({ labels }) => [labels.server, labels.level, labels.host]),
-    [['glutton', 'server', 'ring']],
+    [['glutton', 'server', 'codex']],
   );
 });
 
@@ -331,5 +288,5 @@ test('the series of a session vanish with it', async () => {
   const [{ metric }] = await prometheus.query('pinfold_session_info{id="agent run 2"}');
   await pinfold.end('agent run 2', '--now');
   await eventually(DEADLINE, 'nothing is told of it any more', async () => !(await told()).includes(metric.session));
-  assert.ok(isAlive(launched[0]), 'another session lives on');
+  assert.ok(isAlive(scene.launched[0]), 'another session lives on');
 });
