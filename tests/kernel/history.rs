@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::servers::{Process, perl, tell};
-use crate::support::{Machine, eventually, offered, signal};
+use crate::support::{Machine, eventually, offered, on_systemd, signal};
 
 /// What `pinfold history --json OPTIONS…` tells.
 #[track_caller]
@@ -147,7 +147,9 @@ fn a_memory_kill_shows_its_reason_wherever_an_operator_looks() {
     let kept = history_of(&machine, 1);
     let of_server = |told: &Value| (told["cause"].as_str() == Some("memory"), told["level"].as_str() == Some("server"));
     assert_eq!(of_server(&kept[0]), (true, true), "{kept:?}");
-    assert!(kept[0]["peak_bytes"].as_u64().unwrap() >= 30 << 20, "{kept:?}");
+    // systemd removes the cgroup of a scope that is empty, and its peak with it, perhaps before it was read.
+    let peak = kept[0]["peak_bytes"].as_u64();
+    assert!(peak.map_or(on_systemd(), |peak| peak >= 30 << 20), "{kept:?}");
     let reason = "memory ran out: ";
     let stderr = hog.stderr();
     assert!(stderr.contains("server hog of session s") && stderr.contains(reason), "{stderr}");

@@ -1,5 +1,6 @@
 //! What the journal has of what happens, as somebody finds it who asks for a session.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use pinfold::occurrence::What;
@@ -65,7 +66,7 @@ fn a_memory_kill_is_found_with_its_reason() {
     let hog = "my $held = 'x' x (200 << 20); sleep 1000";
     let run = ["run", "--session", &session, "--server", "hog", "--memory-max", "40M", "--", "perl", "-e", hog];
     let output = ask(&run);
-    assert_eq!(output.status.code(), Some(128 + 9), "{output:?}");
+    assert_eq!(output.status.signal(), Some(9), "{output:?}");
     let of_session = format!("PINFOLD_SESSION={session}");
     let told = eventually("the end is in the journal", || {
         let told = entries(&[&of_session]);

@@ -32,7 +32,7 @@ fn the_history_of_an_installed_daemon_is_kept_with_the_state_of_the_system_or_of
         let told = history()?;
         if told.len() == 1 { Ok(told) } else { Err(format!("{told:?}")) }
     });
-    assert_eq!((&told[0]["cause"], &told[0]["server"]), (&"requested".into(), &"sh".into()), "{told:?}");
+    assert_eq!((&told[0]["cause"], &told[0]["server"]), (&"requested".into(), &"cat".into()), "{told:?}");
     assert!(systemctl(&["stop", "pinfold.service"]).status.success());
     assert_eq!(history().unwrap(), told, "without a daemon");
     for (path, mode) in [(path.as_path(), 0o600), (path.parent().unwrap(), 0o700)] {
