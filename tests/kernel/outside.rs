@@ -148,7 +148,6 @@ fn a_server_whose_leaf_was_removed_while_no_daemon_ran_is_shown_as_escaped_and_e
         assert_eq!(server.exit_status(), 128 + signal);
         expect_cause(&machine, "requested");
         machine.expect_nothing_left();
-        assert!(machine.records().is_empty());
     }
 }
 

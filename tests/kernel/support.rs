@@ -299,7 +299,8 @@ impl Machine {
         self.expect_nothing_left();
     }
 
-    /// Waits until no session is left, and nothing of any in any hierarchy, nor in the manager.
+    /// Waits until no session is left, and nothing of any in any hierarchy, nor in the manager, and no record of one: that
+    /// stays until the history has the end.
     #[track_caller]
     pub fn expect_nothing_left(&self) {
         eventually("no session is left", || {
@@ -307,6 +308,10 @@ impl Machine {
             if sessions.is_empty() { Ok(()) } else { Err(format!("{sessions:?}; {}", self.log())) }
         });
         self.expect_no_cgroups();
+        eventually("no record is left", || {
+            let records = self.records();
+            if records.is_empty() { Ok(()) } else { Err(format!("{records:?}; {}", self.log())) }
+        });
     }
 
     /// Waits until no cgroup of a session is left, in any hierarchy, nor a unit.

@@ -161,7 +161,6 @@ fn the_end_of_a_hosts_unit_ends_its_session_while_no_daemon_runs() {
         });
         machine.start();
         machine.expect_nothing_left();
-        assert_eq!(std::fs::read_dir(machine.path("pinfold.sock.d")).unwrap().count(), 0, "no record is left");
     }
 }
 

@@ -178,6 +178,9 @@ impl Machine {
             let slice = base().join("pinfold.slice");
             let children = std::fs::read_dir(slice).into_iter().flatten().flatten();
             left.extend(children.filter(|entry| entry.path().is_dir()).map(|entry| entry.path().display().to_string()));
+            // A record stays until the history has the end.
+            let records = std::fs::read_dir(self.path("pinfold.sock.d")).into_iter().flatten().flatten();
+            left.extend(records.map(|record| record.path().display().to_string()));
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}; {}", self.log())) }
         });
     }

@@ -217,6 +217,11 @@ after() { # reset|reboot
     check '  no unit of a session is left' '' "$(session_units)"
     check '  the disk has what was installed, and no more' "$(<"$kept/on_disk")" "$(on_disk)"
     launches_anew "$runtime" a one
+    # It stays until the history has the end.
+    for _ in {1..100}; do
+        [[ -n $(records "$runtime") ]] || break
+        sleep 0.1
+    done
     check '  its record went with it' '' "$(records "$runtime")"
 
     echo 'after: as if /run had outlived the boot'
