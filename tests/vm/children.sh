@@ -36,7 +36,7 @@ end_children() {
 
 make_scratch() {
     if [[ -n $scratch ]]; then rm -rf "$scratch"; fi
-    scratch=$(mktemp -d -t pinfold-vm.XXXXXX)
+    scratch=$(mktemp --directory)
 }
 
 # Runs a build step with its output in the log and a deadline. It stands in the background because bash
