@@ -328,6 +328,9 @@ impl Families {
         if let Some(current) = bytes(machine.current_bytes) {
             self.gauge("pinfold_machine_memory_current_bytes", MACHINE_CURRENT, &[], current);
         }
+        if let Some(working_set) = bytes(machine.working_set_bytes) {
+            self.gauge("pinfold_machine_memory_working_set_bytes", MACHINE_WORKING_SET, &[], working_set);
+        }
         if let Some(limit) = bytes(machine.max_bytes) {
             self.gauge("pinfold_machine_memory_limit_bytes", MACHINE_LIMIT, &[], limit);
         }
@@ -368,6 +371,8 @@ const LIMIT_HELD: &str = "1 where the kernel holds a limit of this kind here, 0 
                           absent where there is nothing of the kind to limit.";
 const MACHINE_CURRENT: &str = "Memory charged to the level above all sessions: memory.current on cgroup v2, \
                                memory.usage_in_bytes on v1; absent while there is no session.";
+const MACHINE_WORKING_SET: &str = "What of that cannot be given back without loss: memory.current - inactive_file on cgroup v2, \
+                                   memory.usage_in_bytes - total_inactive_file on v1; absent while there is no session.";
 const MACHINE_LIMIT: &str = "The memory limit of the level above all sessions: memory.max on cgroup v2, \
                              memory.limit_in_bytes on v1; absent where there is none, and while there is no session.";
 const SCRAPE: &str = "How long this very scrape took to read all this.";

@@ -97,6 +97,10 @@ fn the_figures_are_what_the_kernel_says_at_that_moment() {
     let held = machine.described()["limits"]["memory"]["state"] == "holds";
     assert_eq!(scraped.value("pinfold_limit_held{limit=\"memory\"}"), f64::from(u8::from(held)));
     assert!(
+        scraped.value("pinfold_machine_memory_working_set_bytes")
+            <= scraped.value("pinfold_machine_memory_current_bytes")
+    );
+    assert!(
         scraped.value("pinfold_machine_memory_current_bytes") >= scraped.value(&of_session("memory_current_bytes"))
     );
     let own: f64 = status_field(machine.daemon_pid(), "VmRSS").trim_end_matches(" kB").parse().unwrap();
