@@ -4,9 +4,9 @@
 //! before, and whoever reads does not wait for who writes. A crash of the machine may cost the last moments and no more
 //! (`synchronous=NORMAL`).
 
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params, params_from_iter};
 use rustix::fs::OFlags;
@@ -19,8 +19,17 @@ use crate::wire::{Answer, By, ENDS_MAX, Group, Question};
 /// The most groups.
 const GROUPS_MAX: u32 = 1000;
 
+/// How long an answer may take. Whoever asks waits a little longer.
+pub const ANSWER_MAX: Duration = Duration::from_secs(8);
+
+/// After how many steps of SQLite's machine the time is looked at: some milliseconds.
+const STEPS: i32 = 100_000;
+
 /// How long somebody else's writing is waited for.
 const BUSY_MAX: Duration = Duration::from_secs(2);
+
+/// More pages than the ends need that are written at a time.
+const WRITE_PAGES: u64 = 64;
 
 /// What the log beside the database may grow to, in pages, before it is written back.
 const LOG_PAGES: u32 = 256;
@@ -67,6 +76,10 @@ enum Source {
     Io(#[from] std::io::Error),
     #[error("it is no file; move it away")]
     NoFile,
+    #[error("it belongs to user {0}; move it away")]
+    Foreign(u32),
+    #[error("that takes too long; ask for less, as with --since 1d")]
+    Slow,
     #[error("it was written by a later version of pinfold ({0}); use that, or move the file away")]
     Version(u32),
 }
@@ -88,10 +101,16 @@ impl History {
         if let Some(directory) = path.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
-        // SQLite gives its log the mode of the database. Of a pipe that stands here nothing is waited for.
+        // SQLite gives its log the mode of the database. Of a pipe that stands here nothing is waited for, and nothing that
+        // somebody else put here is written to.
         let mut options = std::fs::File::options();
-        options.create(true).append(true).mode(0o600).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-        expect_file(options.open(path)?.metadata()?)?;
+        let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        options.create(true).append(true).mode(0o600).custom_flags(flags.bits().cast_signed());
+        let metadata = options.open(path)?.metadata()?;
+        expect_file(&metadata)?;
+        if metadata.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(Source::Foreign(metadata.uid()));
+        }
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.busy_timeout(BUSY_MAX)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -108,8 +127,30 @@ impl History {
         }
         let page: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let pages = (bounds.bytes.0 / u64::from(page.max(1))).max(16);
-        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
-        Ok(Self { connection, path: path.to_owned() })
+        let history = Self { connection, path: path.to_owned() };
+        history.shrink(pages)?;
+        history.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+        Ok(history)
+    }
+
+    /// Makes room where the file is larger than it may be by now: SQLite bounds only its growth.
+    fn shrink(&self, pages: u64) -> rusqlite::Result<()> {
+        let there = self.number("page_count")?;
+        if there <= pages {
+            return Ok(());
+        }
+        // Beside the ends stand their index and what was free, so that a little less than the share is kept.
+        self.connection.execute(
+            "DELETE FROM ended WHERE id NOT IN (SELECT id FROM ended ORDER BY at DESC \
+             LIMIT (SELECT count(*) * ?1 / ?2 FROM ended))",
+            [pages * 8 / 10, there].map(|number| i64::try_from(number).unwrap_or(i64::MAX)),
+        )?;
+        self.connection.execute_batch("VACUUM")?;
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
+    fn number(&self, pragma: &str) -> rusqlite::Result<u64> {
+        self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
     }
 
     /// Writes ends down, all or none. One that is there already is not written a second time: a daemon that was killed
@@ -117,7 +158,8 @@ impl History {
     pub fn write(&mut self, ends: &[&Occurrence], bounds: Bounds) -> Result<(), HistoryError> {
         let mut written = self.insert(ends);
         for _ in 0..3 {
-            if !written.as_ref().is_err_and(is_full) {
+            // A disk that is full says the same as a database that is: of that the oldest ends are no cause.
+            if !written.as_ref().is_err_and(is_full) || !self.is_at_bound() {
                 break;
             }
             written = self.forget_oldest().and_then(|()| self.insert(ends));
@@ -161,6 +203,12 @@ impl History {
         transaction.commit()
     }
 
+    /// Whether it is the bound that leaves no room for what was just tried, and is undone.
+    fn is_at_bound(&self) -> bool {
+        let (there, most) = (self.number("page_count"), self.number("max_page_count"));
+        there.is_ok_and(|there| most.is_ok_and(|most| there + WRITE_PAGES >= most))
+    }
+
     /// A tenth of what is there, and at least one.
     fn forget_oldest(&self) -> rusqlite::Result<()> {
         // Room is made with none: the log takes what is deleted, and the pages are free after it.
@@ -182,13 +230,15 @@ impl History {
         match std::fs::metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(fail(error.into())),
-            Ok(metadata) => expect_file(metadata).map_err(fail)?,
+            Ok(metadata) => expect_file(&metadata).map_err(fail)?,
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || -> Result<Option<Connection>, Source> {
-            let connection = Connection::open_with_flags(path, flags)?;
+            let mut connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(BUSY_MAX)?;
             connection.pragma_update(None, "trusted_schema", "OFF")?;
+            let until = Instant::now() + ANSWER_MAX;
+            connection.progress_handler(STEPS, Some(move || Instant::now() > until))?;
             match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
                 // Whoever makes it has not come so far yet.
                 0 => Ok(None),
@@ -206,7 +256,10 @@ impl History {
             None => self.ends(question, uid),
             Some(by) => self.groups(question, uid, by),
         };
-        answered.map_err(|error| failed("read", &self.path, error.into()))
+        answered.map_err(|error| {
+            let slow = error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted);
+            failed("read", &self.path, if slow { Source::Slow } else { error.into() })
+        })
     }
 
     fn ends(&self, question: &Question, uid: u32) -> rusqlite::Result<Answer> {
@@ -285,7 +338,7 @@ fn microseconds(time: SystemTime) -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn expect_file(metadata: std::fs::Metadata) -> Result<(), Source> {
+fn expect_file(metadata: &std::fs::Metadata) -> Result<(), Source> {
     if metadata.is_file() { Ok(()) } else { Err(Source::NoFile) }
 }
 

@@ -53,15 +53,16 @@ pub(super) fn history(history: &args::History) -> u8 {
 }
 
 fn show(history: &args::History, by: Option<By>, answer: &Answer) -> u8 {
+    if answer.more {
+        let or = if by.is_none() { ", or for more with --limit" } else { "" };
+        eprintln!("pinfold: there is more than is shown; ask for less with --since{or}");
+    }
     if history.json {
         match by {
             Some(_) => text::print_json(&answer.groups),
             None => text::print_json(&answer.ends),
         }
         return DONE;
-    }
-    if answer.more {
-        eprintln!("pinfold: there is more than is shown; ask for less with --since, or for more with --limit");
     }
     match by {
         _ if answer.ends.is_empty() && answer.groups.is_empty() => text::print("nothing ended\n"),

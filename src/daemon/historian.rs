@@ -24,9 +24,6 @@ const BATCH_MAX: usize = 100;
 /// After a failure: what ends meanwhile is dropped.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// How long a record is kept for the history to have the end.
-const WRITTEN_MAX: Duration = Duration::from_secs(5);
-
 /// How long a daemon that stops waits for what is still to be written.
 pub(super) const STOP_MAX: Duration = Duration::from_secs(2);
 
@@ -35,9 +32,10 @@ pub(super) const STOP_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Kept(oneshot::Receiver<()>);
 
 impl Kept {
-    /// Waits until it is written, or is not going to be, or takes too long.
+    /// Waits until it is written, or is not going to be. Where a disk does not answer that may be never: whoever stops does
+    /// not wait for it, and the next daemon finds the record.
     pub(super) async fn written(self) {
-        let _ = tokio::time::timeout(WRITTEN_MAX, self.0).await;
+        let _ = self.0.await;
     }
 }
 
@@ -144,6 +142,10 @@ impl Writer {
 
     fn try_write(&mut self, ends: &[Arc<Occurrence>]) -> Result<(), HistoryError> {
         let bounds = *self.said.borrow();
+        // It was on its way when the configuration came to say so. What is there stays.
+        if bounds.keep_nothing() {
+            return Ok(());
+        }
         let (history, _) = match self.history.take().filter(|(_, opened)| *opened == bounds) {
             Some(open) => self.history.insert(open),
             None => self.history.insert((History::open(&self.path, bounds)?, bounds)),
@@ -204,7 +206,8 @@ mod tests {
         let dropped = counter();
         let (mut historian, writing) = Historian::start(path, Bounds::default(), dropped.clone());
         for number in 0..3 {
-            historian.keep(&end(number)).unwrap().written().await;
+            let kept = historian.keep(&end(number)).unwrap();
+            tokio::time::timeout(Duration::from_secs(60), kept.written()).await.expect("nobody waits");
         }
         drop(historian);
         writing.await.unwrap();
@@ -220,6 +223,23 @@ mod tests {
         // The writer is a task of this thread, and does not run meanwhile.
         let taken = (0..WAITING_MAX as u64 + 5).filter_map(|number| historian.keep(&end(number))).count();
         assert_eq!((taken, dropped.get()), (WAITING_MAX, 5));
+    }
+
+    #[tokio::test]
+    async fn an_end_on_its_way_when_nothing_is_kept_any_more_takes_nothing_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.db");
+        for nothing in [Bounds { days: 0, ..Bounds::default() }, Bounds { bytes: Bytes(0), ..Bounds::default() }] {
+            let (mut historian, writing) = Historian::start(path.clone(), Bounds::default(), counter());
+            historian.keep(&end(1)).unwrap().written().await;
+            // The writer is a task of this thread: it comes to this one when the bounds are others already.
+            let on_its_way = historian.keep(&end(2)).unwrap();
+            historian.bound(nothing);
+            on_its_way.written().await;
+            drop(historian);
+            writing.await.unwrap();
+            assert!(!History::ask(&path, &Question::default(), 0).unwrap().ends.is_empty());
+        }
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use super::publish;
 use crate::backend::Backend;
 use crate::cgroup::{Caller, Membership, has_exited};
 use crate::chain::chain;
-use crate::history::History;
+use crate::history::{self, History};
 use crate::process;
 use crate::session::SessionId;
 use crate::snapshot::SessionView;
@@ -44,6 +44,9 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Views that are read from the kernel at a time, so that they leave room for what ends sessions.
 const VIEWS_MAX: usize = 8;
 
+/// Questions to the history that are answered at a time: a disk that is slow holds up nobody who asks what lives.
+const HISTORIES_MAX: usize = 2;
+
 /// How long the driver may take to answer: beyond the longest end.
 const ANSWER_MAX: Duration = Duration::from_secs(700);
 
@@ -55,6 +58,7 @@ pub(super) struct Service {
     description: Description,
     places: Arc<Places>,
     views: Semaphore,
+    histories: Semaphore,
     looks: escapes::Turn,
     history: PathBuf,
 }
@@ -66,8 +70,16 @@ impl Service {
         description: Description,
         history: PathBuf,
     ) -> Self {
-        let views = Semaphore::new(VIEWS_MAX);
-        Self { driver, backend, description, places: Arc::default(), views, looks: escapes::Turn::default(), history }
+        Self {
+            driver,
+            backend,
+            description,
+            places: Arc::default(),
+            views: Semaphore::new(VIEWS_MAX),
+            histories: Semaphore::new(HISTORIES_MAX),
+            looks: escapes::Turn::default(),
+            history,
+        }
     }
 }
 
@@ -234,7 +246,7 @@ async fn answer(
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
         Call::Events(watch) => wire::encode_reply(&follow::recent(service, peer, &watch).await?),
-        Call::History(question) => reply(history(service, peer, question).await?),
+        Call::History(question) => reply(ended(service, peer, question).await?),
         Call::Describe => wire::encode_reply(&describe(service).await?),
         Call::GetInfo => wire::encode_reply(&serde_json::json!({
             "vendor": "pinfold",
@@ -402,8 +414,9 @@ async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Locate
 }
 
 /// What ended. It is read from the database by a connection of its own, so it waits for nobody who writes.
-async fn history(service: &Service, peer: Peer, question: Question) -> Result<Result<Answer, Fault>, ConnectionError> {
-    let _one_of_few = service.views.acquire().await.expect("the semaphore is never closed");
+async fn ended(service: &Service, peer: Peer, question: Question) -> Result<Result<Answer, Fault>, ConnectionError> {
+    let turn = tokio::time::timeout(history::ANSWER_MAX, service.histories.acquire()).await;
+    let Ok(_one_of_few) = turn else { return Ok(Err(Fault::NoHistory("others are asking; try again".to_owned()))) };
     let path = service.history.clone();
     let read = tokio::task::spawn_blocking(move || History::ask(&path, &question, peer.uid)).await;
     let answer = read.map_err(|_| ConnectionError::Stopping)?;

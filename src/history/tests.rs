@@ -115,6 +115,47 @@ fn what_is_too_old_is_forgotten_and_what_is_too_much_makes_the_oldest_give_way()
 }
 
 #[test]
+fn a_file_that_is_larger_than_it_may_be_by_now_is_made_smaller_and_the_latest_stay() {
+    let (_directory, path, mut history) = open(Bounds::default());
+    let age = |number| Duration::from_secs(4000 - number);
+    let ends: Vec<_> = (0..2000).map(|n| ended(n, 0, "fs", Cause::Requested, age(n))).collect();
+    history.write(&ends.iter().collect::<Vec<_>>(), Bounds::default()).unwrap();
+    drop(history);
+    let bounds = Bounds { bytes: Bytes(256 << 10), ..Bounds::default() };
+    assert!(std::fs::metadata(&path).unwrap().len() > 512 << 10);
+    let history = History::open(&path, bounds).unwrap();
+    let kept = all(&history, Question::default(), 0);
+    assert_eq!(kept.last().unwrap().number, 1999);
+    assert!(kept.len() > 50 && kept.len() < 1000, "{}", kept.len());
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size <= bounds.bytes.0, "{size}");
+}
+
+#[test]
+fn what_somebody_else_put_in_the_way_is_not_written_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let (target, path) = (directory.path().join("target"), directory.path().join("history.db"));
+    std::fs::write(&target, "").unwrap();
+    std::os::unix::fs::symlink(&target, &path).unwrap();
+    History::open(&path, Bounds::default()).unwrap_err();
+    assert_eq!(std::fs::metadata(&target).unwrap().len(), 0);
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    std::os::unix::fs::chown(&target, Some(12_345), None).unwrap();
+    let told = crate::chain::chain(&History::open(&target, Bounds::default()).unwrap_err());
+    assert!(told.contains("it belongs to user 12345"), "{told}");
+}
+
+#[test]
+fn a_question_that_takes_too_long_is_given_up_and_says_what_to_do() {
+    let (_directory, _path, mut history) = open(Bounds::default());
+    history.connection.progress_handler(1, Some(|| true)).unwrap();
+    let told = crate::chain::chain(&history.answer(&Question::default(), 0).unwrap_err());
+    assert!(told.contains("that takes too long; ask for less"), "{told}");
+}
+
+#[test]
 fn what_is_no_history_is_told_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("history.db");
