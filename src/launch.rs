@@ -8,6 +8,7 @@ use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::process::PidfdFlags;
@@ -15,16 +16,19 @@ use rustix::process::PidfdFlags;
 use crate::argv::{self, CommandDigest, MaskedArgv};
 use crate::cgroup::Membership;
 use crate::chain::chain;
-use crate::client::{self, ClientError, Other};
+use crate::client::{self, Client, ClientError, Other};
 use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
-use crate::wire::{Call, Fault, Launch, Launched};
+use crate::wire::{Call, Fault, Launch, Launched, Noted};
 
 /// How often a launch is asked for again because the daemon stopped between two steps.
 const TRIES: usize = 3;
+
+/// How long the daemon may take to note that a command could not be executed. The host waits meanwhile.
+const REPORT_MAX: Duration = Duration::from_secs(2);
 
 /// pinfold could not, or would not.
 pub const EXIT_PINFOLD: u8 = 125;
@@ -78,15 +82,16 @@ pub fn launch(options: &LaunchOptions) -> u8 {
             return EXIT_PINFOLD;
         }
     };
-    for warning in placed.iter().flat_map(|launched| &launched.warnings) {
+    for warning in placed.iter().flat_map(|(launched, _)| &launched.warnings) {
         say(&format!("warning: {warning}"));
     }
-    exec(options, placed.as_ref())
+    exec(options, placed)
 }
 
-fn placed(options: &LaunchOptions) -> Result<Launched, LaunchError> {
+/// The place, and the connection to the daemon that gave it: an exec closes that.
+fn placed(options: &LaunchOptions) -> Result<(Launched, Client), LaunchError> {
     let mut tries = 0;
-    let launched = loop {
+    let (launched, client) = loop {
         tries += 1;
         match ask(options) {
             // It was just leaving, unused, or has left already: the next one is started.
@@ -95,10 +100,10 @@ fn placed(options: &LaunchOptions) -> Result<Launched, LaunchError> {
         }
     };
     prove(&launched)?;
-    Ok(launched)
+    Ok((launched, client))
 }
 
-fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
+fn ask(options: &LaunchOptions) -> Result<(Launched, Client), ClientError> {
     let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut client = client::find_or_start(options.socket.as_deref())?;
     match client.other() {
@@ -136,7 +141,8 @@ fn ask(options: &LaunchOptions) -> Result<Launched, ClientError> {
         stderr: send(stderr.as_fd()),
         pidfd: pidfd.as_ref().and_then(|pidfd| send(pidfd.as_fd())),
     };
-    client.call(&Call::Launch(Box::new(wish)), &descriptors, client::LAUNCH_MAX)
+    let launched = client.call(&Call::Launch(Box::new(wish)), &descriptors, client::LAUNCH_MAX)?;
+    Ok((launched, client))
 }
 
 /// What tells this command from others. `None` where the directory that it is run in is gone.
@@ -173,17 +179,22 @@ fn may_run_uncontained(options: &LaunchOptions, error: &LaunchError) -> bool {
     }
 }
 
-fn exec(options: &LaunchOptions, launched: Option<&Launched>) -> u8 {
+fn exec(options: &LaunchOptions, placed: Option<(Launched, Client)>) -> u8 {
     let command = &options.command[0];
     let text = |word: OsString| CString::new(word.into_vec());
     let words: Result<Vec<CString>, _> = options.command.iter().cloned().map(text).collect();
-    let environment: Result<Vec<CString>, _> = environment(launched).into_iter().map(text).collect();
+    let environment: Result<Vec<CString>, _> =
+        environment(placed.as_ref().map(|(launched, _)| launched)).into_iter().map(text).collect();
     let (Ok(words), Ok(environment)) = (words, environment) else {
         say("not launched: a word of the command holds a NUL byte");
         return EXIT_PINFOLD;
     };
     let Err(errno) = crate::sys::exec(&words, &environment);
     say(&format!("cannot execute {:?}: {}", command, errno.desc()));
+    if let Some((_, mut client)) = placed {
+        // An older daemon does not know the word, and sees the exit alone.
+        let _ = client.call::<Noted>(&Call::NotExecuted(errno as i32), &[], REPORT_MAX);
+    }
     if errno == Errno::ENOENT { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE }
 }
 

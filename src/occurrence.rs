@@ -81,6 +81,13 @@ pub enum What {
         /// Whose limit it was.
         level: Level,
     },
+    /// Its command could not be executed: it ends at once.
+    NotExecuted {
+        /// The command's first word.
+        command: String,
+        /// Why not.
+        reason: String,
+    },
     /// Processes of it were seen outside its leaf.
     Escaped {
         /// The first [`PIDS_MAX`] of them.
@@ -114,6 +121,7 @@ impl What {
             Self::Storm { .. } => "storm",
             Self::MemoryKill { .. } => "memory_kill",
             Self::PidsLimit { .. } => "pids_limit",
+            Self::NotExecuted { .. } => "not_executed",
             Self::Escaped { .. } => "escaped",
             Self::Ended(_) => "ended",
         }
@@ -128,6 +136,7 @@ impl What {
             Self::Storm { .. } => "6b76fdb0cb7b46edb8b4967104b943f7",
             Self::MemoryKill { .. } => "1c7cc26f17df4e79aba035b832b04a94",
             Self::PidsLimit { .. } => "37c66c91ba4d47e1a3c3a59522075411",
+            Self::NotExecuted { .. } => "2391caad2f9d4ad39ed7c22f6058410b",
             Self::Escaped { .. } => "c99a66624f64438d9ec0e750ec12462a",
             Self::Ended(_) => "a619b921881345c08598c5801cc6623d",
         }
@@ -159,6 +168,7 @@ impl fmt::Display for Occurrence {
                 write!(f, "the kernel killed in {whose} for memory, by the limit of the {level} ({kills} so far)")
             }
             What::PidsLimit { level } => write!(f, "{whose} cannot fork: the process limit of the {level} is reached"),
+            What::NotExecuted { command, reason } => write!(f, "{whose} cannot execute {command:?}: {reason}"),
             What::Escaped { pids } => {
                 let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
                 write!(f, "of {whose} these processes are outside its leaf: {}", pids.join(", "))

@@ -2,12 +2,15 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod exit;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Bytes;
 use crate::timespan::TimeSpan;
+pub use exit::Exit;
 
 /// Whose limit it was: the server's own, its session's, or the machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -192,7 +195,7 @@ fn whose(kind: &str, level: Level) -> String {
 /// Why it ended, and what that gave back.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.cause)?;
+        f.write_str(&self.why())?;
         match self.processes {
             Some(1) => write!(f, ", 1 process")?,
             Some(count) => write!(f, ", {count} processes")?,
@@ -219,4 +222,17 @@ pub struct Outcome {
     pub memory_bytes: Option<Bytes>,
     /// The most memory that was ever charged to the leaf; `None` where the kernel does not tell.
     pub peak_bytes: Option<Bytes>,
+    /// How its first process exited, whatever ended the server; `None` where the kernel does not tell.
+    #[serde(default)]
+    pub exit: Option<Exit>,
+}
+
+impl Outcome {
+    /// The cause as a clause for people; where that is the exit of its first process, with how it exited.
+    pub fn why(&self) -> String {
+        match (self.cause, self.exit) {
+            (Cause::LeaderExited, Some(exit)) => exit.to_string(),
+            (cause, _) => cause.to_string(),
+        }
+    }
 }

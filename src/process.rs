@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::time::ClockId;
 
+use crate::outcome::Exit;
 use crate::policy::ProcessFacts;
 use crate::session::ProcessId;
 
@@ -26,10 +27,13 @@ pub struct Ancestor {
     pub facts: ProcessFacts,
 }
 
-/// Two fields of `/proc/PID/stat` (proc_pid_stat(5)).
+/// Some fields of `/proc/PID/stat` (proc_pid_stat(5)).
 struct Stat {
+    state: char,
     parent: i32,
     start_time: u64,
+    /// As wait(2) gives it; 0 where it may not be read.
+    wait_status: i32,
 }
 
 fn stat(pid: i32) -> io::Result<Stat> {
@@ -40,9 +44,11 @@ fn stat(pid: i32) -> io::Result<Stat> {
 /// The name in parentheses may hold anything, parentheses included: fields are counted from its last one.
 fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
     let start_time = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, start_time })
+    let wait_status = fields.nth(29)?.parse().ok()?;
+    Some(Stat { state, parent, start_time, wait_status })
 }
 
 /// The process with this number now.
@@ -117,6 +123,16 @@ pub fn hold(id: ProcessId) -> Option<OwnedFd> {
     (identify(id.pid).ok()? == id).then_some(pidfd)
 }
 
+/// How a process that is gone exited: while nobody has waited for it its `stat` tells, and after that its pidfd, where the
+/// kernel knows that (Linux 6.15). `None` where neither does.
+pub fn exit_of(id: ProcessId, pidfd: BorrowedFd<'_>) -> Option<Exit> {
+    let zombie = stat(id.pid).ok().filter(|stat| stat.start_time == id.start_time && stat.state == 'Z');
+    // What may not be read is shown as zero there. This link takes the same permission (PTRACE_MODE_READ_FSCREDS).
+    let zombie = zombie.filter(|_| std::fs::read_link(format!("/proc/{}/ns/user", id.pid)).is_ok());
+    let status = zombie.map(|stat| stat.wait_status).or_else(|| crate::sys::pidfd::wait_status(pidfd));
+    status.map(Exit::of_wait_status)
+}
+
 /// The number of the process that a pidfd holds: `Pid` of its fdinfo (pidfd_open(2)), -1 once it was reaped.
 pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
@@ -151,9 +167,36 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
-        let text = "42 (a) S 1 (b) R 7 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 98765 0 0";
+        let text = "42 (a) S 1 (b) Z 7 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 98765 0 0 18446744073709551615 0 0 0 0 \
+                    0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 1792\n";
         let stat = parse_stat(text).unwrap();
-        assert_eq!((stat.parent, stat.start_time), (7, 98765));
+        assert_eq!((stat.state, stat.parent, stat.start_time, stat.wait_status), ('Z', 7, 98765, 7 << 8));
+    }
+
+    #[test]
+    fn how_a_child_exited_is_known_before_it_is_waited_for_and_where_the_kernel_tells_after_that() {
+        for (script, exit) in [("read _; exit 3", Exit::Status(3)), ("read _; kill -SEGV $$", Exit::Signal(11))] {
+            let mut command = std::process::Command::new("sh");
+            let mut child = command.args(["-c", script]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+            let id = identify(child.id() as i32).unwrap();
+            let pidfd = hold(id).unwrap();
+            assert_eq!(exit_of(id, pidfd.as_fd()), None, "it lives");
+            drop(child.stdin.take());
+            let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut polled, None).unwrap();
+            assert_eq!(exit_of(id, pidfd.as_fd()), Some(exit), "nobody has waited for it");
+            child.wait().unwrap();
+            let after = exit_of(id, pidfd.as_fd());
+            assert!(after == Some(exit) || after.is_none() && !tells_after_the_wait(), "{after:?}");
+        }
+    }
+
+    /// Linux 6.15 and later do.
+    fn tells_after_the_wait() -> bool {
+        let uname = rustix::system::uname();
+        let release = uname.release().to_string_lossy().into_owned();
+        let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+        (numbers.next(), numbers.next()) >= (Some(6), Some(15))
     }
 
     #[test]

@@ -191,6 +191,11 @@ pub struct StatusReply {
     pub complete: bool,
 }
 
+/// The answer to `NotExecuted`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Noted {}
+
 /// The answer to `List`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -298,6 +303,8 @@ pub enum Call {
     List,
     /// Show one session, and look for what escaped from it.
     Status(SessionId),
+    /// The caller, which was placed, cannot execute its command, for this errno.
+    NotExecuted(i32),
     /// Find a process.
     Locate(i32),
     /// Tell what happened.
@@ -348,6 +355,7 @@ impl Call {
             Self::Label(relabel) => (ours("Label"), to_value(relabel)),
             Self::List => (ours("List"), Value::Null),
             Self::Status(id) => (ours("Status"), serde_json::json!({ "session": id })),
+            Self::NotExecuted(errno) => (ours("NotExecuted"), serde_json::json!({ "errno": errno })),
             Self::Locate(pid) => (ours("Locate"), serde_json::json!({ "pid": pid })),
             Self::Events(watch) => (ours("Events"), serde_json::json!({ "session": watch.session })),
             Self::History(question) => (ours("History"), to_value(question)),
@@ -383,6 +391,10 @@ impl Call {
             pid: i32,
         }
         #[derive(Deserialize)]
+        struct Failed {
+            errno: i32,
+        }
+        #[derive(Deserialize)]
         struct Session {
             session: SessionId,
         }
@@ -400,6 +412,7 @@ impl Call {
             "io.pinfold.Label" => Ok(Self::Label(order(parameters)?)),
             "io.pinfold.List" => Ok(Self::List),
             "io.pinfold.Status" => Ok(Self::Status(read::<Session>(parameters)?.session)),
+            "io.pinfold.NotExecuted" => Ok(Self::NotExecuted(order::<Failed>(parameters)?.errno)),
             "io.pinfold.Locate" => Ok(Self::Locate(read::<Pid>(parameters)?.pid)),
             "io.pinfold.Events" => Ok(Self::Events(Watch { follow: more, ..read(parameters)? })),
             "io.pinfold.History" => Ok(Self::History(read(parameters)?)),

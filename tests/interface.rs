@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use pinfold::label::Labels;
 use pinfold::limits::{Bytes, LimitKey};
 use pinfold::occurrence::{self, Occurrence, What};
-use pinfold::outcome::{Cause, Level, Outcome, Stall, Stopper};
+use pinfold::outcome::{Cause, Exit, Level, Outcome, Stall, Stopper};
 use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{ActivityView, MemoryView, PressureView, ServerView, SessionView, StallView, StdinWatch};
 use pinfold::wire::{
     Answer, By, Call, DESCRIPTION, Description, End, EndReply, Ended, EventsReply, Fault, Group, Launch, Launched,
-    LimitChange, LimitKept, LimitPlace, LimitState, ListReply, Located, Question, Relabel, Relabelled, Reload,
+    LimitChange, LimitKept, LimitPlace, LimitState, ListReply, Located, Noted, Question, Relabel, Relabelled, Reload,
     ReloadReply, StatusReply, Watch,
 };
 use serde::Serialize;
@@ -107,6 +107,7 @@ fn other_happenings() -> Vec<What> {
         What::Storm { owner_pid: 1, owner: "node".into() },
         What::MemoryKill { level: Level::Server, kills: 1 },
         What::PidsLimit { level: Level::Server },
+        What::NotExecuted { command: "nxp".into(), reason: "r".into() },
         What::Escaped { pids: vec![1] },
     ]
 }
@@ -150,6 +151,7 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
         killed: true,
         memory_bytes: Some(Bytes(1)),
         peak_bytes: None,
+        exit: None,
     };
     let ended = Ended { session: session().id, server: server().name, leaf: "fs.1".into(), outcome };
     let mut all = sent(&ended);
@@ -172,6 +174,8 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
         let read: Occurrence = serde_json::from_str(&serde_json::to_string(&ended).unwrap()).unwrap();
         assert_eq!(read, ended);
     }
+    let exits = [Exit::Status(1), Exit::Signal(9), Exit::NotExecuted(2)];
+    assert_eq!(written("type Exit ("), exits.iter().flat_map(sent).collect());
     assert_eq!(written("type Ended ("), all);
     assert_eq!(written("type Event ("), happened);
     let at = LimitPlace { level: Level::Machine, session: None, server: None, leaf: None };
@@ -199,6 +203,7 @@ fn every_parameter_of_a_method_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("method History("), sent(&Question::default()));
     assert_eq!(written("method Events("), sent(&parameters(&Call::Events(Watch::default()).encode())));
     assert_eq!(written("method Locate("), sent(&parameters(&Call::Locate(1).encode())));
+    assert_eq!(written("method NotExecuted("), sent(&parameters(&Call::NotExecuted(2).encode())));
 }
 
 #[test]
@@ -237,6 +242,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         ("method Status(session: string) -> (", sent(&StatusReply { sessions: Vec::new(), complete: true })),
         ("method List() -> (", sent(&ListReply::default())),
         ("limit: ?int\n) -> (", sent(&Answer::default())),
+        ("method NotExecuted(errno: int) -> (", sent(&Noted {})),
         ("method Events(session: ?string) -> (", sent(&EventsReply::default())),
         ("method Locate(pid: int) -> (", sent(&Located { session: session(), leaf: String::new() })),
         ("method Describe() -> (", sent(&description)),
@@ -288,6 +294,7 @@ fn a_call_arrives_as_it_was_sent() {
         Call::List,
         Call::Status(session().id),
         Call::Locate(7),
+        Call::NotExecuted(2),
         Call::Events(Watch { session: Some(session().id), follow: true }),
         Call::Events(Watch::default()),
         Call::History(Question { by: Some(By::Cause), limit: Some(3), ..Question::default() }),

@@ -137,7 +137,7 @@ fn lines(end: &args::End, reply: &EndReply) -> String {
         let processes = outcome.processes.map_or_else(|| "?".to_owned(), |count| count.to_string());
         let memory = outcome.memory_bytes.map_or_else(String::new, |bytes| format!(", {bytes} given back"));
         let how = if outcome.killed { ", killed" } else { "" };
-        let why = if outcome.cause.word() == "requested" { String::new() } else { format!(" ({})", outcome.cause) };
+        let why = if outcome.cause.word() == "requested" { String::new() } else { format!(" ({})", outcome.why()) };
         let noun = if outcome.processes == Some(1) { "process" } else { "processes" };
         let line = format!("{} / {}: {processes} {noun}{memory}{how}{why}\n", ended.session, ended.server);
         lines.push_str(&line);

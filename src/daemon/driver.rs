@@ -201,6 +201,9 @@ impl Driver {
             Message::Label { peer, inside, holder, wish, reply } => {
                 let _ = reply.send(self.label(peer, inside.as_ref(), holder.as_ref(), &wish));
             }
+            Message::NotExecuted(peer, errno, reply) => {
+                let _ = reply.send(self.not_executed(peer, errno));
+            }
             Message::Escaped(number, escapees) => self.escaped(number, &escapees),
             Message::List { uid, reply } => {
                 let _ = reply.send(publish::entries(&self.table, uid, &self.backend));
@@ -228,6 +231,10 @@ impl Driver {
     fn notice(&mut self, source: Source) {
         match source {
             Source::Leader(number) => {
+                // Whoever waits for it does so soon, and a kernel before 6.15 forgets it then.
+                if let Some(server) = self.table.servers.get_mut(&number) {
+                    server.exit = server.leader_exit();
+                }
                 self.feed(number, Event::LeaderExited);
                 self.probe(number);
             }

@@ -39,6 +39,7 @@ impl Driver {
             killed: server.stock.killed,
             memory_bytes: server.stock.memory,
             peak_bytes: server.stock.peak,
+            exit: server.leader_exit(),
         };
         let mut kept = None;
         if cause != Cause::LaunchFailed {

@@ -166,8 +166,14 @@ mod tests {
 
     fn end(number: u64) -> Arc<Occurrence> {
         let now = Timestamp::of(std::time::SystemTime::now());
-        let outcome =
-            Outcome { cause: Cause::Requested, processes: None, killed: false, memory_bytes: None, peak_bytes: None };
+        let outcome = Outcome {
+            cause: Cause::Requested,
+            processes: None,
+            killed: false,
+            memory_bytes: None,
+            peak_bytes: None,
+            exit: None,
+        };
         Arc::new(Occurrence {
             number,
             at: now,

@@ -96,6 +96,7 @@ pub(super) fn to_journal(occurrence: &Occurrence) {
         | What::Storm { .. }
         | What::MemoryKill { .. }
         | What::PidsLimit { .. }
+        | What::NotExecuted { .. }
         | What::Escaped { .. } => entry!(warn),
     }
 }

@@ -53,6 +53,8 @@ pub(super) enum Message {
         wish: End,
         reply: oneshot::Sender<Result<EndReply, Fault>>,
     },
+    /// A launcher that was placed cannot execute its command, for this errno. Tells whether there is one.
+    NotExecuted(Peer, i32, oneshot::Sender<bool>),
     Label {
         peer: Peer,
         inside: Option<Caller>,

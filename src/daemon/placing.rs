@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
-use super::message::Message;
+use super::message::{Message, Peer};
 use super::stdin;
 use super::table::{Pending, Server, Session, Stock};
 use super::watch::Source;
@@ -20,6 +21,7 @@ use crate::client::LAUNCH_MAX;
 use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
 use crate::naming::LeafName;
 use crate::occurrence::What;
+use crate::outcome::Exit;
 use crate::policy::Refusal;
 use crate::records::{Asked, Record};
 use crate::sys::crash;
@@ -31,6 +33,9 @@ const PLACE_MAX: Duration = LAUNCH_MAX.saturating_sub(Duration::from_secs(5));
 
 /// How many launchers are placed at a time. Each may wait for a manager, on a thread that the ends of others need.
 pub(super) const PLACEMENTS: usize = 64;
+
+/// How much is told of a command that cannot be executed, in characters.
+const COMMAND_MAX: usize = 200;
 
 /// What came of placing.
 #[derive(Debug)]
@@ -85,6 +90,7 @@ impl Driver {
             settings: self.reloads.generation,
             leader: request.launcher,
             leader_pidfd: Some(pidfd.clone()),
+            exit: None,
             owner: plan.owner,
             stdin,
             stderr: request.stderr,
@@ -267,6 +273,20 @@ impl Driver {
         crash::step("before the reply");
         // That the launcher is gone meanwhile is told by its pidfd.
         let _ = reply.send(Ok(launched));
+    }
+
+    /// The launcher says that it cannot become the server. Its exit, a moment later, ends what was made for it.
+    pub(super) fn not_executed(&mut self, peer: Peer, errno: i32) -> bool {
+        let leads = |server: &Server| server.leader.pid == peer.pid && !server.leader_is_gone();
+        let Some((number, server)) = self.table.servers.iter_mut().rev().find(|(_, server)| leads(server)) else {
+            return false;
+        };
+        server.exit = Some(Exit::NotExecuted(errno));
+        let command: String =
+            server.argv.words().first().into_iter().flat_map(|word| word.chars()).take(COMMAND_MAX).collect();
+        let (number, reason) = (*number, Errno::from_raw(errno).desc().to_owned());
+        self.occurred(number, What::NotExecuted { command, reason });
+        true
     }
 
     /// A process that is launched anew leads another leaf now: what it left in the earlier one has no leader. So does a

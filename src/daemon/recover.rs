@@ -158,6 +158,7 @@ impl Driver {
             settings: self.reloads.generation,
             leader: record.leader,
             leader_pidfd: pidfd.clone(),
+            exit: None,
             owner: record.owner,
             stdin,
             stderr,
@@ -239,7 +240,8 @@ impl Driver {
         if cause == Cause::LaunchFailed {
             return None;
         }
-        let outcome = Outcome { cause, processes: None, killed: false, memory_bytes: None, peak_bytes: None };
+        let outcome =
+            Outcome { cause, processes: None, killed: false, memory_bytes: None, peak_bytes: None, exit: None };
         let lifetime_seconds = record.started_at.elapsed().unwrap_or_default().as_secs_f64();
         let started_at = Timestamp::of(record.started_at);
         self.ended(About::record(record), Ended { outcome, started_at, lifetime_seconds, end_seconds: None })

@@ -31,8 +31,8 @@ use crate::session::SessionId;
 use crate::snapshot::SessionView;
 use crate::sys::crash;
 use crate::wire::{
-    self, Answer, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, Question, Relabel,
-    Relabelled, ReloadReply, StatusReply,
+    self, Answer, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, Noted, Question,
+    Relabel, Relabelled, ReloadReply, StatusReply,
 };
 
 /// How long a client may take for its first message, from its turn on.
@@ -244,6 +244,10 @@ async fn answer(
         Call::Label(wish) => reply(label(service, peer, pidfd, wish).await?),
         Call::Status(id) => wire::encode_reply(&status(service, peer, &id).await?),
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
+        Call::NotExecuted(errno) => {
+            let noted = ask(service, |reply| Message::NotExecuted(peer, errno, reply)).await?;
+            reply(noted.then_some(Noted {}).ok_or(Fault::NotContained(peer.pid)))
+        }
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
         Call::Events(watch) => wire::encode_reply(&follow::recent(service, peer, &watch).await?),
         Call::History(question) => reply(ended(service, peer, question).await?),

@@ -14,8 +14,9 @@ use crate::label::Labels;
 use crate::lifecycle::{Idle, State, Terms, Watchdog};
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
-use crate::outcome::Stall;
+use crate::outcome::{Exit, Stall};
 use crate::policy::OnPids;
+use crate::process;
 use crate::records::{Asked, Expiry, Instance};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::timestamp::Timestamp;
@@ -56,6 +57,8 @@ pub(super) struct Server {
     pub(super) leader: ProcessId,
     /// `None` where it was gone when the server was adopted.
     pub(super) leader_pidfd: Option<Arc<OwnedFd>>,
+    /// How its leader exited, once that is known.
+    pub(super) exit: Option<Exit>,
     pub(super) owner: ProcessId,
     /// The dup of its stdin, while its hang-up can still be of interest.
     pub(super) stdin: Option<OwnedFd>,
@@ -140,6 +143,11 @@ impl Server {
     /// Whether its first process has exited.
     pub(super) fn leader_is_gone(&self) -> bool {
         self.leader_pidfd.as_ref().is_none_or(|pidfd| has_exited(pidfd.as_fd()))
+    }
+
+    /// How its first process exited, as far as it has and the kernel tells.
+    pub(super) fn leader_exit(&self) -> Option<Exit> {
+        self.exit.or_else(|| process::exit_of(self.leader, self.leader_pidfd.as_ref()?.as_fd()))
     }
 }
 

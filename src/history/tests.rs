@@ -13,6 +13,7 @@ fn ended(number: u64, uid: u32, server: &str, cause: Cause, age: Duration) -> Oc
         killed: cause == Cause::Requested,
         memory_bytes: Some(Bytes(number << 20)),
         peak_bytes: Some(Bytes(number << 21)),
+        exit: None,
     };
     let started_at = Timestamp::of(at - Duration::from_secs(number));
     Occurrence {

@@ -130,6 +130,7 @@ pub(super) fn ended(id: &str) -> Occurrence {
         killed: true,
         memory_bytes: Some(Bytes(128 << 20)),
         peak_bytes: Some(Bytes(130 << 20)),
+        exit: None,
     };
     occurrence(id, What::Ended(Ended { outcome, started_at: moment(), lifetime_seconds: 61.0, end_seconds: Some(0.2) }))
 }
@@ -145,6 +146,7 @@ pub(super) fn all() -> Vec<Occurrence> {
         What::Storm { owner_pid: 41, owner: "codex".into() },
         What::MemoryKill { level: Level::Session, kills: 2 },
         What::PidsLimit { level: Level::Server },
+        What::NotExecuted { command: "nxp".into(), reason: "no".into() },
         What::Escaped { pids: vec![42] },
     ];
     kinds.into_iter().map(|what| occurrence("s", what)).chain([ended("s")]).collect()

@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod crash;
+pub mod pidfd;
 
 use std::convert::Infallible;
 use std::ffi::CString;

@@ -331,7 +331,7 @@ fn end(pen: &mut Pen<'_>, y: u16, reading: &Reading, occurrence: &Occurrence, en
     pen.write((x, y), x + room, &format!("{session}{server}"), Tone::Plain);
     let why = match pen.width {
         100.. => ended.outcome.to_string(),
-        60.. => ended.outcome.cause.to_string(),
+        60.. => ended.outcome.why(),
         _ => ended.outcome.cause.word().to_owned(),
     };
     let tone = if ended.outcome.cause.word() == "memory" { Tone::Warn } else { Tone::Plain };

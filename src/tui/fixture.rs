@@ -139,6 +139,7 @@ fn ended(ago: u64, (session, server): (&str, &str), cause: Cause, killed: bool) 
         killed,
         memory_bytes: Some(Bytes(187 * M)),
         peak_bytes: Some(Bytes(201 * M)),
+        exit: None,
     };
     Occurrence {
         number: 1,

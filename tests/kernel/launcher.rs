@@ -208,6 +208,56 @@ fn what_cannot_be_executed_is_told_in_one_line_with_the_exit_status_that_env_has
     machine.expect_nothing_left();
 }
 
+/// What `pinfold events --session s` says, without the times, once the end is told.
+#[track_caller]
+fn events_to_the_end(machine: &Machine) -> Vec<String> {
+    eventually("the end is told", || {
+        let told = text(&machine.ask(&["events", "--session", "s"]).stdout);
+        let told: Vec<String> = told.lines().filter_map(|line| Some(line.split_once("  ")?.1.to_owned())).collect();
+        if told.iter().any(|line| line.starts_with("ended")) { Ok(told) } else { Err(format!("{told:?}")) }
+    })
+}
+
+#[test]
+fn what_cannot_be_executed_is_told_as_such_with_its_end() {
+    if !offered() {
+        return;
+    }
+    for (command, why) in [("no-such-command-here", "No such file or directory"), ("/", "Permission denied")] {
+        let machine = Machine::new();
+        machine.ask(&["run", "--session", "s", "--server", "fs", "--", command, "x"]);
+        let told = events_to_the_end(&machine);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told[1], format!("server fs of session s cannot execute {command:?}: {why}"));
+        let ended = format!("ended server fs of session s: its command could not be executed: {why}, ");
+        assert!(told[2].starts_with(&ended), "{told:?}");
+        machine.expect_nothing_left();
+    }
+}
+
+#[test]
+fn how_a_servers_first_process_exited_is_told_with_its_end() {
+    if !offered() {
+        return;
+    }
+    for (script, exit, how) in [
+        ("exit 3", serde_json::json!({ "status": 3 }), "exited with status 3"),
+        ("kill -SEGV $$", serde_json::json!({ "signal": 11 }), "was killed by SIGSEGV"),
+    ] {
+        let machine = Machine::new();
+        // Nobody waits for it before its end is told, so every kernel tells how it exited.
+        let mut server = machine.run(&["--session", "s", "--server", "fs"], script);
+        let told = events_to_the_end(&machine);
+        let ended = format!("ended server fs of session s: its first process {how}, ");
+        assert!(told.last().unwrap().starts_with(&ended), "{told:?}");
+        let json = text(&machine.ask(&["events", "--session", "s", "--json"]).stdout);
+        let ended: serde_json::Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
+        assert_eq!((&ended["cause"], &ended["exit"]), (&"leader_exited".into(), &exit), "{ended}");
+        server.exit_status();
+        machine.expect_nothing_left();
+    }
+}
+
 #[test]
 fn a_refusal_is_status_125_and_one_line_with_reason_and_remedy() {
     if !offered() {
