@@ -201,6 +201,9 @@ pub(super) struct End {
     /// Spare what is not of this generation of the session, as `pinfold status` shows it.
     #[arg(long, value_name = "N", conflicts_with_all = ["owner", "all"])]
     pub(super) generation: Option<u64>,
+    /// Take it for done where a session or a server that is named is not there, or no more: without this that is status 1.
+    #[arg(long)]
+    pub(super) if_exists: bool,
     /// Kill at once, with no SIGTERM and no grace.
     #[arg(long)]
     pub(super) now: bool,

@@ -3,11 +3,12 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use super::{DONE, NO, USAGE, args, failed, text};
+use super::{DONE, NO, USAGE, args, failed, nearest, text};
 use crate::client::{self, Client, ClientError};
 use crate::label::Labels;
 use crate::limits::Bytes;
 use crate::session::SessionId;
+use crate::snapshot::SessionView;
 use crate::wire::{Call, End, EndReply};
 
 /// The longest that we wait for the daemon, which has deadlines of its own.
@@ -23,9 +24,14 @@ pub(super) fn end(end: &args::End) -> u8 {
     };
     let mut client = match client::find(end.socket.socket.as_deref()) {
         Ok(client) => client,
-        // No daemon, no sessions: that nothing is left to end is what was asked for.
+        // No daemon, no sessions.
         Err(ClientError::NoDaemon(_)) if end.socket.socket.is_none() => {
-            return report(end, &EndReply::default());
+            let missed: Vec<String> = wishes.iter().filter_map(|wish| missed(end, wish, &[])).collect();
+            missed.iter().for_each(|missed| eprintln!("pinfold: {missed}"));
+            if missed.is_empty() || end.json {
+                report(end, &EndReply::default());
+            }
+            return if missed.is_empty() { DONE } else { NO };
         }
         Err(error) => return failed(&error),
     };
@@ -33,11 +39,10 @@ pub(super) fn end(end: &args::End) -> u8 {
     let mut all = EndReply::default();
     let mut unmatched = Vec::new();
     for wish in wishes {
-        let what = described(&wish);
-        match ask(&mut client, wish) {
+        match ask(&mut client, wish.clone()) {
             Ok(reply) => {
                 if reply.ended.is_empty() && reply.pending.is_empty() {
-                    unmatched.push(what);
+                    unmatched.push(wish);
                 }
                 all.ended.extend(reply.ended);
                 all.pending.extend(reply.pending);
@@ -53,14 +58,37 @@ pub(super) fn end(end: &args::End) -> u8 {
         }
     }
     drop(progress);
-    if !end.json {
-        text::print(&unmatched.concat());
+    let sessions = if unmatched.is_empty() { Vec::new() } else { nearest::sessions(&mut client) };
+    let mut is_missed = false;
+    for wish in &unmatched {
+        match missed(end, wish, &sessions) {
+            Some(missed) => {
+                is_missed = true;
+                eprintln!("pinfold: {missed}");
+            }
+            None if end.json => {}
+            None => {
+                text::print(&described(wish));
+            }
+        }
     }
     if let Some(other) = client.other().filter(|_| !unmatched.is_empty()) {
         // What was not there may be another daemon's.
         eprintln!("pinfold: {}", super::ls::not_shown(other));
     }
-    if all == EndReply::default() && !end.json { DONE } else { report(end, &all) }
+    let status = if all == EndReply::default() && !end.json { DONE } else { report(end, &all) };
+    if is_missed { NO } else { status }
+}
+
+/// What is wrong where a session or a server was named and there is none. Any other order is one about whatever there is:
+/// with labels, a time or a generation it may come late, and that nothing is left is what it asks for.
+fn missed(end: &args::End, wish: &End, sessions: &[SessionView]) -> Option<String> {
+    let may_be_late = !wish.labels.is_empty() || wish.before.is_some() || wish.generation.is_some();
+    let session = wish.session.as_ref().filter(|_| !may_be_late && !end.if_exists)?;
+    Some(match &wish.server {
+        Some(server) => nearest::no_server(session, server, sessions),
+        None => nearest::no_session(session, sessions),
+    })
 }
 
 /// That nothing is left of it is what was asked for; that there was nothing is worth a line.

@@ -7,6 +7,7 @@ mod events;
 mod history;
 mod label;
 mod ls;
+mod nearest;
 mod reload;
 mod run;
 mod serve;

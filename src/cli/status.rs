@@ -1,6 +1,6 @@
 //! `pinfold status`.
 
-use super::{DONE, NO, args, failed, ls, text};
+use super::{DONE, NO, args, failed, ls, nearest, text};
 use crate::client::{self, ClientError, Other};
 use crate::session::SessionId;
 use crate::snapshot::SessionView;
@@ -39,9 +39,14 @@ fn of_process(status: &args::Status, pid: i32) -> u8 {
 
 fn of_session(status: &args::Status, id: &SessionId) -> u8 {
     let mut other = None;
+    let mut living = Vec::new();
     let asked = client::find(status.socket.socket.as_deref()).and_then(|mut client| {
         other = client.other().cloned();
-        client.call::<StatusReply>(&Call::Status(id.clone()), &[], client::VIEW_MAX)
+        let reply = client.call::<StatusReply>(&Call::Status(id.clone()), &[], client::VIEW_MAX)?;
+        if reply.sessions.is_empty() {
+            living = nearest::sessions(&mut client);
+        }
+        Ok(reply)
     });
     let StatusReply { sessions: found, complete } = match asked {
         Ok(reply) => reply,
@@ -52,7 +57,7 @@ fn of_session(status: &args::Status, id: &SessionId) -> u8 {
         Err(error) => return failed(&error),
     };
     if found.is_empty() {
-        eprintln!("pinfold: no session {id} is alive; `pinfold ls` lists those that are");
+        eprintln!("pinfold: {}", nearest::no_session(id, &living));
         tell_not_shown(other);
         return NO;
     }

@@ -177,7 +177,41 @@ fn an_end_without_waiting_goes_on_by_itself() {
 }
 
 #[test]
-fn ending_what_is_not_there_is_success() {
+fn an_end_of_a_session_or_a_server_that_is_not_there_is_told_with_what_may_have_been_meant() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let demo = server(&machine, "demo", "files");
+    let hint = "`pinfold ls` lists those that live";
+    for (arguments, told) in [
+        (&["end", "dmeo"][..], format!("no session is called \"dmeo\"; did you mean \"demo\"? {hint}")),
+        (&["end", "unknown"], format!("no session is called \"unknown\"; {hint}")),
+        (&["end", "unknown/files"], format!("no session is called \"unknown/files\"; {hint}")),
+        (
+            &["end", "--server", "demo/file"],
+            format!("session \"demo\" has no server \"file\"; did you mean \"files\"? {hint}"),
+        ),
+        (&["end", "--server", "dmeo/files"], format!("no session is called \"dmeo\"; did you mean \"demo\"? {hint}")),
+        (&["status", "dmeo"], format!("no session is called \"dmeo\"; did you mean \"demo\"? {hint}")),
+    ] {
+        let output = machine.ask(arguments);
+        assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &b""[..]), "{arguments:?}: {output:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("pinfold: {told}\n"), "{arguments:?}");
+    }
+    assert!(Process::of(demo.pid()).lives());
+    // What is there is ended all the same.
+    let output = machine.ask(&["end", "a", "demo", "b"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 2);
+    assert!(output.stdout.starts_with(b"demo / files: 1 process"), "{:?}", String::from_utf8(output.stdout));
+    let output = machine.ask(&["end", "demo", "--json"]);
+    assert_eq!((output.status.code(), &output.stdout[..1]), (Some(1), &b"{"[..]), "{output:?}");
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn an_end_that_may_come_late_is_done_where_nothing_is_left() {
     if !offered() {
         return;
     }
@@ -185,19 +219,23 @@ fn ending_what_is_not_there_is_success() {
     let other = server(&machine, "other", "x");
     let nobody = i32::MAX.to_string();
     for (arguments, told) in [
-        (&["end", "unknown"][..], "nothing to end: no session unknown is alive\n"),
-        (&["end", "--server", "other/unknown"], "nothing to end: session other has no server unknown\n"),
+        (&["end", "unknown", "--if-exists"][..], "nothing to end: no session unknown is alive\n"),
+        (&["end", "--server", "other/unknown", "--if-exists"], "nothing to end: session other has no server unknown\n"),
         (&["end", "--owner", &nobody], "nothing to end: process 2147483647 owns nothing\n"),
-        (&["end", "a", "b"], "nothing to end: no session a is alive\nnothing to end: no session b is alive\n"),
+        (&["end", "--label", "run=42"], "nothing to end: no server of yours carries run=42\n"),
+        (
+            &["end", "unknown", "--generation", "7"],
+            "nothing to end: no server of yours is of session unknown and is of generation 7\n",
+        ),
     ] {
         let output = machine.ask(arguments);
-        assert!(output.status.success(), "{output:?}");
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), told, "{arguments:?}");
     }
     assert!(Process::of(other.pid()).lives());
     end(&machine, &["other"]);
     let output = machine.ask(&["end", "--all"]);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "nothing to end\n");
+    assert_eq!((output.status.code(), output.stdout), (Some(0), b"nothing to end\n".to_vec()));
     machine.expect_nothing_left();
 }
 
