@@ -167,7 +167,9 @@ fn lines(end: &args::End, reply: &EndReply) -> String {
         let how = if outcome.killed { ", killed" } else { "" };
         let why = if outcome.cause.word() == "requested" { String::new() } else { format!(" ({})", outcome.why()) };
         let noun = if outcome.processes == Some(1) { "process" } else { "processes" };
-        let line = format!("{} / {}: {processes} {noun}{memory}{how}{why}\n", ended.session, ended.server);
+        let same_session = reply.ended.iter().filter(|other| other.session == ended.session);
+        let server = super::ls::called(&ended.server, &ended.leaf, same_session.map(|other| &other.server));
+        let line = format!("{} / {server}: {processes} {noun}{memory}{how}{why}\n", ended.session);
         lines.push_str(&line);
     }
     let total: u64 = reply.ended.iter().filter_map(|ended| ended.outcome.memory_bytes).map(|Bytes(bytes)| bytes).sum();

@@ -3,6 +3,7 @@
 use super::{DONE, args, failed, text};
 use crate::client::{self, ClientError, Other};
 use crate::limits::Bytes;
+use crate::session::Name;
 use crate::snapshot::SessionView;
 use crate::wire::{Call, ListReply};
 
@@ -65,7 +66,7 @@ fn table(sessions: &[SessionView]) -> String {
         for server in &session.servers {
             rows.push(vec![
                 session.id.to_string(),
-                server.name.to_string(),
+                called(&server.name, &server.leaf, session.servers.iter().map(|server| &server.name)).to_owned(),
                 server.state.clone(),
                 server.leader_pid.to_string(),
                 server.processes.to_string(),
@@ -76,6 +77,11 @@ fn table(sessions: &[SessionView]) -> String {
         }
     }
     text::columns(&["SESSION", "SERVER", "STATE", "PID", "PROCS", "RSS", "LIMIT", "HOST"], &rows)
+}
+
+/// What a server is called beside these, itself among them: by its leaf where more than one of them have its name.
+pub(super) fn called<'a>(name: &'a Name, leaf: &'a str, beside: impl Iterator<Item = &'a Name>) -> &'a str {
+    if beside.filter(|other| *other == name).count() > 1 { leaf } else { name.as_str() }
 }
 
 /// An amount, or a dash where nothing is known or nothing is limited.

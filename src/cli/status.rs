@@ -23,7 +23,8 @@ fn of_process(status: &args::Status, pid: i32) -> u8 {
         Ok(located) if status.json => text::print_json(&located),
         Ok(located) => {
             let server = located.session.servers.iter().find(|server| server.leaf == located.leaf);
-            let name = server.map_or(located.leaf.as_str(), |server| server.name.as_str());
+            let names = located.session.servers.iter().map(|server| &server.name);
+            let name = server.map_or(located.leaf.as_str(), |server| ls::called(&server.name, &server.leaf, names));
             text::print(&format!("process {pid} belongs to server {name} of session {}\n\n", located.session.id));
             text::print(&page(&located.session));
         }
@@ -103,7 +104,7 @@ fn page(session: &SessionView) -> String {
     for server in &session.servers {
         page.push_str(&format!(
             "\n  {} ({}), process {}, since {}\n    {}\n    processes: {}; memory: {} RSS, {} at most, limit {}; stdin {}{}\n",
-            server.name,
+            ls::called(&server.name, &server.leaf, session.servers.iter().map(|server| &server.name)),
             server.state,
             server.leader_pid,
             server.started_at,

@@ -50,6 +50,33 @@ fn several_sessions_are_ended_by_one_command_and_the_others_live() {
 }
 
 #[test]
+fn two_instances_of_a_server_are_told_apart_by_their_leaves() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let _servers = ["twice", "twice", "once"].map(|name| server(&machine, "s", name));
+    let leaves: Vec<String> = eventually("all are there", || {
+        let sessions = machine.sessions();
+        let servers = sessions.iter().flat_map(|session| session["servers"].as_array().unwrap().clone());
+        let leaves: Vec<String> = servers.map(|server| server["leaf"].as_str().unwrap().to_owned()).collect();
+        if leaves.len() == 3 { Ok(leaves) } else { Err(format!("{leaves:?}")) }
+    });
+    let expected: Vec<&str> =
+        leaves.iter().map(|leaf| if leaf.starts_with("once.") { "once" } else { leaf.as_str() }).collect();
+    let listed = String::from_utf8(machine.ask(&["ls"]).stdout).unwrap();
+    let listed: Vec<&str> = listed.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(listed, expected);
+    let shown = String::from_utf8(machine.ask(&["status", "s"]).stdout).unwrap();
+    let said = String::from_utf8(machine.ask(&["end", "s"]).stdout).unwrap();
+    for server in expected {
+        assert!(shown.contains(&format!("\n  {server} (running)")), "{shown}");
+        assert!(said.contains(&format!("s / {server}: ")), "{said}");
+    }
+    machine.expect_nothing_left();
+}
+
+#[test]
 fn one_server_is_ended_by_its_name_or_leaf_and_its_sibling_lives() {
     if !offered() {
         return;
