@@ -4,7 +4,7 @@ use super::{DONE, args, failed, text};
 use crate::client::{self, ClientError, Other};
 use crate::limits::Bytes;
 use crate::session::Name;
-use crate::snapshot::SessionView;
+use crate::snapshot::{ServerView, SessionView};
 use crate::wire::{Call, ListReply};
 
 pub(super) fn ls(ls: &args::Ls) -> u8 {
@@ -67,7 +67,7 @@ fn table(sessions: &[SessionView]) -> String {
             rows.push(vec![
                 session.id.to_string(),
                 called(&server.name, &server.leaf, session.servers.iter().map(|server| &server.name)).to_owned(),
-                server.state.clone(),
+                state(server),
                 server.leader_pid.to_string(),
                 server.processes.to_string(),
                 amount(server.memory.rss_bytes),
@@ -77,6 +77,15 @@ fn table(sessions: &[SessionView]) -> String {
         }
     }
     text::columns(&["SESSION", "SERVER", "STATE", "PID", "PROCS", "RSS", "LIMIT", "HOST"], &rows)
+}
+
+/// Where it is in its life; and where its first process stands, if that is not in its leaf.
+fn state(server: &ServerView) -> String {
+    match (server.escaped, server.state.as_str()) {
+        (false, state) => state.to_owned(),
+        (true, "running") => "ESCAPED".to_owned(),
+        (true, state) => format!("{state}, ESCAPED"),
+    }
 }
 
 /// What a server is called beside these, itself among them: by its leaf where more than one of them have its name.

@@ -60,6 +60,8 @@ fn expect_escaped(machine: &Machine, id: &str) {
         let server = machine.session(id)["servers"][0].clone();
         if server["escaped"] == true { Ok(()) } else { Err(format!("{server}; {}", machine.log())) }
     });
+    let listed = String::from_utf8(machine.ask(&["ls"]).stdout).unwrap();
+    assert!(listed.lines().any(|line| line.starts_with(id) && line.contains("  ESCAPED  ")), "{listed}");
 }
 
 #[test]
