@@ -80,8 +80,13 @@ pub enum TreeError {
         pids: Vec<i32>,
     },
     /// Another daemon has this tree.
-    #[error("another pinfold works below {}: stop it first, or give this one another --root", .0.display())]
-    Taken(PathBuf),
+    #[error("another pinfold works below {}: stop it first, or give this one another --root", root.display())]
+    Taken {
+        /// Which tree.
+        root: PathBuf,
+        /// The directory in it that it has locked.
+        locked: PathBuf,
+    },
     /// Too old a kernel.
     #[error("this kernel has no cgroup.kill: Linux 5.14 or newer is needed")]
     KernelTooOld,
@@ -129,7 +134,7 @@ pub(super) fn open(options: &TreeOptions) -> Result<Opened, TreeError> {
     let (machine, _) = root.ensure_child(MACHINE).map_err(refused)?;
     // That it is there already says nothing about who may write it.
     machine.writable().map_err(refused)?;
-    let lock = machine.lock()?.ok_or_else(|| TreeError::Taken(path.clone()))?;
+    let lock = machine.lock()?.ok_or_else(|| TreeError::Taken { root: path.clone(), locked: path.join(MACHINE) })?;
     if !machine.has("cgroup.kill") {
         return Err(TreeError::KernelTooOld);
     }

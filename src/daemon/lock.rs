@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{ServeError, failed};
+use super::{Other, ServeError, failed};
 use crate::client::{beside, prepare_directory};
 use crate::systemd::Bus;
 
@@ -24,7 +24,9 @@ pub(super) fn socket(socket: &Path) -> Result<File, ServeError> {
     let taken = |_: &File| UnixStream::connect(socket).is_ok().then(|| socket.to_owned());
     match wait_for(&file, &beside(socket, "lock"), taken)? {
         Locked::Ours => Ok(file),
-        Locked::By(_) => Err(ServeError::Taken(socket.to_owned())),
+        Locked::By(_) => {
+            Err(ServeError::Taken { socket: socket.to_owned(), other: Other::at(socket.to_owned()).here() })
+        }
     }
 }
 
@@ -51,7 +53,8 @@ pub(super) fn manager(bus: &Bus, socket: &Path) -> Result<File, ServeError> {
             told.map_err(failed("write", &path))?;
             Ok(file)
         }
-        Locked::By(other) => Err(ServeError::ManagerTaken { manager: bus.word(), socket: other }),
+        Locked::By(Some(other)) => Err(ServeError::ManagerTaken { manager: bus.word(), other: Other::at(other) }),
+        Locked::By(None) => Err(ServeError::ManagerTaken { manager: bus.word(), other: Other::that_locked(&path) }),
     }
 }
 

@@ -23,6 +23,7 @@ mod lock;
 mod log;
 mod lost;
 mod message;
+mod others;
 mod places;
 mod placing;
 mod publish;
@@ -53,7 +54,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::backend::{Backend, BackendError, Choice};
-use crate::cgroup::TreeOptions;
+use crate::cgroup::{TreeError, TreeOptions};
 use crate::client::{ClientError, beside};
 use crate::config::{Config, ConfigError};
 use crate::metrics::Counters;
@@ -68,6 +69,7 @@ use historian::Historian;
 use hostfiles::HostFiles;
 pub use log::{LogError, start_log};
 use message::{INBOX, Message};
+pub use others::Other;
 use reload::Reloads;
 
 /// How the daemon is started.
@@ -97,23 +99,36 @@ pub enum ServeError {
     Config(#[from] ConfigError),
     /// There is nobody to make cgroups.
     #[error(transparent)]
-    Backend(#[from] BackendError),
+    Backend(BackendError),
+    /// Another daemon has this cgroup tree.
+    #[error("another pinfold works below {}{}: {}; or give this one another --root", root.display(), other.who(), other.remedy())]
+    TreeTaken {
+        /// Which tree.
+        root: PathBuf,
+        /// Who has it.
+        other: Other,
+    },
     /// The runtime directory cannot be used.
     #[error(transparent)]
     Records(#[from] RecordError),
     /// Another daemon has this socket.
-    #[error("another pinfold serves {}: stop it first, or give this one another --socket", .0.display())]
-    Taken(PathBuf),
+    #[error("another pinfold serves {}{}: {}; or give this one another --socket", socket.display(), other.who(), other.remedy())]
+    Taken {
+        /// Which socket.
+        socket: PathBuf,
+        /// Who has it.
+        other: Other,
+    },
     /// Another daemon works with this service manager.
     #[error(
-        "another pinfold works with {manager}{}: a service manager has one daemon for all its sessions, so use that one \
-         or stop it first", .socket.as_ref().map_or_else(String::new, |at| format!(" and listens at {}", at.display()))
+        "another pinfold works with {manager}{}, and a service manager has one daemon for all its sessions: {}",
+        other.who(), other.remedy()
     )]
     ManagerTaken {
         /// Which manager.
         manager: &'static str,
-        /// Where the other one listens, if that is known.
-        socket: Option<PathBuf>,
+        /// Who does.
+        other: Other,
     },
     /// There is no directory for a lock.
     #[error(transparent)]
@@ -129,6 +144,17 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<BackendError> for ServeError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Tree(TreeError::Taken { root, locked }) => {
+                Self::TreeTaken { root, other: Other::that_locked(&locked) }
+            }
+            other => Self::Backend(other),
+        }
+    }
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeError {

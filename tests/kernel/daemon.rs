@@ -654,6 +654,7 @@ fn a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on() {
     assert_eq!(output.status.code(), Some(1));
     let told = lines(&output);
     assert!(told.len() == 1 && told[0].contains("another pinfold serves") && told[0].contains("--socket"), "{told:?}");
+    assert!(told[0].contains(&format!(" (process {}): ", machine.daemon_pid())), "{told:?}");
     assert_eq!(machine.described()["pid"], machine.daemon_pid());
     assert_eq!(machine.session("s")["state"], "running");
     drop(server.child.stdin.take());

@@ -59,7 +59,11 @@ fn one_daemon_works_on_one_tree() {
     second.arg(machine.root()).arg("--socket").arg(machine.path("second.sock"));
     let output = second.stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("another pinfold works below"), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    let (pid, socket) = (machine.daemon_pid(), machine.socket().display().to_string());
+    let who = format!("{} (process {pid}, which listens at {socket}): ", machine.root().display());
+    assert!(told.contains(&format!("another pinfold works below {who}use that one (--socket {socket})")), "{told}");
+    assert!(told.contains(&format!("kill {pid}")) && told.contains("another --root"), "{told}");
     assert!(leaf.exists());
 }
 
