@@ -31,7 +31,7 @@ PINFOLD_SESSION
 The session of a launch that names none. Each server is given it, and PINFOLD_SERVER, the name of its leaf.
 .TP
 PINFOLD_UNCONTAINED
-\fIallow\fR stands for \fB\-\-uncontained\fR.
+\fIallow\fR stands for \fB\-\-uncontained\fR; \fIrefuse\fR is the same as unset, and any other word is an error.
 .TP
 NO_COLOR
 Where it is set, nothing is coloured.

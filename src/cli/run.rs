@@ -1,5 +1,7 @@
 //! `pinfold run`.
 
+use std::ffi::OsStr;
+
 use super::args;
 use crate::chain::chain;
 use crate::label::Labels;
@@ -14,7 +16,13 @@ pub(super) fn run(run: args::Run) -> u8 {
             return EXIT_PINFOLD;
         }
     };
-    let allowed = std::env::var_os("PINFOLD_UNCONTAINED").is_some_and(|value| value == "allow");
+    let allowed = match allowed(std::env::var_os("PINFOLD_UNCONTAINED").as_deref()) {
+        Ok(allowed) => allowed,
+        Err(wrong) => {
+            eprintln!("pinfold: not launched: {wrong}");
+            return EXIT_PINFOLD;
+        }
+    };
     launch(&LaunchOptions {
         session: run.session,
         server: run.server,
@@ -34,4 +42,35 @@ pub(super) fn run(run: args::Run) -> u8 {
         socket: run.socket.socket,
         command: run.command,
     })
+}
+
+/// What `PINFOLD_UNCONTAINED` says. What it may mean otherwise is not guessed: whoever set it relies on it.
+fn allowed(said: Option<&OsStr>) -> Result<bool, String> {
+    match said {
+        None => Ok(false),
+        Some(said) if said.is_empty() || said == "refuse" => Ok(false),
+        Some(said) if said == "allow" => Ok(true),
+        Some(said) => Err(format!(
+            "PINFOLD_UNCONTAINED is {said:?}, which means nothing: set it to allow, to run without containment where that \
+             cannot be had, or to refuse, or unset it"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_word_allows_to_run_uncontained_and_any_other_is_wrong() {
+        let said = |word: &str| allowed(Some(OsStr::new(word)));
+        assert_eq!(
+            [allowed(None), said(""), said("refuse"), said("allow")],
+            [Ok(false), Ok(false), Ok(false), Ok(true)]
+        );
+        for wrong in ["yes", "1", "Allow", "no", "deny"] {
+            let told = said(wrong).unwrap_err();
+            assert!(told.contains(&format!("{wrong:?}")) && told.contains("set it to allow"), "{told}");
+        }
+    }
 }

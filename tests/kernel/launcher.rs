@@ -309,6 +309,13 @@ fn without_a_daemon_nothing_runs_uncontained_unless_the_user_says_so_and_then_lo
         let told = lines(&output);
         assert!(told.len() == 1 && told[0].contains("not launched") && told[0].contains("--root"), "{told:?}");
     }
+    for wrong in ["yes", "1", "Allow"] {
+        let output = run(&["--uncontained"], Some(wrong));
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(125), String::new()), "{output:?}");
+        let told = lines(&output);
+        let what = format!("PINFOLD_UNCONTAINED is {wrong:?}, which means nothing: set it to allow");
+        assert!(told.len() == 1 && told[0].contains(&what), "{told:?}");
+    }
     for (options, allowed) in [(&["--uncontained"][..], None), (&[], Some("allow"))] {
         let output = run(options, allowed);
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "ran\n\n"), "{output:?}");
