@@ -97,12 +97,16 @@ pub enum MemorySize {
 impl MemorySize {
     /// The amount on a machine with `ram` of memory, rounded down to whole pages of 4 KiB as the kernel does.
     pub fn resolve(self, ram: Bytes) -> Limit<Bytes> {
-        let bytes = match self {
-            Self::Amount(Bytes(bytes)) => bytes,
-            Self::Share(hundredths) => (u128::from(ram.0) * u128::from(hundredths) / 10_000) as u64,
-            Self::Infinity => return Limit::Infinity,
-        };
-        Limit::At(Bytes(bytes & !4095))
+        self.exact(ram).map(|Bytes(bytes)| Bytes(bytes & !4095))
+    }
+
+    /// The same as it was written, to be told.
+    pub fn exact(self, ram: Bytes) -> Limit<Bytes> {
+        match self {
+            Self::Amount(bytes) => Limit::At(bytes),
+            Self::Share(hundredths) => Limit::At(Bytes((u128::from(ram.0) * u128::from(hundredths) / 10_000) as u64)),
+            Self::Infinity => Limit::Infinity,
+        }
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) struct Run {
     /// A label for the server, by which `pinfold end --label` finds it; up to 16, each with its own key.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(super) labels: Vec<Label>,
-    /// Memory beyond which the kernel kills the server: 512M, 1.5G, 60% of RAM, infinity.
+    /// Memory beyond which the kernel kills the server: 512M, 1.5G, 60% of RAM, infinity; not less than 16M.
     #[arg(long, value_name = "SIZE")]
     pub(super) memory_max: Option<MemorySize>,
     /// Memory beyond which the kernel slows the server down; one that stands still there is ended.

@@ -201,6 +201,23 @@ fn out_of_reach(wishes: &LimitWishes, server: &Limits, wider: [(Level, &Limits);
     .collect()
 }
 
+/// Refuses what nothing can start with. It is told as it was written, and not in whole pages.
+fn enough(Wish { level, key, .. }: Wish, size: Option<MemorySize>, ram: Bytes) -> Result<(), Refusal> {
+    let amount = size.and_then(|size| size.exact(ram).at()).unwrap_or(MEMORY_MAX_FLOOR);
+    if amount >= MEMORY_MAX_FLOOR {
+        return Ok(());
+    }
+    let unit = if amount < Bytes(1 << 10) && matches!(size, Some(MemorySize::Amount(_))) {
+        "; a number without a unit counts bytes"
+    } else {
+        ""
+    };
+    Err(Refusal::new(
+        format!("the {level}'s {key} of {amount} is less than a process can start with"),
+        format!("ask for at least {MEMORY_MAX_FLOOR}{unit}"),
+    ))
+}
+
 /// What is asked for, weighed against what the machine holds.
 struct Scale<'a> {
     settings: &'a Settings,
@@ -230,14 +247,11 @@ impl<'a> Scale<'a> {
         let swap_max = wish("memory_swap_max", asked.memory_swap_max.is_some());
         let pids_max = wish("pids_max", asked.pids_max.is_some());
         let cpu_max = wish("cpu_max", asked.cpu_max.is_some());
+        enough(memory_max, all.memory_max, offers.ram)?;
+        enough(memory_high, all.memory_high, offers.ram)?;
         Ok(Limits {
-            memory_max: self.ceiling(memory_max, &offers.memory, all.memory_max.map(memory), MEMORY_MAX_FLOOR)?,
-            memory_high: self.ceiling(
-                memory_high,
-                &offers.memory_high,
-                all.memory_high.map(memory),
-                MEMORY_MAX_FLOOR,
-            )?,
+            memory_max: self.ceiling(memory_max, &offers.memory, all.memory_max.map(memory), Bytes(0))?,
+            memory_high: self.ceiling(memory_high, &offers.memory_high, all.memory_high.map(memory), Bytes(0))?,
             memory_swap_max: self.ceiling(swap_max, &offers.swap, all.memory_swap_max.map(memory), Bytes(0))?,
             pids_max: self.ceiling(pids_max, &offers.pids, all.pids_max.map(|PidsMax(max)| max), 1)?,
             cpu_max: self.ceiling(cpu_max, &offers.cpu, all.cpu_max.map(|CpuMax(max)| max), 1)?,

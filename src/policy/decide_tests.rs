@@ -221,6 +221,11 @@ fn less_than_a_process_can_start_with_is_refused_at_every_level() {
     let mut below = launch();
     below.wishes = memory("16777215");
     below.refused("the server's memory_max of 16.0M is less than a process can start with; ask for at least 16M");
+    below.wishes = memory("12");
+    below.refused(
+        "the server's memory_max of 12B is less than a process can start with; ask for at least 16M; a number without a unit \
+         counts bytes",
+    );
     below.wishes = memory("16M");
     assert_eq!(below.granted().server.memory_max, at(16 << 20));
     below.offers.ram = Bytes(20 << 20);

@@ -90,6 +90,8 @@ fn a_memory_limit_below_what_a_process_can_start_with_is_refused() {
         assert_eq!(server.line(), "", "{size}: it does not run");
         let told = server.stderr();
         assert!(told.contains("less than a process can start with") && told.contains("at least 16M"), "{told}");
+        assert_eq!(told.contains("of 1B is less"), size == "1", "{told}");
+        assert!(size == "0%" || !told.contains("of 0B"), "{told}");
         assert_eq!(told.lines().count(), 1, "{told}");
     }
     assert!(machine.cgroups().is_empty(), "nothing was made for it");
