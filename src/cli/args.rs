@@ -150,7 +150,8 @@ pub(super) struct Status {
     /// The session.
     #[arg(value_parser = SessionId::parse, required_unless_present = "pid")]
     pub(super) session: Option<SessionId>,
-    /// Find the session and the server that this process belongs to.
+    /// Find the session and the server that this process belongs to. Status 1 where none of yours holds it, or there is no such
+    /// process.
     #[arg(long, value_name = "PID", conflicts_with = "session")]
     pub(super) pid: Option<i32>,
     /// Print JSON.

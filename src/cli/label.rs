@@ -42,7 +42,7 @@ fn nobody(wish: &Relabel) -> String {
     match (&wish.session, wish.owner_pid, wish.pid) {
         (Some(session), ..) => format!("no server of session {session} is alive"),
         (None, Some(pid), _) => format!("process {pid} owns nothing that lives"),
-        (None, None, pid) => format!("no session of yours holds process {}", pid.unwrap_or_default()),
+        (None, None, pid) => super::status::holds_none(pid.unwrap_or_default()),
     }
 }
 

@@ -29,13 +29,24 @@ fn of_process(status: &args::Status, pid: i32) -> u8 {
             text::print(&page(&located.session));
         }
         Err(ClientError::Fault(Fault::NotContained(_)) | ClientError::NoDaemon(_)) => {
-            eprintln!("pinfold: no session of yours holds process {pid}");
+            eprintln!("pinfold: {}", holds_none(pid));
             tell_not_shown(other);
             return NO;
         }
         Err(error) => return failed(&error),
     }
     DONE
+}
+
+/// That a process is in no session; or that there is none.
+pub(super) fn holds_none(pid: i32) -> String {
+    let answer = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+    // What is not above zero is a process group to kill(2).
+    if pid <= 0 || answer == Err(nix::errno::Errno::ESRCH) {
+        format!("there is no process {pid}")
+    } else {
+        format!("no session of yours holds process {pid}")
+    }
 }
 
 fn of_session(status: &args::Status, id: &SessionId) -> u8 {

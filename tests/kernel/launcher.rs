@@ -589,6 +589,12 @@ fn the_session_and_server_of_any_process_can_be_asked_for() {
     let output = machine.ask(&["status", "--pid", &own]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(lines(&output), [format!("pinfold: no session of yours holds process {own}")]);
+    let nobody = i32::MAX.to_string();
+    for arguments in [&["status", "--pid", &nobody][..], &["label", "--pid", &nobody, "run=1"]] {
+        let output = machine.ask(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(lines(&output)[0].ends_with(&format!("there is no process {nobody}")), "{output:?}");
+    }
     assert_eq!(machine.ask(&["status", "no such session"]).status.code(), Some(1));
     assert!(machine.ask(&["end", "s"]).status.success());
     server.exit_status();
