@@ -37,7 +37,7 @@ pub enum ClientError {
     #[error("no pinfold daemon listens at {}; the first `pinfold run` starts one, or `pinfold serve`", .0.display())]
     NoDaemon(PathBuf),
     /// The socket is not for us.
-    #[error("may not speak to the daemon at {}: join the group `pinfold`, or use a daemon of your own", .0.display())]
+    #[error("may not speak to the daemon at {}: {}, or use a daemon of your own", .0.display(), way_in())]
     NotPermitted(PathBuf),
     /// The connection failed.
     #[error("cannot {doing} the daemon at {}", socket.display())]
@@ -104,6 +104,19 @@ fn fault_text(fault: &Fault) -> String {
         Fault::InterfaceNotFound(name) => format!("the daemon knows no interface {name}"),
         Fault::InvalidParameter(what) => format!("the daemon refused a parameter: {what}"),
     }
+}
+
+/// What lets this user speak to the system's daemon.
+pub fn way_in() -> String {
+    if matches!(nix::unistd::Group::from_name("pinfold"), Ok(Some(_))) {
+        return "join the group `pinfold`".to_owned();
+    }
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    let user = user.map_or_else(|| "USER".to_owned(), |user| user.name);
+    format!(
+        "as root make the group `pinfold`, which is not there, and join it (groupadd --system pinfold && usermod -aG pinfold \
+         {user}), then restart that daemon"
+    )
 }
 
 /// A connection to a daemon.

@@ -108,9 +108,10 @@ fn ask(options: &LaunchOptions) -> Result<(Launched, Client), ClientError> {
     let mut client = client::find_or_start(options.socket.as_deref())?;
     match client.other() {
         Some(Other::NotPermitted(other)) => say(&format!(
-            "using the daemon at {}; the one at {} is not for this user (join the group `pinfold`)",
+            "using the daemon at {}; the one at {} is not for this user ({})",
             client.socket().display(),
-            other.display()
+            other.display(),
+            client::way_in()
         )),
         Some(Other::Own(other)) => say(&format!(
             "using the system's daemon at {}, and not this user's own at {}",

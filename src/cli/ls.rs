@@ -50,9 +50,8 @@ pub(super) fn not_shown(other: &Other) -> String {
     let socket = other.socket().display();
     match other {
         Other::NotPermitted(_) => {
-            format!(
-                "sessions of the daemon at {socket} are not shown: it is not for this user (join the group `pinfold`)"
-            )
+            let way_in = client::way_in();
+            format!("sessions of the daemon at {socket} are not shown: it is not for this user ({way_in})")
         }
         Other::Own(_) => {
             format!("sessions of the daemon at {socket} are not shown: see `pinfold ls --socket {socket}`")

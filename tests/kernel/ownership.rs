@@ -457,6 +457,9 @@ fn the_daemons_socket_is_for_its_user_alone() {
         let output = machine.nobody(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(lines(&output)[0].contains("may not speak to the daemon"), "{output:?}");
+        let way_in =
+            if group { "join the group `pinfold`" } else { "groupadd --system pinfold && usermod -aG pinfold " };
+        assert!(lines(&output)[0].contains(way_in), "{output:?}");
     }
     let output = machine.nobody(&["run", "--", "echo", "ran"]).output().unwrap();
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(125), String::new()), "{output:?}");

@@ -159,7 +159,10 @@ fn beside(other: &Other) -> Finding {
         Other::NotPermitted(_) => Finding::note(
             "besides",
             format!("the system's daemon at {} is not for this user, and launches do not take it", socket.display()),
-            "to use it, join the group `pinfold` and log in again; the group has to be there when that daemon starts",
+            &format!(
+                "to use it, {} and log in again; the group has to be there when that daemon starts",
+                client::way_in()
+            ),
         ),
         Other::Own(_) => {
             let described = client::find(Some(socket))
