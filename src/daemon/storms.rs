@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -11,6 +12,7 @@ use super::chronicle::About;
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::log::LINES;
+use super::tell;
 use super::watch::Source as Watched;
 use crate::lifecycle::Moment;
 use crate::occurrence::What;
@@ -20,6 +22,9 @@ use crate::wire::{Fault, Launched};
 /// The most launches of one user that wait at a time: each holds a connection, of which a user has so many. One more is
 /// refused at once.
 const WAITING_MAX: usize = 64;
+
+/// How long a launch waits before its stderr is told why nothing happens.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// Who launched how often, and what waits for its turn.
 #[derive(Debug, Default)]
@@ -40,12 +45,18 @@ struct Waiting {
     next: Moment,
     /// When it is refused.
     until: Moment,
+    /// When its stderr is told that it waits, unless it has been.
+    tell_at: Option<Moment>,
 }
 
 impl Storms {
     /// When something happens to a launch that waits.
     pub(super) fn next_turn(&self) -> Option<Moment> {
-        self.waiting.values().map(|waiting| waiting.next.min(waiting.until)).min()
+        self.waiting
+            .values()
+            .flat_map(|waiting| [Some(waiting.next.min(waiting.until)), waiting.tell_at])
+            .flatten()
+            .min()
     }
 
     /// Whether a launch waits.
@@ -78,7 +89,15 @@ impl Driver {
         if let Err(error) = self.watcher.watch(&request.pidfd, Watched::Waiting(number)) {
             tracing::warn!(%error, "a launcher that waits cannot be watched");
         }
-        let waiting = Waiting { request, source, reply, arrived: now, next, until: now + rate.wait_max };
+        let waiting = Waiting {
+            request,
+            source,
+            reply,
+            arrived: now,
+            next,
+            until: now + rate.wait_max,
+            tell_at: Some(now + SILENT_MAX),
+        };
         self.storms.waiting.insert(number, waiting);
     }
 
@@ -101,6 +120,7 @@ impl Driver {
 
     /// Some of those that wait may have their turn, and some have waited for long enough.
     pub(super) fn take_turns(&mut self) {
+        self.tell_who_waits();
         let (now, rate) = (self.now(), self.settings.launches);
         let due = |waiting: &Waiting| waiting.next.min(waiting.until) <= now;
         let due = self.storms.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(number, _)| *number);
@@ -121,6 +141,20 @@ impl Driver {
                     waiting.next = next;
                 }
             }
+        }
+    }
+
+    /// A launch that says nothing for long looks as if it hung.
+    fn tell_who_waits(&mut self) {
+        let (now, rate) = (self.now(), self.settings.launches);
+        for waiting in self.storms.waiting.values_mut() {
+            if waiting.tell_at.take_if(|at| *at <= now).is_none() || waiting.until <= now {
+                continue;
+            }
+            let stderr = waiting.request.stderr.as_ref().and_then(|stderr| stderr.try_clone().ok());
+            let line = policy::waits(&waiting.source, &rate, waiting.until.saturating_sub(now));
+            // It may be a file of a filesystem that answers when it likes.
+            stderr.map(|stderr| tokio::task::spawn_blocking(move || tell::write(&stderr, &line)));
         }
     }
 

@@ -24,7 +24,7 @@ pub use identity::{
     Caller, ProcessFacts, SERVER_VARIABLE, SESSION_VARIABLE, SessionName, SessionNaming, name_session, recognise_host,
 };
 pub use instances::{Likeness, counts_instances, oldest_beyond, too_many_instances};
-pub use rate::{Buckets, Empty, KIN, Rate, Source, WAIT_MAX, too_often};
+pub use rate::{Buckets, Empty, KIN, Rate, Source, WAIT_MAX, too_often, waits};
 pub use settings::{
     HostRule, OnExcess, OnPids, Rule, STALL, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule,
     built_in_hosts,

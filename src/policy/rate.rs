@@ -74,6 +74,19 @@ pub fn too_often(source: &Source, rate: &Rate) -> Refusal {
     )
 }
 
+/// What a launch waits for whose turn has not come, and for how long at most.
+pub fn waits(source: &Source, rate: &Rate, left: Duration) -> String {
+    let Source { server, owner, kind, .. } = source;
+    format!(
+        "server {server} waits for its turn, for at most {} s: process {} ({kind}) launches it too often; {} at once and then \
+         one every {} s are allowed",
+        left.as_secs_f64().ceil(),
+        owner.pid,
+        rate.burst,
+        rate.every.as_secs_f64()
+    )
+}
+
 /// Whose tokens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {

@@ -46,6 +46,9 @@ fn a_crash_loop_waits_and_is_refused_while_other_servers_of_its_host_go_on() {
     let process = std::process::id();
     assert!(told.contains(&format!("server crash is launched too often by process {process} (")), "{told}");
     assert!(told.contains("3 at once and then one every 3600 s") && told.contains("raise burst under"), "{told}");
+    let waits = format!("pinfold: server crash waits for its turn, for at most 1 s: process {process} (");
+    assert_eq!(told.lines().filter(|line| line.starts_with(&waits)).count(), 1, "{told}");
+    assert_eq!(told.lines().count(), 2, "{told}");
     // Whoever asks to run without containment where that cannot be had does not get around it.
     refused(&launch(&machine, &["--server", "crash", "--uncontained"]));
     ran(&launch(&machine, &["--server", "another"]));
