@@ -226,6 +226,9 @@ pub(super) struct Events {
     /// Only what happened to this session.
     #[arg(long, value_name = "ID", value_parser = SessionId::parse)]
     pub(super) session: Option<SessionId>,
+    /// Only what happened since then: a time span ago (10min, 2h), RFC 3339, or @SECONDS since 1970.
+    #[arg(long, value_name = "TIME", value_parser = super::history::since)]
+    pub(super) since: Option<Timestamp>,
     /// Print JSON, one object on each line.
     #[arg(long)]
     pub(super) json: bool,

@@ -1,5 +1,6 @@
 //! `pinfold events`.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use super::{DONE, NO, args, failed, text};
@@ -33,7 +34,10 @@ pub(super) fn events(events: &args::Events) -> u8 {
             Err(error) => failed(&error),
         };
     }
-    match client.follow(&call, |reply: EventsReply| show(events, &reply)) {
+    let mut is_past = true;
+    let each =
+        |reply: EventsReply| show(events, &reply) && (!std::mem::take(&mut is_past) || begin_the_present(events));
+    match client.follow(&call, each) {
         Ok(()) => DONE,
         Err(error @ ClientError::HungUp(_)) => {
             failed(&error);
@@ -46,15 +50,23 @@ pub(super) fn events(events: &args::Events) -> u8 {
     }
 }
 
-/// Prints what one reply tells, and says whether anybody reads it.
+/// Tells people, where they look on as it happens, that all above was before. Says whether anybody reads it.
+fn begin_the_present(events: &args::Events) -> bool {
+    let is_watched = std::io::stdout().is_terminal() && !events.json;
+    !is_watched || text::print("--- that was until now; what happens from here on is told as it does ---\n")
+}
+
+/// Prints what one reply tells, as far as it is asked for, and says whether anybody reads it.
 fn show(events: &args::Events, reply: &EventsReply) -> bool {
     if reply.missed > 0 {
         eprintln!("pinfold: {} events went by unseen: they came faster than they were read", reply.missed);
     }
-    if reply.events.is_empty() && !events.json && !events.follow {
+    let wanted = |occurrence: &&Occurrence| events.since.is_none_or(|since| since <= occurrence.at);
+    let wanted: Vec<&Occurrence> = reply.events.iter().filter(wanted).collect();
+    if wanted.is_empty() && !events.json && !events.follow {
         return text::print("no events\n");
     }
-    let lines = reply.events.iter().map(|occurrence| {
+    let lines = wanted.into_iter().map(|occurrence| {
         if events.json {
             serde_json::to_string(occurrence).expect("our views are JSON") + "\n"
         } else {

@@ -5,7 +5,8 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::servers::{perl, tell};
-use crate::support::{Launched, Machine, eventually, offered};
+use crate::support::{Launched, Machine, binary, eventually, offered};
+use crate::top::Terminal;
 
 /// What happened so far, from `pinfold events --json OPTIONS…`.
 #[track_caller]
@@ -70,6 +71,54 @@ fn whoever_follows_sees_what_was_and_then_what_happens() {
     assert_eq!(kinds(&told), ["launched", "ended"]);
     assert_eq!(told.map(|event| event["session"].clone()), ["s", "s"]);
     let _ = follower.child.kill();
+}
+
+#[test]
+fn what_happened_is_told_since_a_time_or_for_how_long() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    for (server, session) in [("one", "a"), ("two", "b")] {
+        let ran = machine.ask(&["run", "--session", session, "--server", server, "--", "true"]);
+        assert!(ran.status.success(), "{ran:?}");
+    }
+    let all = eventually("both ends are told", || {
+        let told = events(&machine, &[]);
+        if told.len() == 4 { Ok(told) } else { Err(format!("{told:?}")) }
+    });
+    // At exactly that time is since then.
+    let second = all.iter().position(|event| event["server"] == "two").unwrap();
+    let since = all[second]["at"].as_str().unwrap();
+    assert_eq!(events(&machine, &["--since", since]), all[second..]);
+    assert_eq!(events(&machine, &["--since", "1h", "--session", "a"]).len(), 2);
+    let tomorrow = machine.ask(&["events", "--since", "2999-01-01T00:00:00Z"]);
+    assert_eq!(String::from_utf8(tomorrow.stdout).unwrap(), "no events\n");
+    let wrong = machine.ask(&["events", "--since", "yesterday"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+}
+
+#[test]
+fn people_who_follow_are_shown_where_the_past_ends_and_programs_are_not() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let mark = "--- that was until now";
+    let mut command = machine.pinfold(&["events", "--follow"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut piped = Launched::spawn(command);
+    assert!(machine.ask(&["run", "--session", "s", "--server", "before", "--", "true"]).status.success());
+    assert!(piped.line().contains("launched server before") && piped.line().contains("ended server before"));
+    let _ = piped.child.kill();
+    let Some(terminal) = Terminal::open(&machine, (100, 24)) else { return };
+    terminal.press(&[&format!("'{}' events --follow", binary()), "Enter"]);
+    let shown = terminal.expect(mark);
+    assert!(shown.find("ended server before") < shown.find(mark), "{shown}");
+    assert!(machine.ask(&["run", "--session", "s", "--server", "after", "--", "true"]).status.success());
+    let shown = terminal.expect("ended server after");
+    assert!(shown.find(mark) < shown.find("launched server after"), "{shown}");
+    assert_eq!(shown.matches(mark).count(), 1, "{shown}");
 }
 
 #[test]

@@ -9,14 +9,14 @@ use nix::sys::signal::Signal;
 use crate::support::{Machine, eventually, lives, pass_over, processes, signal};
 
 /// A terminal of a tmux server of its own, with a shell in it that runs on when the screen is left.
-struct Terminal {
+pub struct Terminal {
     socket: PathBuf,
 }
 
 impl Terminal {
     /// Opens one of this size, for `pinfold` on this machine. `None` where there is no tmux and none is asked for.
     #[track_caller]
-    fn open(machine: &Machine, (width, height): (u16, u16)) -> Option<Self> {
+    pub fn open(machine: &Machine, (width, height): (u16, u16)) -> Option<Self> {
         if Command::new("tmux").arg("-V").stdin(Stdio::null()).stdout(Stdio::null()).status().is_err() {
             pass_over("there is no tmux(1)");
             return None;
@@ -50,7 +50,7 @@ impl Terminal {
 
     /// Presses keys, by tmux's names of them.
     #[track_caller]
-    fn press(&self, keys: &[&str]) {
+    pub fn press(&self, keys: &[&str]) {
         self.ask(&[&["send-keys", "-t", "t"], keys].concat());
     }
 
@@ -62,7 +62,7 @@ impl Terminal {
 
     /// Waits until a text stands on it, and gives all that does.
     #[track_caller]
-    fn expect(&self, text: &str) -> String {
+    pub fn expect(&self, text: &str) -> String {
         self.expect_all(&[text], "\0")
     }
 
