@@ -6,6 +6,7 @@ use super::{DONE, args, failed, ls, text};
 use crate::client::{self, ClientError};
 use crate::history::History;
 use crate::occurrence::{Occurrence, What};
+use crate::outcome::Exit;
 use crate::timespan::TimeSpan;
 use crate::timestamp::Timestamp;
 use crate::wire::{Answer, By, Call, Group, Question};
@@ -84,11 +85,12 @@ fn list(ends: &[Occurrence]) -> String {
             lived(ended.lifetime_seconds),
             ls::amount(outcome.peak_bytes),
             outcome.processes.map_or_else(|| "-".to_owned(), |count| count.to_string()),
+            outcome.exit.map_or_else(|| "-".to_owned(), Exit::word),
             if outcome.killed { "killed" } else { "-" }.to_owned(),
             outcome.cause.word().to_owned(),
         ])
     });
-    let header = ["SESSION", "SERVER", "HOST", "ENDED", "LIVED", "PEAK", "PROCS", "KILL", "CAUSE"];
+    let header = ["SESSION", "SERVER", "HOST", "ENDED", "LIVED", "PEAK", "PROCS", "EXIT", "KILL", "CAUSE"];
     text::columns(&header, &rows.collect::<Vec<_>>())
 }
 

@@ -28,6 +28,17 @@ impl Exit {
             signal => Self::Signal(signal),
         }
     }
+
+    /// The status, or the name of the signal or of the errno, for a table.
+    pub fn word(self) -> String {
+        match self {
+            Self::Status(status) => status.to_string(),
+            Self::Signal(number) => {
+                Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |it| it.to_string())
+            }
+            Self::NotExecuted(errno) => format!("{:?}", Errno::from_raw(errno)),
+        }
+    }
 }
 
 /// As a clause for people, about the server.
@@ -59,5 +70,8 @@ mod tests {
         // With the bit that says that it left a core dump.
         assert_eq!(told(0x80 | 11), "its first process was killed by SIGSEGV");
         assert_eq!(told(35), "its first process was killed by signal 35");
+        let word = |status| Exit::of_wait_status(status).word();
+        assert_eq!([word(3 << 8), word(15), word(35)], ["3", "SIGTERM", "signal 35"]);
+        assert_eq!(Exit::NotExecuted(2).word(), "ENOENT");
     }
 }
