@@ -10,7 +10,7 @@
 //! | 5 | [`backend`], [`client`], [`records`], [`history`], [`metrics`] | one face for the backends; the socket's client; what a restart must know; what ended, kept; what Prometheus is told |
 //! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
-//! | 2 | [`snapshot`], [`occurrence`] | all that may be seen of a session from outside; what happens to it |
+//! | 2 | [`snapshot`], [`occurrence`], [`strays`] | all that may be seen of a session from outside; what happens to it; what runs without pinfold |
 //! | 1 | [`policy`], [`lifecycle`], [`naming`], [`hostfile`] | rules: no I/O, no clock, no locks, no logging |
 //! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
 //!
@@ -57,6 +57,7 @@ pub mod process;
 pub mod records;
 pub mod session;
 pub mod snapshot;
+pub mod strays;
 pub mod sys;
 pub mod systemd;
 pub mod timespan;

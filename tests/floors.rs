@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u8)] = &[
     // What may be seen from outside.
     ("occurrence", 2),
     ("snapshot", 2),
+    ("strays", 2),
     // Raw system calls; requests and replies.
     ("sys", 3),
     ("wire", 3),
