@@ -1,6 +1,8 @@
 //! Hands on `/proc`: what the kernel tells of one process. Every answer may be out of date when it is read, so whoever
 //! acts on it holds a pidfd and compares the start time.
 
+pub mod holders;
+pub mod sockets;
 pub mod survey;
 
 use std::io;

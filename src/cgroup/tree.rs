@@ -28,7 +28,7 @@ use crate::session::ProcessId;
 pub(super) const MACHINE: &str = "pinfold";
 
 /// How the name of a companion's machine level begins, of this tree or another.
-const COMPANIONS: &str = "/pinfold.";
+pub(super) const COMPANIONS: &str = "/pinfold.";
 
 /// How often an admission begins anew because a session's last leaf was removed under it.
 const TRIES: usize = 5;

@@ -43,6 +43,8 @@ pub(super) enum Command {
     Reload(Reload),
     /// Tie labels to servers that live, so that they can be ended by them.
     Label(Relabel),
+    /// Tell which servers run without pinfold, what they cost, and which of them look abandoned. It only looks.
+    Scan(Scan),
     /// Tell what holds on this machine, and what to do about what does not. Starts a daemon where none runs.
     Doctor(Doctor),
 }
@@ -291,6 +293,18 @@ pub(super) struct Relabel {
     #[arg(required = true, value_name = "SESSION|KEY=VALUE")]
     pub(super) words: Vec<String>,
     /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Scan {
+    /// Show also what looks as if it is in use, and all rows.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Print JSON: all of it, up to 1000 trees.
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]

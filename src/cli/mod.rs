@@ -10,6 +10,7 @@ mod ls;
 mod nearest;
 mod reload;
 mod run;
+mod scan;
 mod serve;
 mod service;
 mod status;
@@ -46,6 +47,7 @@ pub fn main() -> ExitCode {
         Command::History(history) => history::history(&history),
         Command::Reload(reload) => reload::reload(&reload),
         Command::Label(label) => label::label(&label),
+        Command::Scan(scan) => scan::scan(&scan),
         Command::Doctor(doctor) => doctor::doctor(&doctor),
     };
     ExitCode::from(status)

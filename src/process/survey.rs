@@ -4,8 +4,13 @@ use std::io;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::list;
 use crate::session::ProcessId;
+
+/// The most that is read of a command line here, in bytes: what names a server stands at its beginning.
+const ARGV_BYTES_MAX: u64 = 16 << 10;
+
+/// The most that is read of a table of sockets.
+const TABLE_BYTES_MAX: u64 = 8 << 20;
 
 /// `PF_KTHREAD` of the flags in `/proc/PID/stat` (the kernel's include/linux/sched.h).
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -72,9 +77,10 @@ pub fn parse(pid: i32, stat: &str, status: &str) -> Option<Look> {
 
 /// The command line of a process, without the empty words that a process leaves which wrote a title over it.
 pub fn argv(pid: i32) -> Vec<String> {
-    let mut words = list(pid, "cmdline").unwrap_or_default();
-    words.truncate(words.iter().rposition(|word| !word.is_empty()).map_or(0, |last| last + 1));
-    words
+    let bytes = read(pid, "cmdline", ARGV_BYTES_MAX).unwrap_or_default();
+    let words = String::from_utf8_lossy(&bytes);
+    let words = words.trim_end_matches('\0');
+    if words.is_empty() { Vec::new() } else { words.split('\0').map(str::to_owned).collect() }
 }
 
 /// The memory of a process in which each shared page counts for its share (`Pss` of smaps_rollup), in bytes.
@@ -95,13 +101,22 @@ pub fn link(pid: i32, name: &str) -> io::Result<String> {
     Ok(std::fs::read_link(format!("/proc/{pid}/{name}"))?.to_string_lossy().into_owned())
 }
 
+/// A file of `/proc/PID` that may be long.
+pub(super) fn long_text(pid: i32, file: &str) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&read(pid, file, TABLE_BYTES_MAX)?).into_owned())
+}
+
 fn text(pid: i32, file: &str) -> io::Result<String> {
     // By its bytes: a name may be no UTF-8.
+    Ok(String::from_utf8_lossy(&read(pid, file, 1 << 16)?).into_owned())
+}
+
+fn read(pid: i32, file: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty())?;
     let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(opened), 1 << 16), &mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(opened), bytes_max), &mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -70,6 +70,9 @@ pub struct StrayOwner {
 /// The most numbers that are told of one tree.
 pub const PIDS_MAX: usize = 1000;
 
+/// The most trees that are told one by one; all count in the sums.
+pub const TREES_MAX: usize = 1000;
+
 /// What trees of one kind cost together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
@@ -79,23 +82,62 @@ pub struct Cost {
     pub processes: usize,
     /// Their resident memory.
     pub rss_bytes: Bytes,
-    /// Their memory in which what is shared counts once, as far as it could be read.
-    pub pss_bytes: Bytes,
+    /// Their memory in which what is shared counts once, as far as it could be read; `null` where none could.
+    pub pss_bytes: Option<Bytes>,
     /// Of how many processes that could not be read.
     pub pss_missing: usize,
+}
+
+impl Cost {
+    /// What both cost.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            trees: self.trees + other.trees,
+            processes: self.processes + other.processes,
+            rss_bytes: Bytes(self.rss_bytes.0 + other.rss_bytes.0),
+            pss_bytes: match (self.pss_bytes, other.pss_bytes) {
+                (Some(one), Some(other)) => Some(Bytes(one.0 + other.0)),
+                (one, other) => one.or(other),
+            },
+            pss_missing: self.pss_missing + other.pss_missing,
+        }
+    }
+
+    fn of(tree: &Stray) -> Self {
+        Self {
+            trees: 1,
+            processes: tree.processes,
+            rss_bytes: tree.rss_bytes,
+            pss_bytes: tree.pss_bytes,
+            pss_missing: tree.pss_missing,
+        }
+    }
+}
+
+/// What stands in leaves of ours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contained {
+    /// How many leaves, each of one server.
+    pub servers: usize,
+    /// The processes in them.
+    pub processes: usize,
 }
 
 /// The answer of a scan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Survey {
-    /// The trees: what looks abandoned first, and of these the largest first.
+    /// The trees: what looks abandoned first, and of these the largest first; at most [`TREES_MAX`].
     pub trees: Vec<Stray>,
+    /// How many more there are.
+    pub left_out: usize,
     /// What looks abandoned.
     pub abandoned: Cost,
     /// What cannot be told.
     pub unclear: Cost,
     /// What looks as if it is in use.
     pub in_use: Cost,
+    /// What is in leaves of ours, of whatever daemon, and so is none of these trees.
+    pub contained: Contained,
     /// How many processes were looked at.
     pub looked_at: usize,
     /// Whether that is all there was to look at. Else there are too many, or it took too long.
@@ -112,15 +154,21 @@ impl Survey {
             one.verdict.cmp(&other.verdict).then(size(other).cmp(&size(one))).then(one.pid.cmp(&other.pid))
         });
         let cost = |verdict: Verdict| {
-            trees.iter().filter(|tree| tree.verdict == verdict).fold(Cost::default(), |sum, tree| Cost {
-                trees: sum.trees + 1,
-                processes: sum.processes + tree.processes,
-                rss_bytes: Bytes(sum.rss_bytes.0 + tree.rss_bytes.0),
-                pss_bytes: Bytes(sum.pss_bytes.0 + tree.pss_bytes.map_or(0, |bytes| bytes.0)),
-                pss_missing: sum.pss_missing + tree.pss_missing,
-            })
+            trees.iter().filter(|tree| tree.verdict == verdict).map(Cost::of).fold(Cost::default(), Cost::plus)
         };
         let (abandoned, unclear, in_use) = (cost(Verdict::Abandoned), cost(Verdict::Unclear), cost(Verdict::InUse));
-        Self { trees, abandoned, unclear, in_use, looked_at: 0, complete: true, not_seen: Vec::new() }
+        let left_out = trees.len().saturating_sub(TREES_MAX);
+        trees.truncate(TREES_MAX);
+        Self {
+            trees,
+            left_out,
+            abandoned,
+            unclear,
+            in_use,
+            contained: Contained::default(),
+            looked_at: 0,
+            complete: true,
+            not_seen: Vec::new(),
+        }
     }
 }

@@ -167,7 +167,8 @@ impl<'a> Machine<'a> {
         match above.first().map(|place| &self.seen[*place]) {
             None if process.parent > 0 => Parent::Other(process.parent, "not to be seen from here".to_owned()),
             None => Parent::Reaper("outside of what can be seen from here".to_owned()),
-            Some(parent) if parent.is_init || is_reaper(&parent.facts.comm) => {
+            // The first process of a container starts servers as well as it takes orphans in.
+            Some(parent) if parent.id.pid == 1 || is_reaper(&parent.facts.comm) && !parent.is_init => {
                 Parent::Reaper(format!("{} (process {})", parent.facts.comm, parent.id.pid))
             }
             Some(parent) => Parent::Other(parent.id.pid, parent.facts.comm.clone()),
@@ -233,6 +234,14 @@ mod tests {
         assert!(matches!(&parents[0], Parent::Reaper(name) if name.starts_with("systemd")), "{parents:?}");
         assert!(matches!(&parents[1], Parent::Reaper(name) if name == "systemd (process 1)"), "{parents:?}");
         assert_eq!(parents[2], Parent::Other(15, "node".into()));
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_may_have_started_what_it_has() {
+        let mut seen = [process(700, 699, "tini", "tini|--|x"), process(701, 700, "node", "node|/srv/my-mcp/index.js")];
+        assert_eq!(found(&seen)[0].2, Parent::Reaper("tini (process 700)".into()));
+        seen[0].is_init = true;
+        assert_eq!(found(&seen)[0].2, Parent::Other(700, "tini".into()));
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Verdict {
 }
 
 /// What a server would read its next request from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Stdin {
     /// A pipe or a socket that somebody holds the other end of.
     Held,
@@ -45,6 +45,7 @@ pub enum Stdin {
     /// A file, or something else.
     Other,
     /// It may not be looked at, or the kernel does not tell.
+    #[default]
     Unknown,
 }
 
@@ -66,10 +67,12 @@ pub struct Evidence {
     pub parent: Parent,
     /// Its topmost process's.
     pub stdin: Stdin,
+    /// Who holds the other end of that, where it could be found: a process, and what it is called.
+    pub holder: Option<(i32, String)>,
     /// A service manager started that process.
     pub is_service: bool,
-    /// TCP ports on which it waits for connections.
-    pub listens: Vec<u16>,
+    /// Where it waits for connections: `TCP port 8000`, `a unix socket`.
+    pub listens: Vec<String>,
     /// How many trees of the same server this host has.
     pub alike: usize,
     /// It is the youngest of them.
@@ -82,7 +85,7 @@ pub struct Evidence {
 /// where it is only `/dev/null`, its host must be gone as well. A stdin that is held proves nothing, since a host that
 /// leaks its servers holds it too.
 pub fn judge(evidence: &Evidence) -> (Verdict, Vec<String>) {
-    let mut reasons = vec![above(&evidence.parent), stdin(evidence.stdin).to_owned()];
+    let mut reasons = vec![above(&evidence.parent), stdin(evidence)];
     let is_orphan = matches!(evidence.parent, Parent::Reaper(_));
     let verdict = match evidence.stdin {
         _ if evidence.is_service => Verdict::InUse,
@@ -102,10 +105,10 @@ pub fn judge(evidence: &Evidence) -> (Verdict, Vec<String>) {
         let which = if evidence.is_youngest { ", the youngest" } else { ": only the host knows which it uses" };
         reasons.push(format!("one of {} of the same server under this host{which}", evidence.alike));
     }
-    let ports: Vec<String> = evidence.listens.iter().map(ToString::to_string).collect();
-    match (verdict, ports.is_empty()) {
+    match (verdict, evidence.listens.is_empty()) {
         (Verdict::Abandoned, false) => {
-            reasons.push(format!("it waits for connections on port {}, and may serve by that", ports.join(", ")));
+            let places = evidence.listens.join(", ");
+            reasons.push(format!("it waits for connections on {places}, and may serve by that"));
             (Verdict::Unclear, reasons)
         }
         _ if is_one_of_many => (Verdict::Unclear, reasons),
@@ -121,15 +124,19 @@ fn above(parent: &Parent) -> String {
     }
 }
 
-fn stdin(stdin: Stdin) -> &'static str {
-    match stdin {
-        Stdin::Held => "its stdin is held by somebody",
-        Stdin::Ended => "nobody is left at the other end of its stdin",
-        Stdin::Null => "its stdin is /dev/null, where nobody can ask it for anything",
-        Stdin::Closed => "it has no stdin",
-        Stdin::Terminal => "its stdin is a terminal",
-        Stdin::Other => "its stdin is neither a pipe nor a socket",
-        Stdin::Unknown => "its stdin cannot be looked at",
+fn stdin(evidence: &Evidence) -> String {
+    match (evidence.stdin, &evidence.holder, &evidence.parent) {
+        (Stdin::Held, Some((pid, _)), Parent::Host(_, host)) if pid == host => {
+            "it holds the other end of its stdin".to_owned()
+        }
+        (Stdin::Held, Some((pid, name)), _) => format!("its stdin is held by process {pid} ({name})"),
+        (Stdin::Held, None, _) => "its stdin is held by somebody".to_owned(),
+        (Stdin::Ended, ..) => "nobody is left at the other end of its stdin".to_owned(),
+        (Stdin::Null, ..) => "its stdin is /dev/null, where nobody can ask it for anything".to_owned(),
+        (Stdin::Closed, ..) => "it has no stdin".to_owned(),
+        (Stdin::Terminal, ..) => "its stdin is a terminal".to_owned(),
+        (Stdin::Other, ..) => "its stdin is a file, or a pipe with a name".to_owned(),
+        (Stdin::Unknown, ..) => "its stdin cannot be looked at".to_owned(),
     }
 }
 
@@ -138,7 +145,7 @@ mod tests {
     use super::*;
 
     fn seen(parent: Parent, stdin: Stdin) -> Evidence {
-        Evidence { parent, stdin, is_service: false, listens: Vec::new(), alike: 1, is_youngest: true }
+        Evidence { parent, stdin, holder: None, is_service: false, listens: Vec::new(), alike: 1, is_youngest: true }
     }
 
     fn host() -> Parent {
@@ -176,12 +183,23 @@ mod tests {
 
     #[test]
     fn what_may_serve_otherwise_does_not_look_abandoned() {
-        let network = Evidence { listens: vec![8000], ..seen(init(), Stdin::Null) };
+        let network = Evidence { listens: vec!["TCP port 8000".into()], ..seen(init(), Stdin::Null) };
         let (verdict, reasons) = judge(&network);
         assert_eq!(verdict, Verdict::Unclear);
         assert!(reasons.iter().any(|reason| reason.contains("port 8000")), "{reasons:?}");
         let service = Evidence { is_service: true, ..seen(init(), Stdin::Null) };
         assert_eq!(judge(&service).0, Verdict::InUse);
+    }
+
+    #[test]
+    fn who_holds_a_stdin_is_told_where_it_is_known() {
+        let held = |parent, pid| {
+            let holder = Some((pid, "node".to_owned()));
+            judge(&Evidence { holder, ..seen(parent, Stdin::Held) }).1.join("; ")
+        };
+        assert_eq!(held(host(), 7), "its host openclaw, process 7, lives; it holds the other end of its stdin");
+        assert!(held(host(), 9).ends_with("its stdin is held by process 9 (node)"));
+        assert!(held(init(), 9).ends_with("its stdin is held by process 9 (node)"));
     }
 
     #[test]
