@@ -268,6 +268,11 @@ pub fn find(chosen: Option<&Path>) -> Result<Client, ClientError> {
     })
 }
 
+/// Connects as [`find`] does, and starts none: for whoever only looks.
+pub fn find_running(chosen: Option<&Path>) -> Result<Client, ClientError> {
+    find_by(chosen, Client::connect)
+}
+
 /// Whether a daemon that is gone left records of what it launched, in a directory that this user may read.
 fn left_sessions(socket: &Path) -> bool {
     std::fs::read_dir(beside(socket, "d")).is_ok_and(|mut records| records.next().is_some())

@@ -43,7 +43,7 @@ pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// As much of a text as fits, and an ellipsis where something is missing.
-fn cut(text: &str, width: usize) -> String {
+pub(super) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }

@@ -143,7 +143,7 @@ pub struct Survey {
     /// Whether that is all there was to look at. Else there are too many, or it took too long.
     pub complete: bool,
     /// What could not be seen, and what would change that.
-    pub not_seen: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 impl Survey {
@@ -168,7 +168,7 @@ impl Survey {
             contained: Contained::default(),
             looked_at: 0,
             complete: true,
-            not_seen: Vec::new(),
+            notes: Vec::new(),
         }
     }
 }

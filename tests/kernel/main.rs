@@ -28,6 +28,7 @@ mod outside;
 mod ownership;
 mod reboot;
 mod reload;
+mod scan;
 mod servers;
 mod shedding;
 mod soak;

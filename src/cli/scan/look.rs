@@ -11,6 +11,7 @@ use crate::cgroup::{Membership, leaf_of};
 use crate::limits::Bytes;
 use crate::policy::{ProcessFacts, Settings};
 use crate::process::survey;
+use crate::session::Name;
 use crate::strays::{
     Contained, Evidence, PIDS_MAX, Parent, Seen, Stdin, Stray, StrayOwner, Survey, Tree, judge, looks_like_server,
     trees,
@@ -48,7 +49,7 @@ pub(super) struct Processes {
 /// Looks at all processes, and then again at those that look like servers. `at` is the process that is looked at.
 pub(super) fn survey(
     settings: &Settings,
-    escaped: &HashMap<i32, String>,
+    escaped: &HashMap<i32, Name>,
     deadline: Instant,
     at: &AtomicI32,
 ) -> io::Result<Survey> {
@@ -63,7 +64,7 @@ pub(super) fn survey(
     survey.contained = processes.contained;
     survey.looked_at = processes.seen.len();
     survey.complete = processes.complete;
-    survey.not_seen = not_seen(&processes, &clues, &survey);
+    survey.notes = notes(&processes, &clues, &survey);
     Ok(survey)
 }
 
@@ -91,7 +92,7 @@ fn walk(deadline: Instant, at: &AtomicI32) -> io::Result<Processes> {
         processes.seen.push(Seen {
             id: look.id,
             parent: look.parent,
-            facts: ProcessFacts { pid, comm: look.comm, argv },
+            facts: ProcessFacts { pid, comm: printable(&look.comm), argv },
             directory: survey::link(pid, "cwd").ok(),
             is_piped: piped("fd/0") && piped("fd/1"),
             is_init: own_number == 1,
@@ -126,7 +127,7 @@ fn alike(processes: &Processes, found: &[Tree]) -> Vec<(usize, bool)> {
 struct Teller<'a> {
     processes: &'a Processes,
     clues: &'a Clues,
-    escaped: &'a HashMap<i32, String>,
+    escaped: &'a HashMap<i32, Name>,
     deadline: Instant,
     at: &'a AtomicI32,
     users: HashMap<u32, Option<String>>,
@@ -149,7 +150,7 @@ impl Teller<'_> {
         });
         let leaf = self.escaped.get(&first.id.pid);
         reasons.extend(
-            leaf.map(|leaf| format!("it left the leaf {leaf}, and pinfold ends its first process all the same")),
+            leaf.map(|leaf| format!("it left the leaf of {leaf}, whose daemon ends its first process all the same")),
         );
         let rss = tree.processes.iter().map(|place| self.processes.beside[*place].rss).sum();
         let pids = tree.processes.iter().take(PIDS_MAX).map(|place| self.processes.seen[*place].id.pid);
@@ -194,12 +195,17 @@ impl Teller<'_> {
     }
 }
 
+/// A process names itself as it likes, and shall not speak to the terminal of whoever looks at it.
+fn printable(comm: &str) -> String {
+    comm.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 fn user(uid: u32) -> Option<String> {
     Some(nix::unistd::User::from_uid(uid.into()).ok()??.name)
 }
 
 /// What could not be seen, and what would change that.
-fn not_seen(processes: &Processes, clues: &Clues, survey: &Survey) -> Vec<String> {
+fn notes(processes: &Processes, clues: &Clues, survey: &Survey) -> Vec<String> {
     let mut told = Vec::new();
     let mut tell = |count: usize, text: String| told.extend((count > 0).then_some(text));
     let as_root = if nix::unistd::geteuid().is_root() { "" } else { ": run it as root" };

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use super::{DONE, NO, args, serve, text};
 use crate::chain::chain;
-use crate::client::{self, Client, ClientError};
+use crate::client::{self, ClientError};
 use crate::config::{Config, ConfigError};
 use crate::policy::Settings;
+use crate::session::Name;
 use crate::wire::{Call, ListReply};
 
 /// After this no further process is looked at, and what was found is told.
@@ -58,8 +59,8 @@ pub(super) fn scan(scan: &args::Scan) -> u8 {
             return NO;
         }
     };
-    survey.not_seen.extend(wrong);
-    survey.not_seen.extend(daemon.note.filter(|_| survey.contained.servers > 0));
+    survey.notes.extend(wrong);
+    survey.notes.extend(daemon.note.filter(|_| survey.contained.servers > 0));
     if scan.json {
         text::print_json(&survey);
     } else {
@@ -84,47 +85,32 @@ fn settings() -> (Settings, Option<String>) {
 /// What a daemon adds to what can be seen.
 #[derive(Default)]
 struct Daemon {
-    /// Processes that left their leaf, and which that was.
-    escaped: HashMap<i32, String>,
+    /// Processes that left their leaf, and whose that was.
+    escaped: HashMap<i32, Name>,
     /// That nobody looks after what is contained.
     note: Option<String>,
 }
 
 impl Daemon {
-    /// Asks the daemon at a socket, or each that may be this user's. None is started.
+    /// Asks the daemon that would be taken for a launch. None is started.
     fn ask(chosen: Option<&Path>) -> Self {
-        let mut sockets = match chosen {
-            Some(chosen) => vec![chosen.to_owned()],
-            None => {
-                [Some(PathBuf::from(client::SYSTEM_SOCKET)), client::user_socket().ok()].into_iter().flatten().collect()
+        let asked = client::find_running(chosen).and_then(|mut client| client.call(&Call::List, &[], DAEMON_MAX));
+        match asked {
+            Ok(ListReply { sessions, .. }) => {
+                let servers = sessions.iter().flat_map(|session| &session.servers);
+                let escaped =
+                    servers.flat_map(|server| server.escaped_pids.iter().map(|pid| (*pid, server.name.clone())));
+                Self { escaped: escaped.collect(), note: None }
             }
-        };
-        // Root's own is the system's.
-        sockets.dedup();
-        let mut found = Self::default();
-        let mut answers = false;
-        for socket in &sockets {
-            match Client::connect(socket).and_then(|mut client| client.call(&Call::List, &[], DAEMON_MAX)) {
-                Ok(ListReply { sessions, .. }) => {
-                    answers = true;
-                    let servers = sessions.iter().flat_map(|session| &session.servers);
-                    found.escaped.extend(
-                        servers.flat_map(|server| server.escaped_pids.iter().map(|pid| (*pid, server.leaf.clone()))),
-                    );
-                }
-                // There is one; that it says nothing to this user is its right.
-                Err(ClientError::NotPermitted(_)) => answers = true,
-                Err(_) => {}
+            // There is one; that it says nothing to this user is its right.
+            Err(ClientError::NotPermitted(_)) => Self::default(),
+            Err(error) => {
+                let note = format!(
+                    "{}; unless another one looks after what is contained here, that stays until the next daemon adopts it",
+                    chain(&error)
+                );
+                Self { note: Some(note), ..Self::default() }
             }
         }
-        if !answers {
-            let sockets: Vec<String> = sockets.iter().map(|socket| socket.display().to_string()).collect();
-            let where_ = sockets.join(" or ");
-            found.note = Some(format!(
-                "no daemon answers at {where_}: unless another one looks after the leaves that are here, what is in them \
-                 stays until the next daemon adopts it"
-            ));
-        }
-        found
     }
 }

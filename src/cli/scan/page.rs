@@ -13,6 +13,9 @@ use crate::strays::{Cost, Stray, Survey, Verdict};
 /// How many trees are shown one by one, unless all are asked for.
 const ROWS_MAX: usize = 40;
 
+/// How much of a command line is shown.
+const COMMAND_MAX: usize = 160;
+
 /// The trees with their reasons, what they cost, what could not be seen, and what to do.
 pub(super) fn page(survey: &Survey, all: bool) -> String {
     let wanted: Vec<&Stray> = survey.trees.iter().filter(|tree| all || tree.verdict != Verdict::InUse).collect();
@@ -29,8 +32,8 @@ pub(super) fn page(survey: &Survey, all: bool) -> String {
         let how = if all || survey.left_out > 0 { "the largest are shown" } else { "--all shows them" };
         page.push_str(&text::paragraph("", &format!("{} not shown: {how}", trees_of(total - shown.len()))));
     }
-    for line in &survey.not_seen {
-        page.push_str(&text::paragraph("not seen: ", line));
+    for line in &survey.notes {
+        page.push_str(&text::paragraph("note: ", line));
     }
     page.push_str(&text::paragraph("", &advice(survey)));
     page
@@ -60,7 +63,7 @@ fn rows(trees: &[&Stray]) -> String {
     for (line, tree) in lines.zip(trees) {
         told.push_str(&tint(line, column, tree.verdict));
         told.push('\n');
-        told.push_str(&text::paragraph("    ", &tree.argv.to_string()));
+        told.push_str(&text::paragraph("    ", &text::cut(&tree.argv.to_string(), COMMAND_MAX)));
         let container = if tree.in_container { "in a container; " } else { "" };
         told.push_str(&text::paragraph("    ", &format!("{container}{}", tree.reasons.join("; "))));
     }
