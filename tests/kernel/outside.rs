@@ -18,7 +18,7 @@ fn with_child(machine: &Machine, options: &[&str]) -> (Launched, i32) {
 }
 
 /// The directories of a session's leaf, companions included.
-fn leaf_directories(machine: &Machine, id: &str) -> Vec<PathBuf> {
+pub fn leaf_directories(machine: &Machine, id: &str) -> Vec<PathBuf> {
     let leaf = machine.leaf(id);
     let name = leaf.file_name().unwrap().to_owned();
     let mut found: Vec<PathBuf> = machine.cgroups().into_iter().filter(|path| path.ends_with(&name)).collect();
@@ -28,7 +28,7 @@ fn leaf_directories(machine: &Machine, id: &str) -> Vec<PathBuf> {
 
 /// Moves all that is in these to the top of their hierarchies, as an administrator could.
 #[track_caller]
-fn move_out(directories: &[PathBuf]) {
+pub fn move_out(directories: &[PathBuf]) {
     let tops = [v2_mount(), v1_mount("memory"), v1_mount("pids")];
     for directory in directories {
         let top = tops.iter().flatten().find(|top| directory.starts_with(top)).unwrap();
