@@ -1,14 +1,24 @@
 //! What a host's own configuration file says of MCP servers: which entries there are, and which of them are switched off.
 //!
+//! [`edit`] puts pinfold in front of what they start, and takes it back; [`hosts`] knows which files there are; [`diff`] shows
+//! what an edit changes.
+//!
 //! Pure: bytes in, names out. No host tells how it finds its entries in other hosts' files, so every place that a known
 //! host keeps them in is looked at, whichever file it is.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod diff;
+pub mod edit;
+pub mod hosts;
+mod places;
+mod tree;
+
 use std::collections::BTreeSet;
 
 use jsonc_parser::{JsonValue, ParseOptions};
-use serde_json::{Map, Value};
+use places::Tree;
+use serde_json::Value;
 
 /// The longest file that is understood, in bytes: `~/.claude.json` grows to some megabytes.
 pub const FILE_BYTES_MAX: usize = 16 << 20;
@@ -81,10 +91,14 @@ pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFil
     if text.bytes().filter(|byte| b"{[:=,".contains(byte)).count() > MARKS_MAX {
         return Err(HostFileError::TooMany);
     }
-    let Value::Object(settings) = parse(syntax, text)? else { return Err(HostFileError::NoObject) };
+    let settings = parse(syntax, text)?;
+    if !settings.is_object() {
+        return Err(HostFileError::NoObject);
+    }
     let mut found = BTreeSet::new();
-    for table in tables(&settings) {
-        found.extend(table.iter().filter(|(_, entry)| is_on(entry)).map(|(name, _)| name.clone()));
+    for place in places::places(&settings) {
+        let entries = place.table.fields().unwrap_or_default();
+        found.extend(entries.into_iter().filter(|(_, entry)| is_on(entry)).map(|(name, _)| name.to_owned()));
     }
     if found.len() > ENTRIES_MAX { Err(HostFileError::TooMany) } else { Ok(found) }
 }
@@ -140,38 +154,6 @@ fn plain(value: JsonValue<'_>) -> Value {
         JsonValue::Boolean(flag) => Value::Bool(flag),
         JsonValue::Number(_) | JsonValue::Null => Value::Null,
     }
-}
-
-/// The tables of entries, wherever a known host keeps one.
-fn tables(settings: &Map<String, Value>) -> Vec<&Map<String, Value>> {
-    let at = |path: &[&str]| {
-        let mut place = settings;
-        for key in path {
-            place = place.get(*key)?.as_object()?;
-        }
-        Some(place)
-    };
-    let mut tables: Vec<_> = [
-        // Claude Code, Cursor, Gemini CLI, Cline, and most others.
-        at(&["mcpServers"]),
-        // OpenClaw, and VS Code in its settings.
-        at(&["mcp", "servers"]),
-        // VS Code in its mcp.json.
-        at(&["servers"]),
-        at(&["mcp_servers"]),
-        at(&["context_servers"]),
-        // goose.
-        at(&["extensions"]),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    // opencode keeps its entries right below `mcp`.
-    tables.extend(at(&["mcp"]).filter(|table| !table.contains_key("servers")));
-    // Claude Code keeps some for each project directory.
-    let projects = at(&["projects"]).into_iter().flat_map(Map::values);
-    tables.extend(projects.filter_map(|project| project.get("mcpServers")?.as_object()));
-    tables
 }
 
 fn is_on(entry: &Value) -> bool {

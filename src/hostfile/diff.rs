@@ -1,0 +1,190 @@
+//! What an edit changes, line by line, as diff(1) shows it.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::edit::Change;
+
+/// How many lines are shown around what changes. Few, because what stands around a server's command may be its secrets.
+const AROUND: usize = 1;
+
+/// The longest line that is shown whole, in characters: a file may be one line.
+const LINE_MAX: usize = 400;
+
+/// A line of a diff.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// Where the lines that follow stand, before and after.
+    Place(String),
+    /// It stays.
+    Same(String),
+    /// It goes.
+    Gone(String),
+    /// It comes.
+    New(String),
+}
+
+/// What these changes, in the order of the text and apart from each other, do to its lines.
+pub fn lines(text: &str, changes: &[Change]) -> Vec<Line> {
+    let ends = ends(text);
+    let mut shown = Vec::new();
+    // How many lines the earlier changes have made of those that they touched.
+    let mut shift = 0_isize;
+    let mut rest = changes;
+    while let Some(first) = rest.first() {
+        let start = line_of(&ends, first.span.start);
+        let mut last = line_of(&ends, first.span.end);
+        // Changes whose surroundings would meet are shown as one.
+        let count = 1 + rest[1..]
+            .iter()
+            .take_while(|next| {
+                let near = line_of(&ends, next.span.start) <= last + 2 * AROUND + 1;
+                if near {
+                    last = line_of(&ends, next.span.end);
+                }
+                near
+            })
+            .count();
+        let (together, later) = rest.split_at(count);
+        shift += hunk((text, &ends), (start, last), together, shift, &mut shown);
+        rest = later;
+    }
+    shown
+}
+
+/// Shows changes that stand together in these lines, and tells how many lines more there are than before.
+fn hunk(
+    (text, ends): (&str, &[usize]),
+    (start, last): (usize, usize),
+    changes: &[Change],
+    shift: isize,
+    shown: &mut Vec<Line>,
+) -> isize {
+    let before = start.saturating_sub(AROUND);
+    let after = (last + AROUND).min(ends.len().saturating_sub(1));
+    let begin = |line: usize| if line == 0 { 0 } else { ends[line - 1] };
+    let old = &text[begin(start)..ends[last]];
+    let mut new = String::new();
+    let mut at = begin(start);
+    for change in changes {
+        new.push_str(&text[at..change.span.start]);
+        new.push_str(&change.text);
+        at = change.span.end;
+    }
+    new.push_str(&text[at..ends[last]]);
+    let (old, new): (Vec<_>, Vec<_>) = (old.split_inclusive('\n').collect(), new.split_inclusive('\n').collect());
+    let around = start - before + (after - last);
+    let place = |first: isize, count: usize| format!("{},{}", first + 1, count);
+    let from = place(before as isize, old.len() + around);
+    let to = place(before as isize + shift, new.len() + around);
+    shown.push(Line::Place(format!("@@ -{from} +{to} @@")));
+    let whole =
+        |first: usize, end: usize| (first..end).map(|line| Line::Same(shorten(&text[begin(line)..ends[line]], 0)));
+    shown.extend(whole(before, start));
+    let mut same = Vec::new();
+    interleave(&old, &new, shown, &mut same);
+    shown.extend(whole(last + 1, after + 1));
+    new.len() as isize - old.len() as isize
+}
+
+/// The lines that both have at their end stay; of what is before them, the old lines go and the new ones come, except where
+/// they are the same one by one.
+fn interleave(old: &[&str], new: &[&str], shown: &mut Vec<Line>, same: &mut Vec<Line>) {
+    let tail = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+    for line in &old[old.len() - tail..] {
+        same.push(Line::Same(shorten(line, 0)));
+    }
+    let (old, new) = (&old[..old.len() - tail], &new[..new.len() - tail]);
+    let apart = |a: &[&str], b: &[&str]| {
+        let at = a.concat().bytes().zip(b.concat().bytes()).take_while(|(a, b)| a == b).count();
+        at.saturating_sub(40)
+    };
+    // Only a line that is alone is worth cutting at its head: it may be the whole file.
+    let from = if old.len() == 1 && new.len() == 1 { apart(old, new) } else { 0 };
+    let mut pairs = (old.iter().peekable(), new.iter().peekable());
+    while let (Some(a), Some(b)) = (pairs.0.peek(), pairs.1.peek()) {
+        if a != b {
+            break;
+        }
+        shown.push(Line::Same(shorten(a, 0)));
+        pairs.0.next();
+        pairs.1.next();
+    }
+    shown.extend(pairs.0.map(|line| Line::Gone(shorten(line, from))));
+    shown.extend(pairs.1.map(|line| Line::New(shorten(line, from))));
+    shown.append(same);
+}
+
+/// Where each line ends, its newline included.
+fn ends(text: &str) -> Vec<usize> {
+    let mut ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+    if ends.last() != Some(&text.len()) {
+        ends.push(text.len());
+    }
+    ends
+}
+
+fn line_of(ends: &[usize], at: usize) -> usize {
+    ends.partition_point(|end| *end <= at).min(ends.len() - 1)
+}
+
+/// A line for a terminal: no control characters, and not without end.
+fn shorten(line: &str, from: usize) -> String {
+    let line = line.trim_end_matches(['\n', '\r']);
+    let from = if line.chars().count() > LINE_MAX {
+        (0..=from.min(line.len())).rev().find(|at| line.is_char_boundary(*at))
+    } else {
+        None
+    };
+    let from = from.unwrap_or(0);
+    let mut shown = if from > 0 { "…".to_owned() } else { String::new() };
+    for (count, c) in line[from..].chars().enumerate() {
+        match c {
+            _ if count == LINE_MAX => {
+                shown.push('…');
+                break;
+            }
+            '\t' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str, changes: &[(std::ops::Range<usize>, &str)]) -> String {
+        let changes: Vec<_> =
+            changes.iter().map(|(span, text)| Change { span: span.clone(), text: (*text).to_owned() }).collect();
+        let line = |line| match line {
+            Line::Place(text) => text,
+            Line::Same(text) => format!(" {text}"),
+            Line::Gone(text) => format!("-{text}"),
+            Line::New(text) => format!("+{text}"),
+        };
+        lines(text, &changes).into_iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_lines_that_change_are_shown_between_those_that_do_not() {
+        assert_eq!(shown("a\nb\nc\nd\n", &[(2..3, "B")]), "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c");
+        assert_eq!(shown("a", &[(0..1, "b\nc")]), "@@ -1,1 +1,2 @@\n-a\n+b\n+c");
+        assert_eq!(shown("a\nb\n", &[(2..2, "x\n")]), "@@ -1,2 +1,3 @@\n a\n+x\n b");
+    }
+
+    #[test]
+    fn changes_far_from_each_other_have_places_of_their_own() {
+        let text = "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n";
+        let told = shown(text, &[(2..3, "one\nmore"), (16..17, "eight")]);
+        assert_eq!(told, "@@ -1,3 +1,4 @@\n 0\n-1\n+one\n+more\n 2\n@@ -8,3 +9,3 @@\n 7\n-8\n+eight\n 9");
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_around_what_changes_and_none_reaches_the_terminal_raw() {
+        let text = format!("{}\x1b[31m{}", "x".repeat(5000), "y".repeat(5000));
+        let told = shown(&text, &[(5000..5001, "\u{7}")]);
+        assert!(told.len() < 2000 && told.contains("xxx\\u{1b}[31m") && told.contains("xxx\\u{7}[31m"), "{told}");
+    }
+}
