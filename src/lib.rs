@@ -8,7 +8,7 @@
 //! | 7 | [`cli`] | words from the user; exit statuses |
 //! | 6 | [`daemon`], [`launch`], [`tui`] | long-lived tasks around one table; the exec shim; the live screen |
 //! | 5 | [`backend`], [`client`], [`records`], [`history`], [`metrics`] | one face for the backends; the socket's client; what a restart must know; what ended, kept; what Prometheus is told |
-//! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`] | hands: each touches one outside thing |
+//! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`], [`rewrite`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`], [`occurrence`], [`strays`] | all that may be seen of a session from outside; what happens to it; what runs without pinfold |
 //! | 1 | [`policy`], [`lifecycle`], [`naming`], [`hostfile`] | rules: no I/O, no clock, no locks, no logging |
@@ -55,6 +55,7 @@ pub mod outcome;
 pub mod policy;
 pub mod process;
 pub mod records;
+pub mod rewrite;
 pub mod session;
 pub mod snapshot;
 pub mod strays;

@@ -31,6 +31,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("cgroup", 4),
     ("config", 4),
     ("process", 4),
+    ("rewrite", 4),
     ("systemd", 4),
     // One face for the backends; the socket's client; what a restart must know; what ended; what Prometheus is told.
     ("backend", 5),

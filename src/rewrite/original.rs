@@ -1,0 +1,213 @@
+//! A file that may be replaced: read once, with bounds, and given other bytes whole or not at all.
+//!
+//! The new bytes are written to a file beside it that gets its owner, mode and attributes, and are on the disk before one
+//! rename(2) puts them in its place. What has changed since it was read is not replaced. A symbolic link stays, and what it
+//! leads to is replaced. A file of several names is not replaced at all: a rename would part it from its other names, and
+//! to write in place would leave half a file behind where that is cut short, and reach names that nobody thought of, such
+//! as those in a backup made of hard links.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use super::attributes::{Attributes, NotGiven};
+use crate::hostfile::FILE_BYTES_MAX;
+
+/// How many names are tried for the file that takes the place of another.
+const DRAFTS_MAX: u32 = 16;
+
+/// Why a file cannot be read or replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// What was tried failed.
+    #[error("cannot {doing} {}", path.display())]
+    Failed {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It is a directory, a device, a pipe.
+    #[error("{} is no regular file", .0.display())]
+    NoFile(PathBuf),
+    /// It is longer than any host's.
+    #[error("{} has more than {} MiB, which no host's has", .0.display(), FILE_BYTES_MAX >> 20)]
+    TooLong(PathBuf),
+    /// It has other names.
+    #[error(
+        "{} has {names} names (hard links), which would no longer be one file: `cp -p {0} {0}.new && mv {0}.new {0}` parts it \
+         from the others",
+        path.display()
+    )]
+    ManyNames {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        names: u64,
+    },
+    /// Somebody has written it since.
+    #[error("{} was changed meanwhile, and is left as it is now: try again", .0.display())]
+    Changed(PathBuf),
+    /// It cannot be given back to its owner.
+    #[error("{} is left as it is", path.display())]
+    NotGiven {
+        /// The file.
+        path: PathBuf,
+        /// What it would lose.
+        #[source]
+        source: NotGiven,
+    },
+}
+
+/// Which file it is, and which state of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: i64,
+    changed: (i64, u64),
+    modified: (i64, u64),
+}
+
+impl Identity {
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+        }
+    }
+}
+
+/// A file as it was read.
+#[derive(Debug)]
+pub struct Original {
+    /// Where it is, with no symbolic link on the way.
+    target: PathBuf,
+    directory: OwnedFd,
+    name: OsString,
+    file: File,
+    identity: Identity,
+    bytes: Vec<u8>,
+}
+
+impl Original {
+    /// Reads a file, by way of symbolic links. A pipe does not have it wait.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let failed = |doing| move |source| FileError::Failed { doing, path: path.to_owned(), source };
+        let target = std::fs::canonicalize(path).map_err(failed("find"))?;
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(FileError::NoFile(target));
+        };
+        // What is on the way may become another directory; the descriptor is this one.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(parent, flags, Mode::empty());
+        let directory = directory.map_err(|error| failed("look into the directory of")(error.into()))?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&directory, name, flags, Mode::empty());
+        let mut file = File::from(file.map_err(|error| failed("read")(error.into()))?);
+        let stat = rustix::fs::fstat(&file).map_err(|error| failed("read")(error.into()))?;
+        if !file.metadata().map_err(failed("read"))?.is_file() {
+            return Err(FileError::NoFile(target));
+        }
+        let bytes = read_whole(&mut file).map_err(failed("read"))?;
+        if bytes.len() > FILE_BYTES_MAX {
+            return Err(FileError::TooLong(target));
+        }
+        let name = name.to_owned();
+        Ok(Self { target, directory, name, file, identity: Identity::of(&stat), bytes })
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where it is, with no symbolic link on the way.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Puts these bytes in its place.
+    pub fn replace(mut self, bytes: &[u8]) -> Result<(), FileError> {
+        let names = self.file.metadata().map_err(|error| self.failed("read")(error))?.nlink();
+        if names > 1 {
+            return Err(FileError::ManyNames { path: self.target, names });
+        }
+        let (draft, draft_name) = self.draft()?;
+        let done = self.fill(draft, bytes).and_then(|()| {
+            self.unchanged()?;
+            let renamed = rustix::fs::renameat(&self.directory, &draft_name, &self.directory, &self.name);
+            renamed.map_err(|error| self.failed("replace")(error.into()))
+        });
+        if done.is_err() {
+            let _ = rustix::fs::unlinkat(&self.directory, &draft_name, AtFlags::empty());
+        }
+        done?;
+        // The rename itself; some filesystems have no such thing for directories, and then it is as safe as it gets.
+        let _ = rustix::fs::fsync(&self.directory);
+        Ok(())
+    }
+
+    /// Makes the file that is to take its place, which nobody else can read before it has its owner and mode.
+    fn draft(&self) -> Result<(File, OsString), FileError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut last = rustix::io::Errno::EXIST;
+        for attempt in 0..DRAFTS_MAX {
+            let mut name = OsString::from(".");
+            name.push(&self.name);
+            name.push(format!(".pinfold-{}-{attempt}", std::process::id()));
+            match rustix::fs::openat(&self.directory, &name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => return Ok((file.into(), name)),
+                Err(error) => last = error,
+            }
+            if last != rustix::io::Errno::EXIST {
+                break;
+            }
+        }
+        Err(self.failed("write beside")(last.into()))
+    }
+
+    /// Gives a draft the bytes and all that the file has beside them, on the disk.
+    fn fill(&self, mut draft: File, bytes: &[u8]) -> Result<(), FileError> {
+        draft.write_all(bytes).map_err(self.failed("write beside"))?;
+        let attributes = Attributes::of(&self.file).map_err(self.failed("read the attributes of"))?;
+        attributes.give(&draft).map_err(|source| FileError::NotGiven { path: self.target.clone(), source })?;
+        draft.sync_all().map_err(self.failed("write beside"))
+    }
+
+    /// Whether the name still means this file, and that has the bytes that were read.
+    fn unchanged(&mut self) -> Result<(), FileError> {
+        let now = rustix::fs::statat(self.directory.as_fd(), &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        let is_same = now.is_ok_and(|stat| Identity::of(&stat) == self.identity)
+            && read_whole(&mut self.file).is_ok_and(|bytes| bytes == self.bytes);
+        if is_same { Ok(()) } else { Err(FileError::Changed(self.target.clone())) }
+    }
+
+    fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> FileError + use<> {
+        let path = self.target.clone();
+        move |source| FileError::Failed { doing, path, source }
+    }
+}
+
+/// All of a file, and no more than one byte beyond what any may have.
+fn read_whole(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+#[path = "original_tests.rs"]
+mod tests;

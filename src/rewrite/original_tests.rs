@@ -1,0 +1,139 @@
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::*;
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A file with these bytes, in a directory of its own.
+fn file(bytes: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = directory();
+    let path = directory.path().join("a.json");
+    std::fs::write(&path, bytes).unwrap();
+    (directory, path)
+}
+
+fn names(directory: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn other_bytes_take_the_place_of_a_file_and_its_mode_and_attributes_stay() {
+    let (directory, path) = file("old");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+    let tagged = rustix::fs::setxattr(&path, c"user.tag", b"kept", rustix::fs::XattrFlags::empty()).is_ok();
+    let before = std::fs::metadata(&path).unwrap().ino();
+    let original = Original::read(&path).unwrap();
+    assert_eq!(original.bytes(), b"old");
+    original.replace(b"new").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    assert_eq!(mode(&path), 0o640);
+    assert_ne!(std::fs::metadata(&path).unwrap().ino(), before, "it was written in place");
+    assert_eq!(names(directory.path()), ["a.json"]);
+    if tagged {
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(&path, c"user.tag", &mut value[..]).unwrap();
+        assert_eq!(&value[..length], b"kept");
+    }
+}
+
+#[test]
+fn what_root_replaces_stays_its_owners() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (_directory, path) = file("old");
+    std::os::unix::fs::chown(&path, Some(65534), Some(12)).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    Original::read(&path).unwrap().replace(b"new").unwrap();
+    let found = std::fs::metadata(&path).unwrap();
+    assert_eq!((found.uid(), found.gid(), mode(&path)), (65534, 12, 0o600));
+}
+
+#[test]
+fn a_symbolic_link_stays_and_what_it_leads_to_is_replaced() {
+    let (directory, path) = file("old");
+    let (first, second) = (directory.path().join("first"), directory.path().join("second"));
+    symlink("a.json", &second).unwrap();
+    symlink(&second, &first).unwrap();
+    let original = Original::read(&first).unwrap();
+    assert_eq!(original.target(), std::fs::canonicalize(&path).unwrap());
+    original.replace(b"new").unwrap();
+    assert_eq!(std::fs::read_link(&first).unwrap(), second);
+    assert_eq!(std::fs::read_link(&second).unwrap(), Path::new("a.json"));
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+}
+
+#[test]
+fn a_file_of_two_names_is_left_and_told() {
+    let (directory, path) = file("old");
+    std::fs::hard_link(&path, directory.path().join("b")).unwrap();
+    let error = Original::read(&path).unwrap().replace(b"new").unwrap_err();
+    assert!(matches!(error, FileError::ManyNames { names: 2, .. }), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+}
+
+#[test]
+fn what_was_changed_meanwhile_is_not_overwritten() {
+    type Change = fn(&Path);
+    let changes: [(Change, Option<&str>); 5] = [
+        (|path| std::fs::write(path, "own").unwrap(), Some("own")),
+        // The same length, and the time of the last change set back.
+        (
+            |path| {
+                let modified = std::fs::metadata(path).unwrap().modified().unwrap();
+                std::fs::write(path, "OLD").unwrap();
+                File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+            },
+            Some("OLD"),
+        ),
+        (
+            |path| {
+                let other = path.with_extension("new");
+                std::fs::write(&other, "old").unwrap();
+                std::fs::rename(other, path).unwrap();
+            },
+            Some("old"),
+        ),
+        (|path| std::fs::remove_file(path).unwrap(), None),
+        (
+            |path| {
+                std::fs::remove_file(path).unwrap();
+                symlink("/dev/null", path).unwrap();
+            },
+            Some(""),
+        ),
+    ];
+    for (change, left) in changes {
+        let (directory, path) = file("old");
+        let original = Original::read(&path).unwrap();
+        change(&path);
+        let error = original.replace(b"new").unwrap_err();
+        // A file that is gone has no name left, which is no name too many.
+        assert!(matches!(error, FileError::Changed(_)), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).ok().as_deref(), left);
+        assert!(names(directory.path()).iter().all(|name| name == "a.json"), "{:?}", names(directory.path()));
+    }
+}
+
+#[test]
+fn what_is_no_file_or_has_no_end_is_not_read() {
+    let directory = directory();
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for path in [directory.path(), &pipe, Path::new("/dev/null"), Path::new("/")] {
+        assert!(matches!(Original::read(path), Err(FileError::NoFile(_))), "{}", path.display());
+    }
+    let long = directory.path().join("long");
+    File::create(&long).unwrap().set_len(FILE_BYTES_MAX as u64 + 1).unwrap();
+    assert!(matches!(Original::read(&long), Err(FileError::TooLong(_))));
+    let error = Original::read(&directory.path().join("none")).unwrap_err();
+    assert!(matches!(error, FileError::Failed { doing: "find", .. }), "{error}");
+}
