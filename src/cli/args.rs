@@ -1,5 +1,7 @@
 //! The command line.
 
+mod hosts;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use crate::limits::{CpuMax, MemorySize, PidsMax, Weight};
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
 use crate::timestamp::Timestamp;
+
+pub(super) use hosts::{Unwrap, Wrap};
 
 /// Keeps what AI agents start in a cgroup of the agent's session, bounds it, and ends all of it at once.
 #[derive(Debug, Parser)]
@@ -47,6 +51,10 @@ pub(super) enum Command {
     Scan(Scan),
     /// Tell what holds on this machine, and what to do about what does not. Starts a daemon where none runs.
     Doctor(Doctor),
+    /// Put pinfold in front of the servers in a host's own configuration, after a look at what changes.
+    Wrap(Wrap),
+    /// Take pinfold away from the servers in a host's own configuration: they stand there as before, byte for byte.
+    Unwrap(Unwrap),
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ mod service;
 mod status;
 mod text;
 mod top;
+mod wrap;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,8 @@ pub fn main() -> ExitCode {
         Command::Label(label) => label::label(&label),
         Command::Scan(scan) => scan::scan(&scan),
         Command::Doctor(doctor) => doctor::doctor(&doctor),
+        Command::Wrap(wrap) => wrap::wrap(&wrap),
+        Command::Unwrap(unwrap) => wrap::unwrap(&unwrap),
     };
     ExitCode::from(status)
 }

@@ -100,18 +100,28 @@ fn interleave(old: &[&str], new: &[&str], shown: &mut Vec<Line>, same: &mut Vec<
     };
     // Only a line that is alone is worth cutting at its head: it may be the whole file.
     let from = if old.len() == 1 && new.len() == 1 { apart(old, new) } else { 0 };
-    let mut pairs = (old.iter().peekable(), new.iter().peekable());
-    while let (Some(a), Some(b)) = (pairs.0.peek(), pairs.1.peek()) {
-        if a != b {
-            break;
-        }
-        shown.push(Line::Same(shorten(a, 0)));
-        pairs.0.next();
-        pairs.1.next();
+    if old.len() == new.len() {
+        by_pairs(old, new, from, shown);
+    } else {
+        let head = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+        shown.extend(old[..head].iter().map(|line| Line::Same(shorten(line, 0))));
+        shown.extend(old[head..].iter().map(|line| Line::Gone(shorten(line, from))));
+        shown.extend(new[head..].iter().map(|line| Line::New(shorten(line, from))));
     }
-    shown.extend(pairs.0.map(|line| Line::Gone(shorten(line, from))));
-    shown.extend(pairs.1.map(|line| Line::New(shorten(line, from))));
     shown.append(same);
+}
+
+/// Where each line has one that takes its place: what stays between those that change is shown so.
+fn by_pairs(old: &[&str], new: &[&str], from: usize, shown: &mut Vec<Line>) {
+    let pairs: Vec<(&&str, &&str)> = old.iter().zip(new).collect();
+    for run in pairs.chunk_by(|a, b| (a.0 == a.1) == (b.0 == b.1)) {
+        if run[0].0 == run[0].1 {
+            shown.extend(run.iter().map(|(line, _)| Line::Same(shorten(line, 0))));
+        } else {
+            shown.extend(run.iter().map(|(line, _)| Line::Gone(shorten(line, from))));
+            shown.extend(run.iter().map(|(_, line)| Line::New(shorten(line, from))));
+        }
+    }
 }
 
 /// Where each line ends, its newline included.
@@ -172,6 +182,11 @@ mod tests {
         assert_eq!(shown("a\nb\nc\nd\n", &[(2..3, "B")]), "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c");
         assert_eq!(shown("a", &[(0..1, "b\nc")]), "@@ -1,1 +1,2 @@\n-a\n+b\n+c");
         assert_eq!(shown("a\nb\n", &[(2..2, "x\n")]), "@@ -1,2 +1,3 @@\n a\n+x\n b");
+    }
+
+    #[test]
+    fn a_line_that_stays_between_two_that_change_is_shown_as_one() {
+        assert_eq!(shown("a\nb\nc\n", &[(0..1, "A"), (4..5, "C")]), "@@ -1,3 +1,3 @@\n-a\n+A\n b\n-c\n+C");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod plan;
 use std::ops::Range;
 
 use super::places::{Tree, places};
-use super::tree::{Node, tree};
+use super::tree::{Node, What, tree};
 use super::{HostFileError, Syntax};
 use crate::session::Name;
 use launch::{Launch, NoLaunch};
@@ -104,7 +104,7 @@ fn edit(syntax: Syntax, bytes: &[u8], way: Way<'_>, only: &[String]) -> Result<E
     let root = tree(syntax, text).ok_or(HostFileError::NoObject)?;
     let mut entries = Vec::new();
     let mut plans: Vec<(usize, Vec<Change>)> = Vec::new();
-    for (index, (project, name, node)) in walk(&root).into_iter().enumerate() {
+    for (index, (project, name, node)) in walk(syntax, &root).into_iter().enumerate() {
         let mut entry = look(project, name, node);
         if only.is_empty() || only.iter().any(|wanted| wanted == name) {
             match plan(syntax, text, (name, node), way) {
@@ -132,11 +132,18 @@ fn edit(syntax: Syntax, bytes: &[u8], way: Way<'_>, only: &[String]) -> Result<E
 }
 
 /// All entries, in an order that no edit changes.
-fn walk(root: &Node) -> Vec<(Option<&str>, &str, &Node)> {
+///
+/// What is no table is no entry, but another setting of the host's beside them. In YAML an alias may stand for a table.
+fn walk(syntax: Syntax, root: &Node) -> Vec<(Option<&str>, &str, &Node)> {
+    let is_entry = |node: &Node| match node.what {
+        What::Table(..) => true,
+        What::Other => syntax == Syntax::Yaml,
+        What::Text(_) | What::List(..) => false,
+    };
     let mut found = Vec::new();
     for place in places(root) {
-        let entries = place.table.fields().unwrap_or_default();
-        found.extend(entries.into_iter().map(|(name, node)| (place.project, name, node)));
+        let entries = place.table.fields().unwrap_or_default().into_iter().filter(|(_, node)| is_entry(node));
+        found.extend(entries.map(|(name, node)| (place.project, name, node)));
     }
     found
 }
@@ -199,7 +206,7 @@ fn proved(syntax: Syntax, text: &str, way: Way<'_>, plans: &[(usize, Vec<Change>
         return false;
     }
     let (Some(old), Some(new)) = (tree(syntax, text), tree(syntax, &edited)) else { return false };
-    let (old, new) = (walk(&old), walk(&new));
+    let (old, new) = (walk(syntax, &old), walk(syntax, &new));
     let is_planned = |index: &usize| plans.iter().any(|(planned, _)| planned == index);
     let mut back = Vec::new();
     let names = |entries: &[(Option<&str>, &str, &Node)]| {

@@ -1,0 +1,376 @@
+//! `pinfold wrap` and `pinfold unwrap`: look at what a host's files would become, ask, and put that in their place.
+
+mod front;
+mod show;
+mod which;
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use self::front::FrontError;
+use self::which::Chosen;
+use super::{DONE, NO, USAGE, args, failed, text};
+use crate::chain::chain;
+use crate::hostfile::Syntax;
+use crate::hostfile::edit::{self, Edit, Front, State};
+use crate::rewrite::kept::Kept;
+use crate::rewrite::original::{FileError, Original};
+use crate::session::Name;
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+/// What is wished of all files.
+struct Order<'a> {
+    way: Way,
+    servers: &'a [String],
+    dry_run: bool,
+    yes: bool,
+    json: bool,
+    /// What is put in front; nothing on the way out.
+    program: String,
+    /// What the user said, to be said again.
+    said: String,
+}
+
+/// A file that was looked at.
+struct Looked {
+    file: Chosen,
+    found: Result<(Original, Edit), String>,
+}
+
+/// What became of a file, for programs.
+#[derive(Debug, Serialize)]
+struct Told {
+    path: PathBuf,
+    host: Option<&'static str>,
+    outcome: Outcome,
+    /// What stood there before, where that is kept.
+    backup: Option<PathBuf>,
+    error: Option<String>,
+    entries: Vec<show::EntryView>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    /// There was nothing to change.
+    Unchanged,
+    /// It would be changed.
+    WouldChange,
+    /// It was changed.
+    Changed,
+    /// It is left as it is.
+    Failed,
+    /// It was wrapped once, and is not there any more.
+    Gone,
+}
+
+pub(super) fn wrap(wrap: &args::Wrap) -> u8 {
+    let files = match which::named(&wrap.what) {
+        Ok(files) => files,
+        Err(error) => return error.tell(),
+    };
+    let program = match front::program() {
+        Ok(program) => program,
+        // Whether something is wrapped can be told whatever this program is called.
+        Err(_) if wrap.check => "pinfold".to_owned(),
+        Err(error @ (FrontError::Unknown(_) | FrontError::Called(_))) => return failed(&error),
+    };
+    let order = Order {
+        way: Way::In,
+        servers: &wrap.servers,
+        dry_run: wrap.dry_run,
+        yes: wrap.yes,
+        json: wrap.json,
+        program,
+        said: wrap.what.display().to_string(),
+    };
+    let looked: Vec<Looked> = files.into_iter().map(|file| look(file, &order)).collect();
+    if let Some(status) = unknown_server(&looked, &order) {
+        return status;
+    }
+    if wrap.check { check(&looked, &order) } else { carry_out(looked, &order) }
+}
+
+pub(super) fn unwrap(unwrap: &args::Unwrap) -> u8 {
+    let mut gone = Vec::new();
+    let files = match &unwrap.what {
+        Some(what) => which::named(what),
+        None => which::kept(&mut gone),
+    };
+    let files = match files {
+        Ok(files) => files,
+        Err(error) => return error.tell(),
+    };
+    let order = Order {
+        way: Way::Out,
+        servers: &unwrap.servers,
+        dry_run: unwrap.dry_run,
+        yes: unwrap.yes,
+        json: unwrap.json,
+        program: String::new(),
+        said: unwrap.what.as_ref().map_or_else(|| "--all".to_owned(), |what| what.display().to_string()),
+    };
+    let looked: Vec<Looked> = files.into_iter().map(|file| look(file, &order)).collect();
+    if let Some(status) = unknown_server(&looked, &order) {
+        return status;
+    }
+    let mut told = Vec::new();
+    for path in gone {
+        let backup = if order.dry_run { None } else { forget(&path, None) };
+        if !order.json {
+            text::print(&show::gone(&path, backup.as_deref()));
+        }
+        told.push(Told { path, host: None, outcome: Outcome::Gone, backup, error: None, entries: Vec::new() });
+    }
+    carry_out_and_tell(looked, &order, told)
+}
+
+/// Reads a file and makes the edit of it.
+fn look(file: Chosen, order: &Order<'_>) -> Looked {
+    let read = Original::read(&file.path).map_err(|error| chain(&error));
+    let found = read.and_then(|original| {
+        let syntax = Syntax::of(&original.target().to_string_lossy());
+        // A link is called as its host wants it; what it leads to may be called otherwise.
+        let syntax = if file.path.extension().is_some() { Syntax::of(&file.path.to_string_lossy()) } else { syntax };
+        let host = file.host.and_then(|host| Name::parse(host).ok());
+        let edit = match order.way {
+            Way::In => {
+                let front = Front { program: &order.program, host: host.as_ref() };
+                edit::wrap(syntax, original.bytes(), front, order.servers)
+            }
+            Way::Out => edit::unwrap(syntax, original.bytes(), order.servers),
+        };
+        let edit = edit.map_err(|error| format!("{} is left as it is: {}", file.path.display(), chain(&error)))?;
+        Ok((original, edit))
+    });
+    Looked { file, found }
+}
+
+/// A server that is named and is nowhere is a slip of the pen: nothing is done, and what there is is told.
+fn unknown_server(looked: &[Looked], order: &Order<'_>) -> Option<u8> {
+    let edits = || looked.iter().filter_map(|looked| Some(&looked.found.as_ref().ok()?.1));
+    let names = || edits().flat_map(|edit| &edit.entries).map(|entry| entry.name.as_str());
+    let unknown = order.servers.iter().find(|server| names().all(|name| name != *server))?;
+    for error in looked.iter().filter_map(|looked| looked.found.as_ref().err()) {
+        eprintln!("pinfold: {error}");
+    }
+    let mut all: Vec<String> = names().map(show::shown).collect();
+    all.sort_unstable();
+    all.dedup();
+    let there = if all.is_empty() { "there is none".to_owned() } else { format!("there are {}", all.join(", ")) };
+    eprintln!("pinfold: no server is called {unknown:?} in {}: {there}; nothing was changed", order.said);
+    Some(NO)
+}
+
+/// Tells whether all of them are wrapped.
+fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
+    let mut told = Vec::new();
+    let mut all = true;
+    for Looked { file, found } in looked {
+        let (entries, error) = match found {
+            Ok((_, edit)) => (show::entries(edit, Way::In), None),
+            Err(error) => (Vec::new(), Some(error.clone())),
+        };
+        let bare = match found {
+            Ok((_, edit)) => edit.entries.iter().filter(|entry| entry.edited || is_unusual(entry, order)).collect(),
+            Err(_) => Vec::new(),
+        };
+        all &= bare.is_empty() && error.is_none();
+        if !order.json {
+            error.iter().for_each(|error| eprintln!("pinfold: {error}"));
+            if let Ok((_, edit)) = found {
+                text::print(&show::checked(file, edit, &bare));
+            }
+        }
+        let outcome = match (&error, bare.is_empty()) {
+            (Some(_), _) => Outcome::Failed,
+            (None, true) => Outcome::Unchanged,
+            (None, false) => Outcome::WouldChange,
+        };
+        told.push(Told { path: file.path.clone(), host: file.host, outcome, backup: None, error, entries });
+    }
+    if order.json {
+        text::print_json(&told);
+    }
+    if all { DONE } else { NO }
+}
+
+/// Whether an entry that is meant cannot be wrapped.
+fn is_unusual(entry: &edit::Entry, order: &Order<'_>) -> bool {
+    let is_meant = order.servers.is_empty() || order.servers.contains(&entry.name);
+    is_meant && matches!(entry.state, State::Unusual(_))
+}
+
+fn carry_out(looked: Vec<Looked>, order: &Order<'_>) -> u8 {
+    carry_out_and_tell(looked, order, Vec::new())
+}
+
+/// Shows the edits, asks, does them, and tells what became of each.
+fn carry_out_and_tell(looked: Vec<Looked>, order: &Order<'_>, mut told: Vec<Told>) -> u8 {
+    if order.json && !order.yes && !order.dry_run {
+        eprintln!("pinfold: --json does not ask: add --yes to change what is shown, or --dry-run to look only");
+        return USAGE;
+    }
+    for Looked { file, found } in looked.iter().filter(|_| !order.json) {
+        match found {
+            Ok((_, edit)) => _ = text::print(&show::file(file, edit, order.way)),
+            Err(error) => eprintln!("pinfold: {error}"),
+        }
+    }
+    let changing = looked.iter().filter(|looked| changes(looked)).count();
+    if changing > 0
+        && !order.dry_run
+        && !order.yes
+        && let Err(status) = ask(changing)
+    {
+        return status;
+    }
+    told.extend(looked.into_iter().map(|looked| apply(looked, order)));
+    let any = |outcome: Outcome| told.iter().any(|told| told.outcome == outcome);
+    if order.json {
+        text::print_json(&told);
+    } else if any(Outcome::Changed) {
+        text::print(&show::after(order.way, &order.said));
+    } else if changing > 0 && order.dry_run {
+        text::print("nothing was changed: --dry-run\n");
+    } else if told.is_empty() {
+        text::print("no file is wrapped\n");
+    }
+    if any(Outcome::Failed) { NO } else { DONE }
+}
+
+fn changes(looked: &Looked) -> bool {
+    looked.found.as_ref().is_ok_and(|(_, edit)| !edit.changes.is_empty())
+}
+
+/// Asks whoever sits there; the status where the answer is no, or nobody does.
+fn ask(files: usize) -> Result<(), u8> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        eprintln!(
+            "pinfold: nothing was changed, because nobody can be asked here: add --yes to change it, or --dry-run to look only"
+        );
+        return Err(USAGE);
+    }
+    let what = if files == 1 { "this file".to_owned() } else { format!("these {files} files") };
+    eprint!("change {what}? [y/N] ");
+    let _ = io::stderr().flush();
+    let mut answer = String::new();
+    // What cannot be read is no yes.
+    let _ = io::stdin().lock().read_line(&mut answer);
+    if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+        return Ok(());
+    }
+    eprintln!("nothing was changed");
+    Err(NO)
+}
+
+/// Does one edit, and tells what came of it.
+fn apply(looked: Looked, order: &Order<'_>) -> Told {
+    let Looked { file, found } = looked;
+    let Chosen { path, host } = file;
+    let (original, edit) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            return Told {
+                path,
+                host,
+                outcome: Outcome::Failed,
+                backup: None,
+                error: Some(error),
+                entries: Vec::new(),
+            };
+        }
+    };
+    let entries = show::entries(&edit, order.way);
+    let mut told = Told { path, host, outcome: Outcome::Unchanged, backup: None, error: None, entries };
+    if edit.changes.is_empty() {
+        if order.way == Way::Out && !order.dry_run && !is_wrapped(&edit) {
+            told.backup = forget(original.target(), Some(original.bytes()));
+        }
+        return told;
+    }
+    if order.dry_run {
+        told.outcome = Outcome::WouldChange;
+        return told;
+    }
+    let done = match order.way {
+        Way::In => put_in(original, &told.path, &edit).map(Some),
+        Way::Out => take_out(original, &edit),
+    };
+    match done {
+        Ok(backup) => {
+            told.outcome = Outcome::Changed;
+            if !order.json {
+                text::print(&show::done(&told.path, &edit, order.way, backup.as_deref()));
+            }
+            told.backup = backup;
+        }
+        Err(error) => {
+            told.outcome = Outcome::Failed;
+            if !order.json {
+                eprintln!("pinfold: {error}");
+            }
+            told.error = Some(error);
+        }
+    }
+    told
+}
+
+/// Whether an entry is wrapped before the edit.
+fn is_wrapped(edit: &Edit) -> bool {
+    edit.entries.iter().any(|entry| entry.state == State::Wrapped)
+}
+
+/// Keeps what stands there, and replaces it; tells where it is kept.
+fn put_in(original: Original, named: &Path, edit: &Edit) -> Result<PathBuf, String> {
+    let kept =
+        Kept::own().ok_or("nothing was changed: there is no home directory to keep what stands there: set HOME")?;
+    let target = original.target().to_owned();
+    let backup = kept.keep((&target, named), original.bytes(), is_wrapped(edit));
+    let backup = backup.map_err(|error| format!("{} is left as it is: {}", target.display(), chain(&error)))?;
+    if let Err(error) = original.replace(edit.after.as_bytes()) {
+        if backup.is_new {
+            // It is as it was, or as somebody else wants it.
+            let _ = kept.forget(&target, Some(edit.before.as_bytes()));
+        }
+        return Err(replaced(&error));
+    }
+    Ok(backup.path)
+}
+
+/// Replaces what stands there, and forgets the file where nothing of ours is left in it; tells where other bytes are kept.
+fn take_out(original: Original, edit: &Edit) -> Result<Option<PathBuf>, String> {
+    let target = original.target().to_owned();
+    original.replace(edit.after.as_bytes()).map_err(|error| replaced(&error))?;
+    let is_left = edit.entries.iter().any(|entry| entry.state == State::Wrapped && !entry.edited);
+    Ok(if is_left { None } else { forget(&target, Some(edit.after.as_bytes())) })
+}
+
+fn replaced(error: &FileError) -> String {
+    match error {
+        FileError::Failed { doing: "write beside", path, source } if source.kind() != io::ErrorKind::StorageFull => {
+            let parent = path.parent().unwrap_or(path).display();
+            format!("{}; whoever changes it has to be able to write in {parent}", chain(error))
+        }
+        error => chain(error),
+    }
+}
+
+/// Forgets a file. That this cannot be written down is no reason to fail: the file itself is as it should be.
+fn forget(target: &Path, bytes: Option<&[u8]>) -> Option<PathBuf> {
+    match Kept::own()?.forget(target, bytes) {
+        Ok(left) => left,
+        Err(error) => {
+            eprintln!("pinfold: {}", chain(&error));
+            None
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What an edit of a host's file would do, and did, for people and for programs.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::super::text::{self, Tone};
+use super::{Chosen, Way};
+use crate::hostfile::diff::{self, Line};
+use crate::hostfile::edit::{Edit, Entry, State};
+
+/// How an entry stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Standing {
+    /// pinfold is in front of it, or will be after the edit.
+    Wrapped,
+    /// It is not.
+    Bare,
+    /// It is reached over the network.
+    Remote,
+    /// It says no command.
+    NoCommand,
+    /// It is written in a way that no edit is safe for.
+    Unusual,
+}
+
+/// An entry, for programs.
+#[derive(Debug, Serialize)]
+pub(super) struct EntryView {
+    name: String,
+    project: Option<String>,
+    /// How it stands after the edit.
+    state: Standing,
+    /// The edit is about it.
+    edited: bool,
+    /// Why it is left.
+    reason: Option<&'static str>,
+    /// The program that asks another daemon for its container.
+    container: Option<String>,
+}
+
+pub(super) fn entries(edit: &Edit, way: Way) -> Vec<EntryView> {
+    let view = |entry: &Entry| EntryView {
+        name: entry.name.clone(),
+        project: entry.project.clone(),
+        state: match (entry.state, way) {
+            (State::Wrapped, Way::Out) if entry.edited => Standing::Bare,
+            (State::Bare, Way::In) if entry.edited => Standing::Wrapped,
+            (State::Wrapped, _) => Standing::Wrapped,
+            (State::Bare, _) => Standing::Bare,
+            (State::Remote, _) => Standing::Remote,
+            (State::NoCommand, _) => Standing::NoCommand,
+            (State::Unusual(_), _) => Standing::Unusual,
+        },
+        edited: entry.edited,
+        reason: if let State::Unusual(why) = entry.state { Some(why) } else { None },
+        container: entry.container.clone(),
+    };
+    edit.entries.iter().map(view).collect()
+}
+
+/// A name for a terminal: no control characters.
+pub(super) fn shown(name: &str) -> String {
+    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    name.chars().map(one).collect()
+}
+
+fn called(entry: &Entry) -> String {
+    match &entry.project {
+        Some(project) => format!("{} (of {})", shown(&entry.name), shown(project)),
+        None => shown(&entry.name),
+    }
+}
+
+fn all_called<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
+    entries.map(called).collect::<Vec<_>>().join(", ")
+}
+
+fn head(file: &Chosen, what: &str) -> String {
+    let host = file.host.map_or_else(String::new, |host| format!(" ({host})"));
+    format!("{}{host}: {what}\n", file.path.display())
+}
+
+fn servers(count: usize) -> String {
+    if count == 1 { "1 server".to_owned() } else { format!("{count} servers") }
+}
+
+/// What an edit is about, what it leaves and why, and the lines that change.
+pub(super) fn file(file: &Chosen, edit: &Edit, way: Way) -> String {
+    let count = |is: &dyn Fn(&Entry) -> bool| edit.entries.iter().filter(|entry| is(entry)).count();
+    let edited = count(&|entry| entry.edited);
+    let (verb, there) = match way {
+        Way::In => ("wrap", count(&|entry| entry.state == State::Wrapped)),
+        Way::Out => ("unwrap", count(&|entry| entry.state == State::Bare)),
+    };
+    let what = match (edited, there, way) {
+        (0, 0, Way::In) => "nothing to wrap".to_owned(),
+        (0, 0, Way::Out) => "nothing to unwrap".to_owned(),
+        (0, there, Way::In) => format!("{} wrapped already, nothing changes", servers(there)),
+        (0, _, Way::Out) => "nothing is wrapped, nothing changes".to_owned(),
+        (edited, 0, _) | (edited, _, Way::Out) => format!("{} to {verb}", servers(edited)),
+        (edited, there, Way::In) => format!("{} to {verb}, {there} wrapped already", servers(edited)),
+    };
+    let mut lines = head(file, &what);
+    lines.push_str(&left(edit, way));
+    for line in diff::lines(&edit.before, &edit.changes) {
+        lines.push_str(&match line {
+            Line::Place(text) => format!("{text}\n"),
+            Line::Same(text) => format!(" {text}\n"),
+            Line::Gone(text) => text::tinted(&format!("-{text}"), Tone::Bad) + "\n",
+            Line::New(text) => text::tinted(&format!("+{text}"), Tone::Good) + "\n",
+        });
+    }
+    lines
+}
+
+/// What is left, and why.
+fn left(edit: &Edit, way: Way) -> String {
+    let mut lines = String::new();
+    let of = |state: State| edit.entries.iter().filter(move |entry| entry.state == state);
+    let mut say = |names: String, why: &str| {
+        if !names.is_empty() {
+            lines.push_str(&text::paragraph("  ", &format!("{names}: {why}")));
+        }
+    };
+    if way == Way::In {
+        say(all_called(of(State::Remote)), "reached over the network, no process of this machine; left");
+        say(all_called(of(State::NoCommand)), "no command, it comes with the host; left");
+        let contained = edit.entries.iter().filter(|entry| entry.container.is_some());
+        say(
+            all_called(contained.filter(|entry| entry.edited || entry.state == State::Wrapped)),
+            "asks another daemon for a container: what pinfold contains is the program that asks, and not yet the container \
+             itself, which is a child of dockerd or conmon",
+        );
+    }
+    for entry in &edit.entries {
+        if let State::Unusual(why) = entry.state {
+            say(called(entry), &format!("left, because {why}; put `pinfold run --` in front by hand"));
+        }
+    }
+    lines
+}
+
+/// Whether a file's servers are wrapped, and which are not.
+pub(super) fn checked(file: &Chosen, edit: &Edit, bare: &[&Entry]) -> String {
+    if bare.is_empty() {
+        let wrapped = edit.entries.iter().filter(|entry| entry.state == State::Wrapped).count();
+        let what = if wrapped == 0 { "nothing to wrap".to_owned() } else { format!("{} wrapped", servers(wrapped)) };
+        return head(file, &what);
+    }
+    head(file, &format!("not wrapped: {}", all_called(bare.iter().copied())))
+}
+
+/// What was done to a file, and where is what stood there before.
+pub(super) fn done(path: &Path, edit: &Edit, way: Way, backup: Option<&Path>) -> String {
+    let edited = servers(edit.entries.iter().filter(|entry| entry.edited).count());
+    match (way, backup) {
+        (Way::In, Some(backup)) => {
+            format!("wrapped {edited} in {}; what stood there before is in {}\n", path.display(), backup.display())
+        }
+        (Way::In, None) => format!("wrapped {edited} in {}\n", path.display()),
+        (Way::Out, None) => format!("unwrapped {edited} in {}\n", path.display()),
+        (Way::Out, Some(backup)) => format!(
+            "unwrapped {edited} in {}; other parts were changed since it was wrapped: what stood there then is in {}\n",
+            path.display(),
+            backup.display()
+        ),
+    }
+}
+
+/// That a file which was wrapped is not there any more.
+pub(super) fn gone(path: &Path, backup: Option<&Path>) -> String {
+    let kept = backup.map_or_else(String::new, |backup| format!("; what stood there is in {}", backup.display()));
+    format!("{} is gone{kept}\n", path.display())
+}
+
+/// What comes next.
+pub(super) fn after(way: Way, said: &str) -> String {
+    match way {
+        Way::In => text::paragraph(
+            "",
+            &format!(
+                "what the host launches from now on is contained, what runs already is not; `pinfold unwrap {said}` takes it back"
+            ),
+        ),
+        Way::Out => {
+            text::paragraph("", "what the host launches from now on is not contained; what runs already stays so")
+        }
+    }
+}
