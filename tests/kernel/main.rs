@@ -37,3 +37,4 @@ mod storms;
 mod top;
 mod ttl;
 mod upkeep;
+mod wrapped;

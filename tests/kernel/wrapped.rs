@@ -1,0 +1,75 @@
+//! An entry of a host's own file, launched as it stands there: wrapped, and taken back.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::hosts::{expect_gone, v2_cgroup};
+use crate::support::{Launched, Machine, binary, eventually, lives, offered, v2_mount};
+
+/// A server that tells the environment and the directory that it was given, and leaves a grandchild behind.
+const FILE: &str = r#"# what a host's user wrote
+[mcp_servers.fs]
+command = 'sh' # a shell
+args = [ "-c", '''setsid sleep 1000 >/dev/null 2>&1 & echo $!; echo "$WORD in $PWD"; exec cat''' ]
+cwd = "CWD"
+[mcp_servers.fs.env]
+WORD = 'hello, "you"'
+"#;
+
+/// Launches the entry that stands in the file, as its host does.
+#[track_caller]
+fn launch(machine: &Machine, text: &str) -> Launched {
+    let settings: Value = toml::from_str(text).unwrap();
+    let entry = &settings["mcp_servers"]["fs"];
+    let mut command = Command::new(entry["command"].as_str().unwrap());
+    command.args(entry["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()));
+    machine.point_here(&mut command);
+    command.envs(entry["env"].as_object().unwrap().iter().map(|(name, value)| (name, value.as_str().unwrap())));
+    command.current_dir(entry["cwd"].as_str().unwrap());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Launched::spawn(command)
+}
+
+#[test]
+fn an_entry_that_was_wrapped_is_launched_into_a_leaf_with_its_own_environment_and_directory() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::with_config("[server]\ngrace = '300ms'\n");
+    let directory = machine.path("elsewhere");
+    std::fs::create_dir(&directory).unwrap();
+    let before = FILE.replace("CWD", directory.to_str().unwrap());
+    let file = machine.path("config.toml");
+    std::fs::write(&file, &before).unwrap();
+    let change = |what: &str| {
+        let mut command = machine.pinfold(&[what, file.to_str().unwrap(), "--yes"]);
+        command.env("XDG_STATE_HOME", machine.path("state")).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        std::fs::read_to_string(&file).unwrap()
+    };
+    let wrapped = change("wrap");
+    assert!(wrapped.contains(binary()), "{wrapped}");
+    let mut server = launch(&machine, &wrapped);
+    let grandchild: i32 = server.line().parse().unwrap();
+    assert_eq!(server.line(), format!("hello, \"you\" in {}", directory.display()));
+    for pid in [server.pid(), grandchild] {
+        let cgroup = v2_cgroup(pid, &v2_mount().unwrap());
+        assert!(cgroup.starts_with(machine.tree()), "{pid} is in {}", cgroup.display());
+    }
+    let sessions = machine.sessions();
+    assert_eq!(sessions[0]["servers"][0]["name"], "fs", "{sessions:?}");
+    assert_eq!(change("unwrap"), before);
+    assert!(lives(server.pid()), "what runs is nothing that an edit ends");
+    drop(server);
+    expect_gone(grandchild);
+    machine.expect_nothing_left();
+    // And the entry starts what it did before.
+    let mut server = launch(&machine, &before);
+    let grandchild: i32 = server.line().parse().unwrap();
+    assert!(machine.sessions().is_empty());
+    drop(server);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(grandchild), nix::sys::signal::Signal::SIGKILL).unwrap();
+    eventually("the grandchild is gone", || if lives(grandchild) { Err("it lives".to_owned()) } else { Ok(()) });
+}
