@@ -234,6 +234,63 @@ fn a_host_is_wrapped_in_all_files_that_it_reads_and_unwrap_all_knows_them() {
 }
 
 #[test]
+fn openclaws_plug_in_is_installed_and_goes_without_a_trace() {
+    for file in ["openclaw/openclaw.json", "openclaw/minified.json"] {
+        for (how, text) in variants(file) {
+            let home = Home::new();
+            let path = home.write("home/.openclaw/openclaw.json", &text);
+            let plugin = home.path("home/.openclaw/pinfold-plugin");
+            home.says(1, &["wrap", "openclaw", "--plugin", "--check"]);
+            home.says(0, &["wrap", "openclaw", "--plugin", "--yes"]);
+            home.says(0, &["wrap", "openclaw", "--plugin", "--check"]);
+            let wrapped = std::fs::read_to_string(&path).unwrap();
+            let settings = format!("[\"{}\"]", std::fs::canonicalize(&plugin).unwrap().display());
+            assert!(
+                wrapped.contains(&settings) && !wrapped.contains("allowConversationAccess"),
+                "{file} with {how}: {wrapped}"
+            );
+            for (name, own) in [
+                ("index.js", include_str!("../deploy/openclaw/index.js")),
+                ("package.json", include_str!("../deploy/openclaw/package.json")),
+                ("openclaw.plugin.json", include_str!("../deploy/openclaw/openclaw.plugin.json")),
+            ] {
+                assert_eq!(std::fs::read_to_string(plugin.join(name)).unwrap(), own);
+            }
+            home.says(0, &["wrap", "openclaw", "--plugin", "--yes"]);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), wrapped, "{file} with {how} was wrapped twice");
+            home.says(0, &["unwrap", "--all", "--yes"]);
+            assert!(std::fs::read_to_string(&path).unwrap() == text, "{file} with {how} did not come back");
+            assert!(!plugin.exists() && home.kept().is_empty(), "{file} with {how}");
+        }
+    }
+}
+
+#[test]
+fn a_plug_in_of_another_version_is_brought_up_to_date_and_a_newer_openclaw_lets_it_hear_of_runs() {
+    let home = Home::new();
+    let text = corpus("openclaw/minified.json");
+    let path = home.write("home/.openclaw/openclaw.json", &text);
+    home.write("openclaw/package.json", "{ \"name\": \"openclaw\", \"version\": \"2026.9.6\" }");
+    let program = home.write("openclaw/bin/openclaw.mjs", "");
+    std::fs::create_dir(home.path("bin")).unwrap();
+    symlink(program, home.path("bin/openclaw")).unwrap();
+    let mut wrap = home.command(&["wrap", "openclaw", "--plugin", "--yes"]);
+    let output = wrap.env("PATH", home.path("bin")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read_to_string(&path).unwrap().contains("\"hooks\": { \"allowConversationAccess\": true }"));
+    let file = home.path("home/.openclaw/pinfold-plugin/index.js");
+    let own = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, "// older").unwrap();
+    home.says(1, &["wrap", "openclaw", "--plugin", "--check"]);
+    home.says(0, &["wrap", "openclaw", "--plugin", "--yes"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), own);
+    home.says(0, &["unwrap", "openclaw", "--yes"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    home.write("project/.mcp.json", MCP);
+    home.says(2, &["wrap", ".mcp.json", "--plugin", "--yes"]);
+}
+
+#[test]
 fn nothing_is_changed_where_nobody_can_be_asked_or_only_a_look_is_wanted() {
     let home = Home::new();
     let path = home.write("project/.mcp.json", MCP);

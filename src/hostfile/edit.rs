@@ -17,6 +17,7 @@ use super::tree::{Node, What, tree};
 use super::{HostFileError, Syntax};
 use crate::session::Name;
 use launch::{Launch, NoLaunch};
+pub(super) use plan::quoted;
 
 /// What is put in front.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +78,19 @@ pub struct Edit {
     pub changes: Vec<Change>,
     /// All entries, switched off ones too.
     pub entries: Vec<Entry>,
+}
+
+impl Edit {
+    /// The same edit with further changes of the same bytes; `None` where they would meet.
+    pub fn with(self, more: Vec<Change>) -> Option<Self> {
+        let mut changes = self.changes;
+        changes.extend(more);
+        changes.sort_by_key(|change| (change.span.start, change.span.end));
+        if changes.windows(2).any(|pair| pair[0].span.end > pair[1].span.start) {
+            return None;
+        }
+        Some(Self { after: apply(&self.before, &changes), changes, ..self })
+    }
 }
 
 /// Puts pinfold in front of the entries of these names that start a process, or of all where none is named.
@@ -238,7 +252,7 @@ fn proved(syntax: Syntax, text: &str, way: Way<'_>, plans: &[(usize, Vec<Change>
 }
 
 /// The text with these changes, which are in its order and apart from each other.
-fn apply(text: &str, changes: &[Change]) -> String {
+pub(super) fn apply(text: &str, changes: &[Change]) -> String {
     let mut edited = String::with_capacity(text.len() + changes.len() * 128);
     let mut at = 0;
     for change in changes {

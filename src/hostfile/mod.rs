@@ -1,6 +1,6 @@
 //! What a host's own configuration file says of MCP servers: which entries there are, and which of them are switched off.
 //!
-//! [`edit`] puts pinfold in front of what they start, and takes it back; [`hosts`] knows which files there are; [`diff`] shows
+//! [`edit`] puts pinfold in front of what they start, and takes it back; [`plugin`] does the same with a plug-in's settings; [`hosts`] knows which files there are; [`diff`] shows
 //! what an edit changes.
 //!
 //! Pure: bytes in, names out. No host tells how it finds its entries in other hosts' files, so every place that a known
@@ -12,6 +12,7 @@ pub mod diff;
 pub mod edit;
 pub mod hosts;
 mod places;
+pub mod plugin;
 mod tree;
 
 use std::collections::BTreeSet;

@@ -138,6 +138,14 @@ impl Original {
         &self.target
     }
 
+    pub(super) fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Puts these bytes in its place.
     pub fn replace(mut self, bytes: &[u8]) -> Result<(), FileError> {
         let names = self.file.metadata().map_err(|error| self.failed("read")(error))?.nlink();

@@ -13,6 +13,9 @@ pub(in crate::cli) struct Wrap {
     /// Only the servers of this name [default: all].
     #[arg(long = "server", value_name = "NAME")]
     pub(in crate::cli) servers: Vec<String>,
+    /// Install the plug-in as well, for OpenClaw: it tells pinfold which session a server is of, and when that is over.
+    #[arg(long, conflicts_with = "servers")]
+    pub(in crate::cli) plugin: bool,
     /// Show what would change, and change nothing.
     #[arg(long)]
     pub(in crate::cli) dry_run: bool,

@@ -1,6 +1,7 @@
 //! `pinfold wrap` and `pinfold unwrap`: look at what a host's files would become, ask, and put that in their place.
 
 mod front;
+mod openclaw;
 mod show;
 mod which;
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use self::front::FrontError;
+use self::openclaw::Plugin;
 use self::which::Chosen;
 use super::{DONE, NO, USAGE, args, failed, text};
 use crate::chain::chain;
@@ -30,6 +32,8 @@ enum Way {
 struct Order<'a> {
     way: Way,
     servers: &'a [String],
+    /// The plug-in comes, too.
+    plugin: bool,
     dry_run: bool,
     yes: bool,
     json: bool,
@@ -42,7 +46,32 @@ struct Order<'a> {
 /// A file that was looked at.
 struct Looked {
     file: Chosen,
-    found: Result<(Original, Edit), String>,
+    found: Result<Found, String>,
+}
+
+/// What it is, and what it is to be.
+struct Found {
+    original: Original,
+    edit: Edit,
+    plugin: Plugin,
+}
+
+impl Found {
+    fn changes(&self) -> bool {
+        !self.edit.changes.is_empty() || self.plugin.changes()
+    }
+
+    /// Whether something of ours is in the file before the edit.
+    fn is_wrapped(&self) -> bool {
+        let is_wrapped = self.edit.entries.iter().any(|entry| entry.state == State::Wrapped);
+        is_wrapped || openclaw::is_there(self.original.bytes())
+    }
+
+    /// Whether something of ours is in it after the edit on the way out.
+    fn is_left(&self) -> bool {
+        let is_left = self.edit.entries.iter().any(|entry| entry.state == State::Wrapped && !entry.edited);
+        is_left || openclaw::is_there(self.edit.after.as_bytes())
+    }
 }
 
 /// What became of a file, for programs.
@@ -77,6 +106,10 @@ pub(super) fn wrap(wrap: &args::Wrap) -> u8 {
         Ok(files) => files,
         Err(error) => return error.tell(),
     };
+    if wrap.plugin && files.iter().any(|file| file.host != Some(openclaw::HOST)) {
+        eprintln!("pinfold: --plugin is for OpenClaw: say `pinfold wrap openclaw --plugin`, or name its openclaw.json");
+        return USAGE;
+    }
     let program = match front::program() {
         Ok(program) => program,
         // Whether something is wrapped can be told whatever this program is called.
@@ -86,6 +119,7 @@ pub(super) fn wrap(wrap: &args::Wrap) -> u8 {
     let order = Order {
         way: Way::In,
         servers: &wrap.servers,
+        plugin: wrap.plugin,
         dry_run: wrap.dry_run,
         yes: wrap.yes,
         json: wrap.json,
@@ -112,6 +146,7 @@ pub(super) fn unwrap(unwrap: &args::Unwrap) -> u8 {
     let order = Order {
         way: Way::Out,
         servers: &unwrap.servers,
+        plugin: false,
         dry_run: unwrap.dry_run,
         yes: unwrap.yes,
         json: unwrap.json,
@@ -149,14 +184,19 @@ fn look(file: Chosen, order: &Order<'_>) -> Looked {
             Way::Out => edit::unwrap(syntax, original.bytes(), order.servers),
         };
         let edit = edit.map_err(|error| format!("{} is left as it is: {}", file.path.display(), chain(&error)))?;
-        Ok((original, edit))
+        let (edit, plugin) = match order.way {
+            Way::In if order.plugin => openclaw::add(&original, edit)?,
+            Way::Out if order.servers.is_empty() => openclaw::remove(&original, edit)?,
+            Way::In | Way::Out => (edit, Plugin::Stays),
+        };
+        Ok(Found { original, edit, plugin })
     });
     Looked { file, found }
 }
 
 /// A server that is named and is nowhere is a slip of the pen: nothing is done, and what there is is told.
 fn unknown_server(looked: &[Looked], order: &Order<'_>) -> Option<u8> {
-    let edits = || looked.iter().filter_map(|looked| Some(&looked.found.as_ref().ok()?.1));
+    let edits = || looked.iter().filter_map(|looked| Some(&looked.found.as_ref().ok()?.edit));
     let names = || edits().flat_map(|edit| &edit.entries).map(|entry| entry.name.as_str());
     let unknown = order.servers.iter().find(|server| names().all(|name| name != *server))?;
     for error in looked.iter().filter_map(|looked| looked.found.as_ref().err()) {
@@ -176,21 +216,23 @@ fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
     let mut all = true;
     for Looked { file, found } in looked {
         let (entries, error) = match found {
-            Ok((_, edit)) => (show::entries(edit, Way::In), None),
+            Ok(found) => (show::entries(&found.edit, Way::In), None),
             Err(error) => (Vec::new(), Some(error.clone())),
         };
         let bare = match found {
-            Ok((_, edit)) => edit.entries.iter().filter(|entry| entry.edited || is_unusual(entry, order)).collect(),
+            Ok(found) => found.edit.entries.iter().filter(|entry| entry.edited || is_unusual(entry, order)).collect(),
             Err(_) => Vec::new(),
         };
-        all &= bare.is_empty() && error.is_none();
+        let lacks_plugin = found.as_ref().is_ok_and(|found| found.plugin.changes());
+        let is_whole = bare.is_empty() && !lacks_plugin;
+        all &= is_whole && error.is_none();
         if !order.json {
             error.iter().for_each(|error| eprintln!("pinfold: {error}"));
-            if let Ok((_, edit)) = found {
-                text::print(&show::checked(file, edit, &bare));
+            if let Ok(found) = found {
+                text::print(&show::checked(file, &found.edit, &bare, lacks_plugin));
             }
         }
-        let outcome = match (&error, bare.is_empty()) {
+        let outcome = match (&error, is_whole) {
             (Some(_), _) => Outcome::Failed,
             (None, true) => Outcome::Unchanged,
             (None, false) => Outcome::WouldChange,
@@ -221,11 +263,11 @@ fn carry_out_and_tell(looked: Vec<Looked>, order: &Order<'_>, mut told: Vec<Told
     }
     for Looked { file, found } in looked.iter().filter(|_| !order.json) {
         match found {
-            Ok((_, edit)) => _ = text::print(&show::file(file, edit, order.way)),
+            Ok(found) => _ = text::print(&show::file(file, found, order.way)),
             Err(error) => eprintln!("pinfold: {error}"),
         }
     }
-    let changing = looked.iter().filter(|looked| changes(looked)).count();
+    let changing = looked.iter().filter(|looked| looked.found.as_ref().is_ok_and(Found::changes)).count();
     if changing > 0
         && !order.dry_run
         && !order.yes
@@ -245,10 +287,6 @@ fn carry_out_and_tell(looked: Vec<Looked>, order: &Order<'_>, mut told: Vec<Told
         text::print("no file is wrapped\n");
     }
     if any(Outcome::Failed) { NO } else { DONE }
-}
-
-fn changes(looked: &Looked) -> bool {
-    looked.found.as_ref().is_ok_and(|(_, edit)| !edit.changes.is_empty())
 }
 
 /// Asks whoever sits there; the status where the answer is no, or nobody does.
@@ -276,7 +314,7 @@ fn ask(files: usize) -> Result<(), u8> {
 fn apply(looked: Looked, order: &Order<'_>) -> Told {
     let Looked { file, found } = looked;
     let Chosen { path, host } = file;
-    let (original, edit) = match found {
+    let found = match found {
         Ok(found) => found,
         Err(error) => {
             return Told {
@@ -289,11 +327,11 @@ fn apply(looked: Looked, order: &Order<'_>) -> Told {
             };
         }
     };
-    let entries = show::entries(&edit, order.way);
+    let entries = show::entries(&found.edit, order.way);
     let mut told = Told { path, host, outcome: Outcome::Unchanged, backup: None, error: None, entries };
-    if edit.changes.is_empty() {
-        if order.way == Way::Out && !order.dry_run && !is_wrapped(&edit) {
-            told.backup = forget(original.target(), Some(original.bytes()));
+    if !found.changes() {
+        if order.way == Way::Out && !order.dry_run && !found.is_wrapped() {
+            told.backup = forget(found.original.target(), Some(found.original.bytes()));
         }
         return told;
     }
@@ -301,15 +339,16 @@ fn apply(looked: Looked, order: &Order<'_>) -> Told {
         told.outcome = Outcome::WouldChange;
         return told;
     }
+    let what = show::edited(&found);
     let done = match order.way {
-        Way::In => put_in(original, &told.path, &edit).map(Some),
-        Way::Out => take_out(original, &edit),
+        Way::In => put_in(found, &told.path).map(Some),
+        Way::Out => take_out(found),
     };
     match done {
         Ok(backup) => {
             told.outcome = Outcome::Changed;
             if !order.json {
-                text::print(&show::done(&told.path, &edit, order.way, backup.as_deref()));
+                text::print(&show::done(&told.path, &what, order.way, backup.as_deref()));
             }
             told.backup = backup;
         }
@@ -324,33 +363,40 @@ fn apply(looked: Looked, order: &Order<'_>) -> Told {
     told
 }
 
-/// Whether an entry is wrapped before the edit.
-fn is_wrapped(edit: &Edit) -> bool {
-    edit.entries.iter().any(|entry| entry.state == State::Wrapped)
-}
-
 /// Keeps what stands there, and replaces it; tells where it is kept.
-fn put_in(original: Original, named: &Path, edit: &Edit) -> Result<PathBuf, String> {
+fn put_in(found: Found, named: &Path) -> Result<PathBuf, String> {
     let kept =
         Kept::own().ok_or("nothing was changed: there is no home directory to keep what stands there: set HOME")?;
+    let is_wrapped = found.is_wrapped();
+    let Found { original, edit, plugin } = found;
     let target = original.target().to_owned();
-    let backup = kept.keep((&target, named), original.bytes(), is_wrapped(edit));
-    let backup = backup.map_err(|error| format!("{} is left as it is: {}", target.display(), chain(&error)))?;
-    if let Err(error) = original.replace(edit.after.as_bytes()) {
+    let left = |error: &dyn std::error::Error| format!("{} is left as it is: {}", target.display(), chain(error));
+    let backup = kept.keep((&target, named), original.bytes(), is_wrapped).map_err(|error| left(&error))?;
+    let replace = || {
+        plugin.come()?;
+        if edit.changes.is_empty() {
+            Ok(())
+        } else {
+            original.replace(edit.after.as_bytes()).map_err(|error| replaced(&error))
+        }
+    };
+    replace().inspect_err(|_| {
         if backup.is_new {
             // It is as it was, or as somebody else wants it.
             let _ = kept.forget(&target, Some(edit.before.as_bytes()));
+            let _ = plugin.go();
         }
-        return Err(replaced(&error));
-    }
+    })?;
     Ok(backup.path)
 }
 
 /// Replaces what stands there, and forgets the file where nothing of ours is left in it; tells where other bytes are kept.
-fn take_out(original: Original, edit: &Edit) -> Result<Option<PathBuf>, String> {
+fn take_out(found: Found) -> Result<Option<PathBuf>, String> {
+    let is_left = found.is_left();
+    let Found { original, edit, plugin } = found;
     let target = original.target().to_owned();
     original.replace(edit.after.as_bytes()).map_err(|error| replaced(&error))?;
-    let is_left = edit.entries.iter().any(|entry| entry.state == State::Wrapped && !entry.edited);
+    plugin.go()?;
     Ok(if is_left { None } else { forget(&target, Some(edit.after.as_bytes())) })
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::text::{self, Tone};
-use super::{Chosen, Way};
+use super::{Chosen, Found, Way};
 use crate::hostfile::diff::{self, Line};
 use crate::hostfile::edit::{Edit, Entry, State};
 
@@ -87,7 +87,8 @@ fn servers(count: usize) -> String {
 }
 
 /// What an edit is about, what it leaves and why, and the lines that change.
-pub(super) fn file(file: &Chosen, edit: &Edit, way: Way) -> String {
+pub(super) fn file(file: &Chosen, found: &Found, way: Way) -> String {
+    let edit = &found.edit;
     let count = |is: &dyn Fn(&Entry) -> bool| edit.entries.iter().filter(|entry| is(entry)).count();
     let edited = count(&|entry| entry.edited);
     let (verb, there) = match way {
@@ -95,6 +96,7 @@ pub(super) fn file(file: &Chosen, edit: &Edit, way: Way) -> String {
         Way::Out => ("unwrap", count(&|entry| entry.state == State::Bare)),
     };
     let what = match (edited, there, way) {
+        (0, ..) if found.changes() => "the plug-in".to_owned(),
         (0, 0, Way::In) => "nothing to wrap".to_owned(),
         (0, 0, Way::Out) => "nothing to unwrap".to_owned(),
         (0, there, Way::In) => format!("{} wrapped already, nothing changes", servers(there)),
@@ -104,6 +106,7 @@ pub(super) fn file(file: &Chosen, edit: &Edit, way: Way) -> String {
     };
     let mut lines = head(file, &what);
     lines.push_str(&left(edit, way));
+    lines.extend(found.plugin.shown().map(|shown| text::paragraph("  ", &shown)));
     for line in diff::lines(&edit.before, &edit.changes) {
         lines.push_str(&match line {
             Line::Place(text) => format!("{text}\n"),
@@ -143,7 +146,15 @@ fn left(edit: &Edit, way: Way) -> String {
 }
 
 /// Whether a file's servers are wrapped, and which are not.
-pub(super) fn checked(file: &Chosen, edit: &Edit, bare: &[&Entry]) -> String {
+pub(super) fn checked(file: &Chosen, edit: &Edit, bare: &[&Entry], lacks_plugin: bool) -> String {
+    if lacks_plugin {
+        let also = if bare.is_empty() {
+            String::new()
+        } else {
+            format!("; not wrapped: {}", all_called(bare.iter().copied()))
+        };
+        return head(file, &format!("the plug-in is not installed as this version brings it{also}"));
+    }
     if bare.is_empty() {
         let wrapped = edit.entries.iter().filter(|entry| entry.state == State::Wrapped).count();
         let what = if wrapped == 0 { "nothing to wrap".to_owned() } else { format!("{} wrapped", servers(wrapped)) };
@@ -152,9 +163,18 @@ pub(super) fn checked(file: &Chosen, edit: &Edit, bare: &[&Entry]) -> String {
     head(file, &format!("not wrapped: {}", all_called(bare.iter().copied())))
 }
 
+/// What an edit is about, in a few words.
+pub(super) fn edited(found: &Found) -> String {
+    let count = found.edit.entries.iter().filter(|entry| entry.edited).count();
+    match (count, found.plugin.changes()) {
+        (0, true) => "the plug-in".to_owned(),
+        (count, true) => format!("{} and the plug-in", servers(count)),
+        (count, false) => servers(count),
+    }
+}
+
 /// What was done to a file, and where is what stood there before.
-pub(super) fn done(path: &Path, edit: &Edit, way: Way, backup: Option<&Path>) -> String {
-    let edited = servers(edit.entries.iter().filter(|entry| entry.edited).count());
+pub(super) fn done(path: &Path, edited: &str, way: Way, backup: Option<&Path>) -> String {
     match (way, backup) {
         (Way::In, Some(backup)) => {
             format!("wrapped {edited} in {}; what stood there before is in {}\n", path.display(), backup.display())

@@ -26,7 +26,7 @@ fn own_arguments(front: Front<'_>, server: &str, was_empty: bool) -> Vec<String>
 }
 
 /// A text in double quotes as all three languages read it.
-fn quoted(text: &str) -> String {
+pub(in crate::hostfile) fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a text can be written as JSON")
 }
 
