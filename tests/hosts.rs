@@ -314,6 +314,19 @@ fn nothing_is_changed_where_nobody_can_be_asked_or_only_a_look_is_wanted() {
 }
 
 #[test]
+fn a_file_of_a_host_that_is_not_known_is_wrapped_without_one() {
+    let home = Home::new();
+    let path = home.write("project/servers.json", MCP);
+    home.says(0, &["wrap", "servers.json", "--yes"]);
+    let wrapped = std::fs::read_to_string(&path).unwrap();
+    assert!(wrapped.contains("[\"run\", \"--server\", \"fs\", \"--\", \"npx\""), "{wrapped}");
+    home.write("project/.cursor/mcp.json", MCP);
+    home.says(0, &["wrap", ".cursor/mcp.json", "--yes"]);
+    let wrapped = std::fs::read_to_string(home.path("project/.cursor/mcp.json")).unwrap();
+    assert!(wrapped.contains("\"--host\", \"cursor\""), "{wrapped}");
+}
+
+#[test]
 fn a_file_that_cannot_be_understood_is_not_touched_and_not_quoted() {
     let home = Home::new();
     let broken = "{\n  \"mcpServers\": { \"fs\": { \"command\": \"npx\", \"env\": { \"TOKEN\": \"hunter2\" }\n";

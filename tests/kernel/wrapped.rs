@@ -1,5 +1,6 @@
 //! An entry of a host's own file, launched as it stands there: wrapped, and taken back.
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -72,4 +73,42 @@ fn an_entry_that_was_wrapped_is_launched_into_a_leaf_with_its_own_environment_an
     drop(server);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(grandchild), nix::sys::signal::Signal::SIGKILL).unwrap();
     eventually("the grandchild is gone", || if lives(grandchild) { Err("it lives".to_owned()) } else { Ok(()) });
+}
+
+/// `pinfold wrap FILE` on a terminal where somebody has typed this: the exit status, and what is seen.
+#[track_caller]
+fn wrap_on_a_terminal(machine: &Machine, typed: &str, colours: bool) -> (i32, String) {
+    let spawn = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let mut command = Command::new("python3");
+    command.args(["-c", spawn, binary(), "wrap"]).arg(machine.path("config.toml"));
+    command.env("XDG_STATE_HOME", machine.path("state")).env_remove("NO_COLOR");
+    if !colours {
+        command.env("NO_COLOR", "1");
+    }
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code().unwrap(), seen)
+}
+
+#[test]
+fn whoever_sits_at_the_terminal_is_shown_what_changes_and_asked() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let file = machine.path("config.toml");
+    std::fs::write(&file, FILE).unwrap();
+    for no in ["n\n", "\n", "yea\n", "\x04"] {
+        let (status, seen) = wrap_on_a_terminal(&machine, no, true);
+        assert_eq!(status, 1, "{seen}");
+        assert!(seen.contains("change this file? [y/N]") && seen.contains("nothing was changed"), "{seen}");
+        assert!(seen.contains("\x1b[1;31m-command = 'sh'") && seen.contains("\x1b[32m+command ="), "{seen:?}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), FILE);
+    }
+    let (status, seen) = wrap_on_a_terminal(&machine, "y\n", false);
+    assert_eq!(status, 0, "{seen}");
+    assert!(!seen.contains('\x1b') && seen.contains("wrapped 1 server"), "{seen:?}");
+    assert!(std::fs::read_to_string(&file).unwrap().contains(binary()));
 }
