@@ -49,6 +49,8 @@ pub(super) enum Command {
     Label(Relabel),
     /// Tell which servers run without pinfold, what they cost, and which of them look abandoned. It only looks.
     Scan(Scan),
+    /// What a host's own hook calls where a session is over; it reads on stdin what the host tells.
+    Hook(Hook),
     /// Tell what holds on this machine, and what to do about what does not. Starts a daemon where none runs.
     Doctor(Doctor),
     /// Put pinfold in front of the servers in a host's own configuration, after a look at what changes.
@@ -317,6 +319,21 @@ pub(super) struct Scan {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Hook {
+    /// The host that calls, by its hook SessionEnd: what its process owns is ended, unless it goes on after a clear or a resume.
+    #[arg(value_enum, value_name = "HOST")]
+    pub(super) host: HookHost,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum HookHost {
+    /// Claude Code.
+    ClaudeCode,
 }
 
 #[derive(Debug, Args)]

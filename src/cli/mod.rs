@@ -5,6 +5,7 @@ mod doctor;
 mod end;
 mod events;
 mod history;
+mod hook;
 mod label;
 mod ls;
 mod nearest;
@@ -49,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Reload(reload) => reload::reload(&reload),
         Command::Label(label) => label::label(&label),
         Command::Scan(scan) => scan::scan(&scan),
+        Command::Hook(hook) => hook::hook(hook),
         Command::Doctor(doctor) => doctor::doctor(&doctor),
         Command::Wrap(wrap) => wrap::wrap(&wrap),
         Command::Unwrap(unwrap) => wrap::unwrap(&unwrap),

@@ -15,6 +15,7 @@ mod ends;
 mod events;
 mod high;
 mod history;
+mod hook;
 mod hosts;
 mod http;
 mod idle;
