@@ -9,6 +9,7 @@
 
 mod launch;
 mod plan;
+mod starts;
 
 use std::ops::Range;
 
@@ -18,6 +19,7 @@ use super::{HostFileError, Syntax};
 use crate::session::Name;
 use launch::{Launch, NoLaunch};
 pub(super) use plan::quoted;
+pub use starts::{Start, starts};
 
 /// What is put in front.
 #[derive(Debug, Clone, Copy)]

@@ -79,8 +79,8 @@ impl Syntax {
     }
 }
 
-/// The names of the entries that are switched on.
-pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFileError> {
+/// The settings of a file. Of what they say only tables, lists, texts and flags are kept.
+pub fn settings(syntax: Syntax, bytes: &[u8]) -> Result<Value, HostFileError> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(HostFileError::TooLong);
     }
@@ -93,9 +93,12 @@ pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFil
         return Err(HostFileError::TooMany);
     }
     let settings = parse(syntax, text)?;
-    if !settings.is_object() {
-        return Err(HostFileError::NoObject);
-    }
+    if settings.is_object() { Ok(settings) } else { Err(HostFileError::NoObject) }
+}
+
+/// The names of the entries that are switched on.
+pub fn entries(syntax: Syntax, bytes: &[u8]) -> Result<BTreeSet<String>, HostFileError> {
+    let settings = settings(syntax, bytes)?;
     let mut found = BTreeSet::new();
     for place in places::places(&settings) {
         let entries = place.table.fields().unwrap_or_default();
