@@ -423,8 +423,8 @@ fn spawn(socket: &Path, deadline: Instant) -> Result<(), ClientError> {
     }
 }
 
-/// Reads one line, at most until the deadline.
-fn read_line(from: impl AsFd, deadline: Instant, line: &mut String) -> io::Result<()> {
+/// Reads until a line is there, at most until the deadline; what came together with it is there as well.
+pub fn read_line(from: impl AsFd, deadline: Instant, line: &mut String) -> io::Result<()> {
     let mut bytes = Vec::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

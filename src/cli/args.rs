@@ -6,8 +6,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::hostfile::hosts::HOSTS;
 use crate::label::Label;
 use crate::limits::{CpuMax, MemorySize, PidsMax, Weight};
 use crate::session::{Name, SessionId};
@@ -51,7 +53,7 @@ pub(super) enum Command {
     Scan(Scan),
     /// What a host's own hook calls where a session is over; it reads on stdin what the host tells.
     Hook(Hook),
-    /// Tell what holds on this machine, and what to do about what does not. Starts a daemon where none runs.
+    /// Tell what holds on this machine, or for one host, and what to do about what does not. Starts a daemon where none runs.
     Doctor(Doctor),
     /// Put pinfold in front of the servers in a host's own configuration, after a look at what changes.
     Wrap(Wrap),
@@ -338,6 +340,10 @@ pub(super) enum HookHost {
 
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
+    /// Look at this host instead: whether pinfold is in front of what its files start, whether a launch through that lands in a
+    /// leaf, and whether the end of its sessions is heard of.
+    #[arg(value_name = "HOST", value_parser = PossibleValuesParser::new(HOSTS.iter().map(|host| host.name)))]
+    pub(super) host: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,

@@ -11,6 +11,7 @@ mod clients;
 mod configured;
 mod daemon;
 mod death;
+mod doctor_host;
 mod ends;
 mod events;
 mod high;

@@ -2,6 +2,7 @@
 //!
 //! What matters is what holds for a daemon, so one is asked; where none runs, one is started as a launch would do it.
 
+mod host;
 mod systemd;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use super::{DONE, NO, args};
 use crate::cgroup::Layout;
 use crate::chain::chain;
 use crate::client::{self, Other};
+use crate::hostfile::hosts;
 use crate::wire::{Call, Description, LimitState};
 
 /// How one matter stands.
@@ -62,6 +64,14 @@ impl Finding {
 }
 
 pub(super) fn doctor(doctor: &args::Doctor) -> u8 {
+    match doctor.host.as_deref().and_then(hosts::host) {
+        Some(host) => host::doctor(doctor, host),
+        None => machine(doctor),
+    }
+}
+
+/// What holds whichever host launches.
+fn machine(doctor: &args::Doctor) -> u8 {
     let described = client::find_or_start(doctor.socket.socket.as_deref()).and_then(|mut client| {
         let description = client.call::<Description>(&Call::Describe, &[], client::VIEW_MAX)?;
         Ok((client.socket().to_owned(), description, client.other().cloned()))
@@ -89,9 +99,13 @@ pub(super) fn doctor(doctor: &args::Doctor) -> u8 {
     if doctor.json {
         text::print_json(&report);
     } else {
-        text::print(&lines(&report));
+        text::print(&lines(&report.findings));
     }
-    if report.findings.iter().any(|finding| finding.verdict == Verdict::Problem) { NO } else { DONE }
+    status(&report.findings)
+}
+
+fn status(findings: &[Finding]) -> u8 {
+    if findings.iter().any(|finding| finding.verdict == Verdict::Problem) { NO } else { DONE }
 }
 
 fn kernel() -> Finding {
@@ -226,10 +240,10 @@ fn stdin(daemon: &Description) -> Finding {
     }
 }
 
-fn lines(report: &Report) -> String {
+fn lines(findings: &[Finding]) -> String {
     let mut lines = String::new();
-    let mut following = report.findings.iter().skip(1);
-    for finding in &report.findings {
+    let mut following = findings.iter().skip(1);
+    for finding in findings {
         let (mark, tone) = match finding.verdict {
             Verdict::Ok => ("ok", Tone::Good),
             Verdict::Note => ("note", Tone::Plain),
