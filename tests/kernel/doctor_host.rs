@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::hosts::expect_gone;
 use crate::ownership::session_of;
-use crate::support::{Launched, Machine, binary, offered};
+use crate::support::{Launched, Machine, binary, offered, on_systemd};
 
 /// The variables that move a host's files.
 const MOVES: [&str; 7] = [
@@ -193,10 +193,8 @@ fn an_entry_that_is_not_wrapped_is_the_problem_and_what_is_off_or_remote_is_none
     visit.expect("ok", "file", "remote, with no process here: far; off: off");
     visit.expect("note", "launch", "none is tried");
     assert_eq!(visit.status, Some(0), "{:#}", visit.report);
-    home.write(
-        ".codex/config.toml",
-        "[mcp_servers.fs]\ncommand = \"cat\"\n[mcp_servers.off]\ncommand = \"x\"\nenabled = false\n",
-    );
+    let text = std::fs::read_to_string(home.host("codex", &home.way())).unwrap();
+    home.write(".codex/config.toml", &(text + "[mcp_servers.off]\ncommand = \"x\"\nenabled = false\n"));
     let visit = home.doctor("codex");
     assert_eq!(visit.expect("problem", "file", "not wrapped: fs; off: off"), "`pinfold wrap codex`");
     assert_eq!(visit.status, Some(1));
@@ -207,6 +205,12 @@ fn an_entry_that_is_not_wrapped_is_the_problem_and_what_is_off_or_remote_is_none
     );
     home.wrap(&path, "codex");
     home.doctor("codex").expect("ok", "file", "wrapped: fs; off: off");
+    // Where the home directory is the project's as well, a file is still one.
+    assert_eq!(home.doctor("codex").report["files"].as_array().map(Vec::len), Some(1));
+    let text = std::fs::read_to_string(home.host("cursor", &home.way())).unwrap();
+    let text = text.replace("cat", "docker").replace("-u", "run");
+    home.wrap(&home.write(".cursor/mcp.json", &text), "cursor");
+    home.doctor("cursor").expect("note", "file", "in a container, which is outside of the leaf: fs");
     home.write(".codex/config.toml", "[mcp_servers.fs\n");
     let visit = home.doctor("codex");
     visit.expect("problem", "file", "it is no TOML at line 1");
@@ -214,20 +218,29 @@ fn an_entry_that_is_not_wrapped_is_the_problem_and_what_is_off_or_remote_is_none
 }
 
 #[test]
-fn a_launch_that_lands_elsewhere_or_nowhere_is_told_as_that() {
-    if !offered() {
+fn a_launch_that_lands_with_another_daemon_is_told_as_that() {
+    // A service manager has one.
+    if !offered() || on_systemd() {
         return;
     }
     let (machine, other) = (Machine::new(), Machine::new());
     let home = Home::new(&machine);
-    // To another daemon.
     let elsewhere = Home::new(&other).way();
     home.wrap(&home.host("goose", &elsewhere), "goose");
     let visit = home.doctor("goose");
     visit.expect("problem", "launch", "in no leaf of the daemon at");
     assert_eq!(visit.status, Some(1));
     other.expect_nothing_left();
-    // To none that can be: it would run without containment.
+}
+
+#[test]
+fn a_launch_that_lands_nowhere_is_told_as_that() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let home = Home::new(&machine);
+    // No daemon can be there: it would run without containment.
     let nowhere = machine.path("home/.codex/config.toml/pinfold.sock").display().to_string();
     let path = home.host("codex", &[("PINFOLD_SOCKET", nowhere), ("PINFOLD_UNCONTAINED", "allow".to_owned())]);
     home.wrap(&path, "codex");
@@ -327,8 +340,7 @@ fn claude_codes_hook_is_seen_in_its_settings_and_none_is_needed() {
     visit.expect("note", "end", "there is no hook");
     assert_eq!(visit.status, Some(0), "{:#}", visit.report);
     // As the hook's own paper has it.
-    let paper =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/claude-code/README.md")).unwrap();
+    let paper = include_str!("../../deploy/claude-code/README.md");
     let snippet = paper.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let settings = home.write(".claude/settings.json", snippet);
     home.doctor("claude-code").expect("ok", "end", &settings.display().to_string());
@@ -357,5 +369,5 @@ fn a_host_that_is_not_known_or_has_no_file_is_told_what_there_is() {
     // What is no file is not waited for.
     std::fs::create_dir_all(home.path.join(".config/zed")).unwrap();
     nix::unistd::mkfifo(&home.path.join(".config/zed/settings.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    home.doctor("zed").expect("problem", "file", "it is no regular file");
+    home.doctor("zed").expect("problem", "file", &looked);
 }

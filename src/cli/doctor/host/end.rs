@@ -42,13 +42,14 @@ fn claude_code() -> Finding {
     let mut hook = None;
     for path in settings_of_claude_code() {
         let Some(bytes) = files::read(&path).transpose() else { continue };
-        match bytes.and_then(|bytes| settings(Syntax::Json, &bytes).map_err(|error| error.to_string())) {
+        let told = |error| format!("{}: {error}", path.display());
+        match bytes.and_then(|bytes| settings(Syntax::Json, &bytes).map_err(told)) {
             Ok(settings) if settings["disableAllHooks"] == true => {
                 return Finding::note(WHAT, format!("{} switches all hooks off", path.display()), "");
             }
             Ok(settings) if has_hook(&settings) => hook = hook.or(Some(path)),
             Ok(_) => {}
-            Err(error) => broken.push(format!("{}: {error}", path.display())),
+            Err(error) => broken.push(error),
         }
     }
     match hook {

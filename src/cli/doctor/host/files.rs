@@ -1,11 +1,12 @@
 //! A host's files, as they are now.
 
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::hostfile::FILE_BYTES_MAX;
-use crate::hostfile::hosts::{Base, HostFiles};
+use crate::chain::chain;
+use crate::hostfile::hosts::HostFiles;
+use crate::rewrite::find::{self, Surroundings};
+use crate::rewrite::original::{FileError, Original};
 
 /// A file that is there.
 pub(super) struct HostFile {
@@ -15,51 +16,26 @@ pub(super) struct HostFile {
     pub(super) bytes: Result<Vec<u8>, String>,
 }
 
-/// The files that are there, and all places that were looked at.
-pub(super) fn find(host: &HostFiles) -> (Vec<HostFile>, Vec<PathBuf>) {
-    let places = places(host);
-    let found = places.iter().filter_map(|path| {
-        let bytes = read(path).transpose()?;
-        Some(HostFile { path: path.clone(), bytes })
-    });
-    (found.collect(), places)
+/// The files that are there, in this environment and this directory.
+pub(super) fn files(host: &HostFiles) -> Vec<HostFile> {
+    let found = find::files(host, &Surroundings::own()).into_iter();
+    found.filter_map(|path| Some(HostFile { bytes: read(&path).transpose()?, path })).collect()
 }
 
-/// Where the host reads, in this environment and this directory.
-fn places(host: &HostFiles) -> Vec<PathBuf> {
-    let named = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = std::env::home_dir();
-    let is_moved = host.files.iter().any(|(base, _)| match base {
-        Base::Directory(variable) | Base::File(variable) => named(variable).is_some(),
-        Base::Home | Base::Config | Base::Here => false,
-    });
-    let place = |(base, file): &(Base, &str)| match base {
-        Base::Home => home.as_ref().filter(|_| !is_moved).map(|home| home.join(file)),
-        Base::Config => {
-            let config = named("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
-            Some(config.or_else(|| Some(home.as_ref()?.join(".config")))?.join(file))
-        }
-        Base::Here => Some(std::env::current_dir().ok()?.join(file)),
-        Base::Directory(variable) => Some(named(variable)?.join(file)),
-        Base::File(variable) => named(variable),
-    };
-    host.files.iter().filter_map(place).collect()
+/// Where they would be.
+pub(super) fn places(host: &HostFiles) -> Vec<PathBuf> {
+    find::places(host, &Surroundings::own())
 }
 
-/// Reads a file; none where there is none. What is no regular file is not waited for.
+/// Reads a file; none where there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
-    let opened = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
+    match Original::read(path) {
+        Ok(file) => Ok(Some(file.bytes().to_vec())),
+        Err(FileError::Failed { source, .. })
+            if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
         }
-        Err(error) => return Err(format!("it cannot be read: {error}")),
-    };
-    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-        return Err("it is no regular file".to_owned());
+        Err(error) => Err(chain(&error)),
     }
-    let mut bytes = Vec::new();
-    let read = file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
-    read.map(|_| Some(bytes)).map_err(|error| format!("it cannot be read: {error}"))
 }

@@ -49,20 +49,20 @@ struct EntryReport {
 
 /// Looks, tries, and tells; the exit status.
 pub(super) fn doctor(doctor: &args::Doctor, host: &'static HostFiles) -> u8 {
-    let (found, places) = files::find(host);
+    let found = files::files(host);
     let mut report = Report { host: host.name, findings: Vec::new(), files: Vec::new() };
     if found.is_empty() {
-        report.findings.push(nowhere(host, &places));
+        report.findings.push(nowhere(host, &files::places(host)));
     }
     let mut wrapped = Vec::new();
     for file in &found {
         let starts = file.bytes.clone().and_then(|bytes| {
             let syntax = Syntax::of(&file.path.to_string_lossy());
-            starts(syntax, &bytes).map_err(|error| error.to_string())
+            starts(syntax, &bytes).map_err(|error| format!("{}: {error}", file.path.display()))
         });
         report.findings.push(match &starts {
             Ok(starts) => of_file(file, starts, host),
-            Err(error) => Finding::problem("file", format!("{}: {error}", file.path.display()), "mend it"),
+            Err(error) => Finding::problem("file", error.clone(), "mend it"),
         });
         let starts = starts.unwrap_or_default();
         let entries = starts.iter().map(EntryReport::of).collect();
@@ -116,11 +116,14 @@ fn of_file(file: &HostFile, starts: &[Start], host: &HostFiles) -> Finding {
     let bare: fn(&State) -> bool = |state| *state == State::Bare;
     let unusual: fn(&State) -> bool = |state| matches!(state, State::Unusual(_));
     let (not_wrapped, odd) = (of(true, &[bare]), of(true, &[unusual]));
+    let mut in_containers = of(true, &[bare, |state| *state == State::Wrapped]);
+    in_containers.retain(|start| start.entry.container.is_some());
     let parts = [
         ("not wrapped", not_wrapped.clone()),
         ("wrapped", of(true, &[|state| *state == State::Wrapped])),
         ("remote, with no process here", of(true, &[|state| *state == State::Remote])),
         ("not understood", odd.clone()),
+        ("of them in a container, which is outside of the leaf", in_containers.clone()),
         ("off", of(false, &[bare, unusual, |state| *state == State::Wrapped])),
     ];
     let parts: Vec<String> =
@@ -135,6 +138,8 @@ fn of_file(file: &HostFile, starts: &[Start], host: &HostFiles) -> Finding {
     } else if !odd.is_empty() {
         let remedy = "put `pinfold run --server NAME --` in front of the command by hand, if it starts a process";
         Finding::note("file", detail, remedy)
+    } else if !in_containers.is_empty() {
+        Finding::note("file", detail, "what runs in a container is bounded by its own options (docker run --memory)")
     } else {
         Finding::ok("file", detail)
     }
