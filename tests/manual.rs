@@ -49,7 +49,8 @@ pinfold end \-\-label run=42
 const STATUS: &str = r#".SH EXIT STATUS
 0: done. 1: the answer is no, or it failed. 2: wrong usage. \fBpinfold end\fR of a session or a server that is not there is 1,
 unless \fB\-\-if\-exists\fR says that it may be gone already; by \fB\-\-owner\fR, \fB\-\-label\fR or \fB\-\-all\fR, and with
-\fB\-\-before\fR or \fB\-\-generation\fR, it is 0. \fBpinfold run\fR has the status of the server that it becomes;
+\fB\-\-before\fR or \fB\-\-generation\fR, it is 0. \fBpinfold hook\fR is 0 but for wrong usage.
+\fBpinfold run\fR has the status of the server that it becomes;
 before that 125 for what pinfold could not or would not do, 126 for a command that cannot be executed, 127 for one that is not
 found, as in
 .BR env (1).
