@@ -3,9 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use pinfold::hostfile::Syntax;
-use pinfold::hostfile::edit::{Front, wrap};
-use pinfold::session::Name;
 use serde_json::Value;
 
 use crate::hosts::expect_gone;
@@ -99,13 +96,9 @@ impl<'a> Home<'a> {
 
     /// Puts this pinfold in front of all of a file.
     #[track_caller]
-    fn wrap(&self, path: &Path, host: &str) {
-        let bytes = std::fs::read(path).unwrap();
-        let host = Name::parse(host).unwrap();
-        let front = Front { program: binary(), host: Some(&host) };
-        let edit = wrap(Syntax::of(&path.to_string_lossy()), &bytes, front, &[]).unwrap();
-        assert_ne!(edit.before, edit.after);
-        std::fs::write(path, edit.after).unwrap();
+    fn wrap(&self, path: &Path) {
+        let wrapped = self.command(&["wrap", path.to_str().unwrap(), "--yes"]).output().unwrap();
+        assert!(wrapped.status.success(), "{wrapped:?}");
     }
 
     /// Gives a command this home directory, and no variable that moves a host's files from there.
@@ -166,7 +159,7 @@ fn the_launch_of_every_wrapped_host_lands_in_a_leaf_and_leaves_nothing() {
     let home = Home::new(&machine);
     for (host, ..) in FILES {
         let path = home.host(host, &home.way());
-        home.wrap(&path, host);
+        home.wrap(&path);
         let visit = home.doctor(host);
         visit.expect("ok", "file", "has wrapped: fs");
         visit.expect("ok", "launch", &format!("fs: its launch lands in {}", machine.tree().display()));
@@ -203,13 +196,13 @@ fn an_entry_that_is_not_wrapped_is_the_problem_and_what_is_off_or_remote_is_none
         (&entries[0]["name"], &entries[0]["state"], &entries[0]["on"]),
         (&"fs".into(), &"bare".into(), &true.into())
     );
-    home.wrap(&path, "codex");
+    home.wrap(&path);
     home.doctor("codex").expect("ok", "file", "wrapped: fs; off: off");
     // Where the home directory is the project's as well, a file is still one.
     assert_eq!(home.doctor("codex").report["files"].as_array().map(Vec::len), Some(1));
     let text = std::fs::read_to_string(home.host("cursor", &home.way())).unwrap();
     let text = text.replace("cat", "docker").replace("-u", "run");
-    home.wrap(&home.write(".cursor/mcp.json", &text), "cursor");
+    home.wrap(&home.write(".cursor/mcp.json", &text));
     home.doctor("cursor").expect("note", "file", "in a container, which is outside of the leaf: fs");
     home.write(".codex/config.toml", "[mcp_servers.fs\n");
     let visit = home.doctor("codex");
@@ -226,7 +219,7 @@ fn a_launch_that_lands_with_another_daemon_is_told_as_that() {
     let (machine, other) = (Machine::new(), Machine::new());
     let home = Home::new(&machine);
     let elsewhere = Home::new(&other).way();
-    home.wrap(&home.host("goose", &elsewhere), "goose");
+    home.wrap(&home.host("goose", &elsewhere));
     let visit = home.doctor("goose");
     visit.expect("problem", "launch", "in no leaf of the daemon at");
     assert_eq!(visit.status, Some(1));
@@ -243,7 +236,7 @@ fn a_launch_that_lands_nowhere_is_told_as_that() {
     // No daemon can be there: it would run without containment.
     let nowhere = machine.path("home/.codex/config.toml/pinfold.sock").display().to_string();
     let path = home.host("codex", &[("PINFOLD_SOCKET", nowhere), ("PINFOLD_UNCONTAINED", "allow".to_owned())]);
-    home.wrap(&path, "codex");
+    home.wrap(&path);
     home.doctor("codex").expect("problem", "launch", "RUNNING UNCONTAINED");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("\"allow\"", "\"refuse\"")).unwrap();
@@ -261,7 +254,7 @@ fn what_is_tried_replaces_no_living_server_although_the_host_itself_asks() {
     }
     let machine = Machine::with_config("[server]\ninstances_max = 1\non_excess = 'replace'\n");
     let home = Home::new(&machine);
-    home.wrap(&home.host("codex", &home.way()), "codex");
+    home.wrap(&home.host("codex", &home.way()));
     let script = r#"
         export PINFOLD_SESSION=
         launch --host codex --server fs -- cat
@@ -292,7 +285,7 @@ fn from_inside_a_session_nothing_is_tried() {
     }
     let machine = Machine::new();
     let home = Home::new(&machine);
-    home.wrap(&home.host("codex", &home.way()), "codex");
+    home.wrap(&home.host("codex", &home.way()));
     let output =
         home.command(&["run", "--session", "s", "--", binary(), "doctor", "codex", "--json"]).output().unwrap();
     let visit = Visit::of(&output);
@@ -396,6 +389,11 @@ fn a_host_that_is_not_known_or_has_no_file_is_told_what_there_is() {
     let looked = home.path.join(".config/zed/settings.json").display().to_string();
     visit.expect("problem", "file", &looked);
     assert_eq!(visit.status, Some(1));
+    // Whatever a file says, nothing of it reaches a terminal raw.
+    home.write(".codex/config.toml", "[mcp_servers.\"\\u001b[2J\"]\ncommand = \"x\"\n");
+    let output = home.command(&["doctor", "codex"]).output().unwrap();
+    let page = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(page.contains("not wrapped: \\u{1b}[2J") && !page.contains('\u{1b}'), "{page}");
     let output = home.command(&["doctor", "zed"]).output().unwrap();
     let page = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(page.contains("PROBLEM  file     zed has no file here"), "{page}");

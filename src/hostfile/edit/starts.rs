@@ -37,7 +37,7 @@ pub fn starts(syntax: Syntax, bytes: &[u8]) -> Result<Vec<Start>, HostFileError>
         front: front(node).unwrap_or_default(),
         environment: environment(node),
     };
-    Ok(walk(&root).into_iter().map(start).collect())
+    Ok(walk(syntax, &root).into_iter().map(start).collect())
 }
 
 fn front(node: &Node) -> Option<Vec<String>> {
