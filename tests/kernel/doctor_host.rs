@@ -321,35 +321,29 @@ fn the_plug_in_is_missed_until_openclaw_would_load_it() {
 }
 
 #[test]
-fn a_plug_in_that_is_another_one_than_was_installed_is_told_as_that() {
+fn the_plug_in_that_this_pinfold_brings_along_is_told_from_another_one() {
     if !offered() {
         return;
     }
     let machine = Machine::new();
     let home = Home::new(&machine);
-    home.write(
-        ".openclaw/openclaw.json",
-        "{ plugins: { load: { paths: ['~/plug-in'] }, entries: { pinfold: { enabled: true } } } }",
-    );
-    let (share, program) = (machine.path("share/pinfold/openclaw"), machine.path("bin/pinfold"));
-    for (file, text) in [("openclaw.plugin.json", r#"{"id": "pinfold"}"#), ("package.json", "{}"), ("index.js", "new")]
-    {
-        home.write(&format!("plug-in/{file}"), text);
-        home.write(&share.join(file).display().to_string(), text);
-    }
-    std::fs::create_dir_all(program.parent().unwrap()).unwrap();
-    // By another process: one that is forked here meanwhile would keep the copy open for writing (ETXTBSY).
-    assert!(Command::new("cp").arg(binary()).arg(&program).status().unwrap().success());
-    let doctor = || {
-        let mut command = Command::new(&program);
-        command.args(["doctor", "openclaw", "--json"]).stdin(Stdio::null());
-        machine.point_here(&mut command);
-        home.live_here(&mut command);
-        Visit::of(&command.output().unwrap())
+    let config = |entry: &str| {
+        let plugins = format!("{{ load: {{ paths: ['~/plug-in'] }}, entries: {{ pinfold: {entry} }} }}");
+        home.write(".openclaw/openclaw.json", &format!("{{ plugins: {plugins} }}"));
     };
-    doctor().expect("note", "end", "newer versions do not tell it the end of cron runs");
-    home.write("plug-in/index.js", "old");
-    let remedy = doctor().expect("note", "end", &format!("another one than in {}", share.display()));
+    for (file, text) in [
+        ("openclaw.plugin.json", include_str!("../../deploy/openclaw/openclaw.plugin.json")),
+        ("package.json", include_str!("../../deploy/openclaw/package.json")),
+        ("index.js", include_str!("../../deploy/openclaw/index.js")),
+    ] {
+        home.write(&format!("plug-in/{file}"), text);
+    }
+    config("{ enabled: true, hooks: { allowConversationAccess: true } }");
+    home.doctor("openclaw").expect("ok", "end", "it tells the end of each session");
+    config("{ enabled: true }");
+    home.doctor("openclaw").expect("note", "end", "newer versions do not tell it the end of cron runs");
+    home.write("plug-in/index.js", "export default {}");
+    let remedy = home.doctor("openclaw").expect("note", "end", "another one than this pinfold brings along");
     assert!(remedy.contains("--plugin"), "{remedy}");
 }
 

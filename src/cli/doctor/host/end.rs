@@ -82,8 +82,14 @@ fn has_hook(settings: &Value) -> bool {
     })
 }
 
-/// The plug-in's own files.
-const PLUGIN_FILES: [&str; 3] = ["openclaw.plugin.json", "package.json", "index.js"];
+/// The plug-in's files, as this pinfold brings them along.
+const PLUGIN: [(&str, &str); 3] = [
+    (MANIFEST, include_str!("../../../../deploy/openclaw/openclaw.plugin.json")),
+    ("package.json", include_str!("../../../../deploy/openclaw/package.json")),
+    ("index.js", include_str!("../../../../deploy/openclaw/index.js")),
+];
+
+const MANIFEST: &str = "openclaw.plugin.json";
 
 /// Whether the plug-in is there, and OpenClaw is told to load it.
 fn openclaw(found: &[HostFile]) -> Finding {
@@ -107,8 +113,9 @@ fn openclaw(found: &[HostFile]) -> Finding {
         let detail = format!("no directory of plugins.load.paths in {at} holds the plug-in, {told}");
         return Finding::problem(WHAT, detail, REMEDY);
     };
+    let has = PLUGIN.map(|(file, _)| files::read(&directory.join(file)).ok().flatten());
     let missing: Vec<&str> =
-        PLUGIN_FILES.into_iter().filter(|file| !matches!(files::read(&directory.join(file)), Ok(Some(_)))).collect();
+        PLUGIN.iter().zip(&has).filter(|(_, has)| has.is_none()).map(|((file, _), _)| *file).collect();
     if !missing.is_empty() {
         let detail = format!("{} lacks {} of the plug-in, {told}", directory.display(), missing.join(" and "));
         return Finding::problem(WHAT, detail, REMEDY);
@@ -116,9 +123,8 @@ fn openclaw(found: &[HostFile]) -> Finding {
     let version = manifest(&directory).and_then(|manifest| manifest["version"].as_str().map(str::to_owned));
     let version = version.map_or_else(String::new, |version| format!(" {version}"));
     let plugin = format!("the plug-in{version} in {} is loaded by {at}", directory.display());
-    if let Some(other) = installed().filter(|other| !are_same(other, &directory)) {
-        let detail = format!("{plugin}; it is another one than in {}", other.display());
-        return Finding::note(WHAT, detail, REMEDY);
+    if PLUGIN.iter().zip(&has).any(|((_, ours), has)| has.as_deref() != Some(ours.as_bytes())) {
+        return Finding::note(WHAT, format!("{plugin}; it is another one than this pinfold brings along"), REMEDY);
     }
     if settings["plugins"]["entries"]["pinfold"]["hooks"]["allowConversationAccess"] != true {
         let remedy = "plugins.entries.pinfold.hooks.allowConversationAccess: true, where OpenClaw is newer than 2026.4";
@@ -158,19 +164,7 @@ fn plugin_directory(config: &Path, plugins: &Value) -> Option<PathBuf> {
 }
 
 fn manifest(directory: &Path) -> Option<Value> {
-    settings(Syntax::Json, &files::read(&directory.join(PLUGIN_FILES[0])).ok()??).ok()
-}
-
-/// The plug-in that was installed together with this program.
-fn installed() -> Option<PathBuf> {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("share")));
-    let shares = beside.into_iter().chain(["/usr/local/share", "/usr/share"].map(PathBuf::from));
-    shares.map(|share| share.join("pinfold/openclaw")).find(|directory| directory.join(PLUGIN_FILES[0]).is_file())
-}
-
-fn are_same(one: &Path, other: &Path) -> bool {
-    let read = |directory: &Path, file: &str| files::read(&directory.join(file)).ok().flatten();
-    PLUGIN_FILES.iter().all(|file| read(one, file) == read(other, file))
+    settings(Syntax::Json, &files::read(&directory.join(MANIFEST)).ok()??).ok()
 }
 
 #[cfg(test)]
