@@ -140,7 +140,7 @@ fn switched_off(plugins: &Value) -> Option<&'static str> {
         Some("switches all plug-ins off (plugins.enabled)")
     } else if names(&plugins["deny"]) {
         Some("refuses the plug-in (plugins.deny)")
-    } else if plugins["allow"].is_array() && !names(&plugins["allow"]) {
+    } else if plugins["allow"].as_array().is_some_and(|list| !list.is_empty()) && !names(&plugins["allow"]) {
         Some("allows other plug-ins only (plugins.allow)")
     } else if plugins["entries"]["pinfold"]["enabled"] != true {
         Some("does not enable the plug-in (plugins.entries.pinfold)")
@@ -195,7 +195,9 @@ mod tests {
         for (plugins, word) in [
             (json!({"entries": on}), None),
             (json!({"entries": on, "allow": ["x", "pinfold"]}), None),
-            (json!({"entries": on, "allow": []}), Some("plugins.allow")),
+            // A list that is empty allows all.
+            (json!({"entries": on, "allow": []}), None),
+            (json!({"entries": on, "allow": ["x"]}), Some("plugins.allow")),
             (json!({"entries": on, "deny": ["pinfold"]}), Some("plugins.deny")),
             (json!({"entries": on, "enabled": false}), Some("plugins.enabled")),
             (json!({"entries": {"pinfold": {}}}), Some("plugins.entries")),
