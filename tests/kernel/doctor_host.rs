@@ -321,30 +321,37 @@ fn the_plug_in_is_missed_until_openclaw_would_load_it() {
 }
 
 #[test]
-fn the_plug_in_that_this_pinfold_brings_along_is_told_from_another_one() {
+fn the_plug_in_that_wrap_installs_is_told_from_another_one() {
     if !offered() {
         return;
     }
     let machine = Machine::new();
     let home = Home::new(&machine);
-    let config = |entry: &str| {
-        let plugins = format!("{{ load: {{ paths: ['~/plug-in'] }}, entries: {{ pinfold: {entry} }} }}");
-        home.write(".openclaw/openclaw.json", &format!("{{ plugins: {plugins} }}"));
-    };
-    for (file, text) in [
-        ("openclaw.plugin.json", include_str!("../../deploy/openclaw/openclaw.plugin.json")),
-        ("package.json", include_str!("../../deploy/openclaw/package.json")),
-        ("index.js", include_str!("../../deploy/openclaw/index.js")),
-    ] {
-        home.write(&format!("plug-in/{file}"), text);
+    for version in ["2026.4.15", "2026.9.6"] {
+        let path = home.write(
+            ".openclaw/openclaw.json",
+            &format!("{{ meta: {{ lastTouchedVersion: '{version}' }}, mcp: {{ servers: {{}} }} }}"),
+        );
+        home.doctor("openclaw").expect("problem", "end", "does not enable the plug-in");
+        let mut wrap = home.command(&["wrap", "openclaw", "--plugin", "--yes"]);
+        // No OpenClaw of this machine's own.
+        let wrapped = wrap.env("PATH", "/usr/bin:/bin").output().unwrap();
+        assert!(wrapped.status.success(), "{wrapped:?}");
+        let doctor = || {
+            Visit::of(&home.command(&["doctor", "openclaw", "--json"]).env("PATH", "/usr/bin:/bin").output().unwrap())
+        };
+        let visit = doctor();
+        visit.expect("ok", "end", "it tells the end of each session");
+        assert_eq!(visit.status, Some(0), "{:#}", visit.report);
+        let text = std::fs::read_to_string(&path).unwrap();
+        if version == "2026.9.6" {
+            std::fs::write(&path, text.replace("\"allowConversationAccess\": true", "")).unwrap();
+            doctor().expect("note", "end", "version 2026.9.6 does not tell it the end of cron runs");
+        }
+        std::fs::write(path.with_file_name("pinfold-plugin").join("index.js"), "export default {}").unwrap();
+        let remedy = doctor().expect("note", "end", "another one than this pinfold brings along");
+        assert!(remedy.contains("--plugin"), "{remedy}");
     }
-    config("{ enabled: true, hooks: { allowConversationAccess: true } }");
-    home.doctor("openclaw").expect("ok", "end", "it tells the end of each session");
-    config("{ enabled: true }");
-    home.doctor("openclaw").expect("note", "end", "newer versions do not tell it the end of cron runs");
-    home.write("plug-in/index.js", "export default {}");
-    let remedy = home.doctor("openclaw").expect("note", "end", "another one than this pinfold brings along");
-    assert!(remedy.contains("--plugin"), "{remedy}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `pinfold wrap` and `pinfold unwrap`: look at what a host's files would become, ask, and put that in their place.
 
 mod front;
-mod openclaw;
+pub(super) mod openclaw;
 mod show;
 mod which;
 

@@ -11,7 +11,7 @@ use crate::rewrite::beside::{Beside, Files};
 use crate::rewrite::original::Original;
 
 /// The files, as they are in the source.
-const FILES: &Files = &[
+pub(in crate::cli) const FILES: &Files = &[
     ("index.js", include_str!("../../../deploy/openclaw/index.js")),
     ("openclaw.plugin.json", include_str!("../../../deploy/openclaw/openclaw.plugin.json")),
     ("package.json", include_str!("../../../deploy/openclaw/package.json")),
@@ -109,7 +109,7 @@ pub(super) fn is_there(bytes: &[u8]) -> bool {
 }
 
 /// The version of the OpenClaw that `PATH` leads to.
-fn installed() -> Option<String> {
+pub(in crate::cli) fn installed() -> Option<String> {
     let paths = std::env::var_os("PATH")?;
     let program = std::env::split_paths(&paths).map(|path| path.join("openclaw")).find(|path| path.is_file())?;
     let program: PathBuf = std::fs::canonicalize(program).ok()?;

@@ -6,14 +6,15 @@ use serde_json::Value;
 
 use super::super::Finding;
 use super::files::{self, HostFile};
-use crate::hostfile::{Syntax, settings};
+use crate::cli::wrap::openclaw::{self, FILES};
+use crate::hostfile::{Syntax, plugin, settings};
 
 const WHAT: &str = "end";
 
 /// What is to be said of it, host by host. `found` are the host's files with its servers.
 pub(super) fn end(host: &str, found: &[HostFile]) -> Vec<Finding> {
     match host {
-        "openclaw" => vec![openclaw(found)],
+        "openclaw" => vec![of_openclaw(found)],
         "claude-code" => vec![of_process(host), claude_code()],
         "codex" | "goose" => vec![of_process(host)],
         _ => vec![of_connection(host)],
@@ -82,21 +83,15 @@ fn has_hook(settings: &Value) -> bool {
     })
 }
 
-/// The plug-in's files, as this pinfold brings them along.
-const PLUGIN: [(&str, &str); 3] = [
-    (MANIFEST, include_str!("../../../../deploy/openclaw/openclaw.plugin.json")),
-    ("package.json", include_str!("../../../../deploy/openclaw/package.json")),
-    ("index.js", include_str!("../../../../deploy/openclaw/index.js")),
-];
-
+/// By what a directory is known to hold a plug-in.
 const MANIFEST: &str = "openclaw.plugin.json";
 
 /// Whether the plug-in is there, and OpenClaw is told to load it.
-fn openclaw(found: &[HostFile]) -> Finding {
+fn of_openclaw(found: &[HostFile]) -> Finding {
     const REMEDY: &str = "`pinfold wrap openclaw --plugin`, and restart the gateway";
-    let Some((path, settings)) = found.iter().find_map(|file| {
+    let Some((path, bytes, settings)) = found.iter().find_map(|file| {
         let bytes = file.bytes.as_ref().ok()?;
-        Some((&file.path, settings(Syntax::Json, bytes).ok()?))
+        Some((&file.path, bytes, settings(Syntax::Json, bytes).ok()?))
     }) else {
         return Finding::problem(
             WHAT,
@@ -105,32 +100,35 @@ fn openclaw(found: &[HostFile]) -> Finding {
         );
     };
     let at = path.display();
-    let told = "so sessions that end while the gateway lives are not heard of";
+    let unheard = "so sessions that end while the gateway lives are not heard of";
     if let Some(why) = switched_off(&settings["plugins"]) {
-        return Finding::problem(WHAT, format!("{at} {why}, {told}"), REMEDY);
+        return Finding::problem(WHAT, format!("{at} {why}, {unheard}"), REMEDY);
     }
     let Some(directory) = plugin_directory(path, &settings["plugins"]) else {
-        let detail = format!("no directory of plugins.load.paths in {at} holds the plug-in, {told}");
+        let detail = format!("no directory of plugins.load.paths in {at} holds the plug-in, {unheard}");
         return Finding::problem(WHAT, detail, REMEDY);
     };
-    let has = PLUGIN.map(|(file, _)| files::read(&directory.join(file)).ok().flatten());
+    let has: Vec<_> = FILES.iter().map(|(file, _)| files::read(&directory.join(file)).ok().flatten()).collect();
     let missing: Vec<&str> =
-        PLUGIN.iter().zip(&has).filter(|(_, has)| has.is_none()).map(|((file, _), _)| *file).collect();
+        FILES.iter().zip(&has).filter(|(_, has)| has.is_none()).map(|((file, _), _)| *file).collect();
     if !missing.is_empty() {
-        let detail = format!("{} lacks {} of the plug-in, {told}", directory.display(), missing.join(" and "));
+        let detail = format!("{} lacks {} of the plug-in, {unheard}", directory.display(), missing.join(" and "));
         return Finding::problem(WHAT, detail, REMEDY);
     }
     let version = manifest(&directory).and_then(|manifest| manifest["version"].as_str().map(str::to_owned));
     let version = version.map_or_else(String::new, |version| format!(" {version}"));
-    let plugin = format!("the plug-in{version} in {} is loaded by {at}", directory.display());
-    if PLUGIN.iter().zip(&has).any(|((_, ours), has)| has.as_deref() != Some(ours.as_bytes())) {
-        return Finding::note(WHAT, format!("{plugin}; it is another one than this pinfold brings along"), REMEDY);
+    let told = format!("the plug-in{version} in {} is loaded by {at}", directory.display());
+    if FILES.iter().zip(&has).any(|((_, ours), has)| has.as_deref() != Some(ours.as_bytes())) {
+        return Finding::note(WHAT, format!("{told}; it is another one than this pinfold brings along"), REMEDY);
     }
-    if settings["plugins"]["entries"]["pinfold"]["hooks"]["allowConversationAccess"] != true {
-        let remedy = "plugins.entries.pinfold.hooks.allowConversationAccess: true, where OpenClaw is newer than 2026.4";
-        return Finding::note(WHAT, format!("{plugin}; newer versions do not tell it the end of cron runs"), remedy);
+    let version = openclaw::installed().or_else(|| plugin::written_by(bytes));
+    let asks = version.as_deref().is_none_or(plugin::asks_for_conversations);
+    if asks && settings["plugins"]["entries"]["pinfold"]["hooks"]["allowConversationAccess"] != true {
+        let remedy = "plugins.entries.pinfold.hooks.allowConversationAccess: true, from OpenClaw 2026.4.24 on";
+        let which = version.map_or_else(|| "newer versions do".to_owned(), |version| format!("version {version} does"));
+        return Finding::note(WHAT, format!("{told}; {which} not tell it the end of cron runs"), remedy);
     }
-    Finding::ok(WHAT, format!("{plugin}: it tells the end of each session"))
+    Finding::ok(WHAT, format!("{told}: it tells the end of each session"))
 }
 
 /// Why OpenClaw would not load it, by the rules of its `plugins`.
