@@ -314,6 +314,18 @@ fn nothing_is_changed_where_nobody_can_be_asked_or_only_a_look_is_wanted() {
 }
 
 #[test]
+fn a_program_in_front_that_is_gone_is_told_of() {
+    let home = Home::new();
+    let gone = MCP.replace("\"npx\", \"args\": [", "\"/nowhere/pinfold\", \"args\": [\"run\", \"--\", \"npx\", ");
+    let path = home.write("project/.mcp.json", &gone);
+    let told = home.says(1, &["wrap", ".mcp.json", "--check"]);
+    assert!(told.contains("not there any more: fs"), "{told}");
+    assert!(home.says(0, &["wrap", ".mcp.json", "--yes"]).contains("/nowhere/pinfold is not there any more"));
+    home.says(0, &["unwrap", ".mcp.json", "--yes"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), MCP);
+}
+
+#[test]
 fn a_file_of_a_host_that_is_not_known_is_wrapped_without_one() {
     let home = Home::new();
     let path = home.write("project/servers.json", MCP);

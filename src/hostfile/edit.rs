@@ -65,6 +65,8 @@ pub struct Entry {
     pub state: State,
     /// Its program asks another daemon for a container, which is then no child of the server's: `docker`, `podman`.
     pub container: Option<String>,
+    /// The program that is in front of it, where it is wrapped.
+    pub front: Option<String>,
     /// Whether the edit changes it.
     pub edited: bool,
 }
@@ -172,8 +174,10 @@ fn look(project: Option<&str>, name: &str, node: &Node) -> Entry {
         Err(NoLaunch::NoCommand) => (State::NoCommand, None),
         Err(NoLaunch::Unusual(why)) => (State::Unusual(why), None),
     };
+    let front = Launch::of(node).ok().filter(|launch| launch.own_words().is_some());
+    let front = front.and_then(|launch| launch.words().first().copied().flatten().map(str::to_owned));
     let (name, project) = (name.to_owned(), project.map(str::to_owned));
-    Entry { name, project, state, container, edited: false }
+    Entry { name, project, state, container, front, edited: false }
 }
 
 /// What the edit of one entry changes; none where there is nothing to do.

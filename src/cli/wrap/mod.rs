@@ -84,6 +84,8 @@ struct Told {
     backup: Option<PathBuf>,
     error: Option<String>,
     entries: Vec<show::EntryView>,
+    /// What becomes of the plug-in, where something does: `comes`, `goes`.
+    plugin: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -102,6 +104,9 @@ enum Outcome {
 }
 
 pub(super) fn wrap(wrap: &args::Wrap) -> u8 {
+    if wrap.json && !wrap.yes && !wrap.dry_run && !wrap.check {
+        return json_does_not_ask();
+    }
     let files = match which::named(&wrap.what) {
         Ok(files) => files,
         Err(error) => return error.tell(),
@@ -130,10 +135,13 @@ pub(super) fn wrap(wrap: &args::Wrap) -> u8 {
     if let Some(status) = unknown_server(&looked, &order) {
         return status;
     }
-    if wrap.check { check(&looked, &order) } else { carry_out(looked, &order) }
+    if wrap.check { check(&looked, &order) } else { carry_out(looked, &order, Vec::new()) }
 }
 
 pub(super) fn unwrap(unwrap: &args::Unwrap) -> u8 {
+    if unwrap.json && !unwrap.yes && !unwrap.dry_run {
+        return json_does_not_ask();
+    }
     let mut gone = Vec::new();
     let files = match &unwrap.what {
         Some(what) => which::named(what),
@@ -163,9 +171,22 @@ pub(super) fn unwrap(unwrap: &args::Unwrap) -> u8 {
         if !order.json {
             text::print(&show::gone(&path, backup.as_deref()));
         }
-        told.push(Told { path, host: None, outcome: Outcome::Gone, backup, error: None, entries: Vec::new() });
+        told.push(Told {
+            path,
+            host: None,
+            outcome: Outcome::Gone,
+            backup,
+            error: None,
+            entries: Vec::new(),
+            plugin: None,
+        });
     }
-    carry_out_and_tell(looked, &order, told)
+    carry_out(looked, &order, told)
+}
+
+fn json_does_not_ask() -> u8 {
+    eprintln!("pinfold: --json does not ask: add --yes to change it, or --dry-run to look only");
+    USAGE
 }
 
 /// Reads a file and makes the edit of it.
@@ -220,7 +241,7 @@ fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
             Err(error) => (Vec::new(), Some(error.clone())),
         };
         let bare = match found {
-            Ok(found) => found.edit.entries.iter().filter(|entry| entry.edited || is_unusual(entry, order)).collect(),
+            Ok(found) => found.edit.entries.iter().filter(|entry| lacks(entry, order)).collect(),
             Err(_) => Vec::new(),
         };
         let lacks_plugin = found.as_ref().is_ok_and(|found| found.plugin.changes());
@@ -237,7 +258,8 @@ fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
             (None, true) => Outcome::Unchanged,
             (None, false) => Outcome::WouldChange,
         };
-        told.push(Told { path: file.path.clone(), host: file.host, outcome, backup: None, error, entries });
+        let plugin = found.as_ref().ok().and_then(|found| found.plugin.word());
+        told.push(Told { path: file.path.clone(), host: file.host, outcome, backup: None, error, entries, plugin });
     }
     if order.json {
         text::print_json(&told);
@@ -245,22 +267,14 @@ fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
     if all { DONE } else { NO }
 }
 
-/// Whether an entry that is meant cannot be wrapped.
-fn is_unusual(entry: &edit::Entry, order: &Order<'_>) -> bool {
+/// Whether an entry that is meant is not wrapped: not yet, or in no way, or by a program that is gone.
+fn lacks(entry: &edit::Entry, order: &Order<'_>) -> bool {
     let is_meant = order.servers.is_empty() || order.servers.contains(&entry.name);
-    is_meant && matches!(entry.state, State::Unusual(_))
-}
-
-fn carry_out(looked: Vec<Looked>, order: &Order<'_>) -> u8 {
-    carry_out_and_tell(looked, order, Vec::new())
+    is_meant && (entry.edited || matches!(entry.state, State::Unusual(_)) || show::gone_front(entry).is_some())
 }
 
 /// Shows the edits, asks, does them, and tells what became of each.
-fn carry_out_and_tell(looked: Vec<Looked>, order: &Order<'_>, mut told: Vec<Told>) -> u8 {
-    if order.json && !order.yes && !order.dry_run {
-        eprintln!("pinfold: --json does not ask: add --yes to change what is shown, or --dry-run to look only");
-        return USAGE;
-    }
+fn carry_out(looked: Vec<Looked>, order: &Order<'_>, mut told: Vec<Told>) -> u8 {
     for Looked { file, found } in looked.iter().filter(|_| !order.json) {
         match found {
             Ok(found) => _ = text::print(&show::file(file, found, order.way)),
@@ -324,11 +338,13 @@ fn apply(looked: Looked, order: &Order<'_>) -> Told {
                 backup: None,
                 error: Some(error),
                 entries: Vec::new(),
+                plugin: None,
             };
         }
     };
     let entries = show::entries(&found.edit, order.way);
-    let mut told = Told { path, host, outcome: Outcome::Unchanged, backup: None, error: None, entries };
+    let plugin = found.plugin.word();
+    let mut told = Told { path, host, outcome: Outcome::Unchanged, backup: None, error: None, entries, plugin };
     if !found.changes() {
         if order.way == Way::Out && !order.dry_run && !found.is_wrapped() {
             told.backup = forget(found.original.target(), Some(found.original.bytes()));

@@ -41,6 +41,15 @@ impl Plugin {
         !matches!(self, Self::Stays)
     }
 
+    /// For programs.
+    pub(super) fn word(&self) -> Option<&'static str> {
+        match self {
+            Self::Stays => None,
+            Self::Comes { .. } => Some("comes"),
+            Self::Goes(_) => Some("goes"),
+        }
+    }
+
     /// For people, while they are asked.
     pub(super) fn shown(&self) -> Option<String> {
         match self {

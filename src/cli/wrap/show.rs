@@ -60,6 +60,16 @@ pub(super) fn entries(edit: &Edit, way: Way) -> Vec<EntryView> {
     edit.entries.iter().map(view).collect()
 }
 
+/// What helps where the program in front is gone.
+const AGAIN: &str = "`pinfold unwrap` and then `pinfold wrap` put this one in its place";
+
+/// The program in front of an entry, where that is named by a path at which there is none.
+pub(super) fn gone_front(entry: &Entry) -> Option<&str> {
+    let front = entry.front.as_deref().filter(|front| front.starts_with('/'))?;
+    let is_gone = std::fs::metadata(front).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    is_gone.then_some(front)
+}
+
 /// A name for a terminal: no control characters.
 pub(super) fn shown(name: &str) -> String {
     let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
@@ -137,6 +147,11 @@ fn left(edit: &Edit, way: Way) -> String {
              itself, which is a child of dockerd or conmon",
         );
     }
+    if way == Way::In {
+        for (entry, front) in edit.entries.iter().filter_map(|entry| Some((entry, gone_front(entry)?))) {
+            say(called(entry), &format!("{} is not there any more; {AGAIN}", shown(front)));
+        }
+    }
     for entry in &edit.entries {
         if let State::Unusual(why) = entry.state {
             say(called(entry), &format!("left, because {why}; put `pinfold run --` in front by hand"));
@@ -160,7 +175,11 @@ pub(super) fn checked(file: &Chosen, edit: &Edit, bare: &[&Entry], lacks_plugin:
         let what = if wrapped == 0 { "nothing to wrap".to_owned() } else { format!("{} wrapped", servers(wrapped)) };
         return head(file, &what);
     }
-    head(file, &format!("not wrapped: {}", all_called(bare.iter().copied())))
+    let (gone, bare): (Vec<&Entry>, Vec<&Entry>) = bare.iter().partition(|entry| gone_front(entry).is_some());
+    let bare = (!bare.is_empty()).then(|| format!("not wrapped: {}", all_called(bare.into_iter())));
+    let gone = (!gone.is_empty())
+        .then(|| format!("what is in front is not there any more: {}; {AGAIN}", all_called(gone.into_iter())));
+    head(file, &bare.into_iter().chain(gone).collect::<Vec<_>>().join("; "))
 }
 
 /// What an edit is about, in a few words.
