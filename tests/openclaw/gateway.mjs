@@ -1,20 +1,20 @@
 // A real OpenClaw gateway from npm: offline, with a state directory of its own, a model that the ring brings, and four MCP
 // servers as its users have them. What it starts carries a mark in its environment, and is found by that.
 
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { eventually, within } from '../servers/deadline.mjs';
 import { identify, isAlive, killEach } from '../servers/kernel.mjs';
+import { Operator } from './operator.mjs';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const cache = path.join(here, '..', '.cache');
-const plugin = path.join(here, '..', '..', 'deploy', 'openclaw');
+const pluginDirectory = path.join(here, '..', '..', 'deploy', 'openclaw');
 const npmServers = path.join(here, '..', 'servers');
 
 /** A gateway starts, and four servers are installed and asked, within this on a machine that builds something meanwhile. */
@@ -22,6 +22,9 @@ export const PATIENCE = 240_000;
 
 const MARK = 'PINFOLD_RING';
 const SERVER_MARK = 'PINFOLD_RING_SERVER';
+
+export const homeOf = () => fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-openclaw-'));
+export const configurationIn = (home) => path.join(home, 'openclaw.json');
 
 async function freePort() {
   const server = net.createServer().listen(0, '127.0.0.1');
@@ -70,23 +73,23 @@ function memoryOf({ pid }) {
 }
 
 export class Gateway {
-  /** `wrap` puts something in front of a server's command. `withPlugin`: pinfold's plug-in is loaded. */
-  static async start({ version, model, wrap = (_name, entry) => entry, withPlugin, env = {} }) {
+  /** `wrap` puts something in front of a server's command; `plugin` is the configuration of pinfold's plug-in, if it is used. */
+  static async start({ version, model, home = homeOf(), wrap = (_name, entry) => entry, plugin }) {
     const gateway = new Gateway();
     gateway.version = version;
     gateway.wrap = wrap;
-    gateway.extra = env;
-    gateway.home = fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-openclaw-'));
+    gateway.home = home;
+    gateway.model = model;
     gateway.mark = path.basename(gateway.home);
     gateway.scratch = path.join(gateway.home, 'hay');
     gateway.log = path.join(gateway.home, 'gateway.log');
-    gateway.configuration = path.join(gateway.home, 'openclaw.json');
+    gateway.configuration = configurationIn(home);
     gateway.port = await freePort();
     fs.mkdirSync(gateway.scratch);
     fs.writeFileSync(path.join(gateway.scratch, 'hay.txt'), 'hay\n');
     gateway.servers = serversIn(gateway.scratch);
     gateway.calls = callsIn(gateway.scratch);
-    gateway.settings = { model: model.url, withPlugin };
+    gateway.plugin = plugin;
     gateway.configure();
     await gateway.#run();
     return gateway;
@@ -96,9 +99,9 @@ export class Gateway {
     return this.version.startsWith('2026.4.');
   }
 
-  /** Writes the configuration, which a gateway that runs reads anew. */
+  /** Writes the configuration before the gateway starts, which then makes additions of its own. */
   configure() {
-    const { model, withPlugin } = this.settings;
+    const { model, plugin } = this;
     const entry = (name) => ({
       cwd: npmServers,
       ...this.servers[name],
@@ -126,20 +129,49 @@ export class Gateway {
       },
       models: {
         mode: 'replace',
-        providers: { fake: { baseUrl: model, apiKey: 'none', api: 'openai-completions', models: [fake] } },
+        providers: { fake: { baseUrl: model.url, apiKey: 'none', api: 'openai-completions', models: [fake] } },
       },
       mcp: { servers: Object.fromEntries(servers) },
       update: { checkOnStart: false },
       discovery: { mdns: { mode: 'off' } },
-      plugins: withPlugin
-        ? { allow: ['pinfold'], load: { paths: [plugin] }, entries: { pinfold: { enabled: true, ...access } } }
+      plugins: plugin
+        ? {
+            allow: ['pinfold'],
+            load: { paths: [pluginDirectory] },
+            entries: { pinfold: { enabled: true, ...access, config: plugin } },
+          }
         : { enabled: true },
       // Tools are offered as they are.
       ...(this.#old ? {} : { tools: { toolSearch: false } }),
     };
+    this.#write(configuration);
+  }
+
+  #write(configuration) {
     const temporary = `${this.configuration}.new`;
     fs.writeFileSync(temporary, JSON.stringify(configuration, null, 2));
     fs.renameSync(temporary, this.configuration);
+  }
+
+  /** Older ones end everything and begin anew, in the same process, where the configuration of a server changes. */
+  get restartsForItsConfiguration() {
+    return this.#old;
+  }
+
+  /** Newer ones end the servers of a session that was reset after each of its turns, for as long as it lives. */
+  get retiresWhatWasReset() {
+    return !this.#old;
+  }
+
+  /** Takes a server out of the configuration, and waits until the gateway has taken note. */
+  async remove(name) {
+    const configuration = JSON.parse(fs.readFileSync(this.configuration, 'utf8'));
+    delete configuration.mcp.servers[name];
+    delete this.servers[name];
+    const noted = this.#old ? /\[gateway\] ready/g : /config hot reload applied/g;
+    const before = this.logged().match(noted)?.length ?? 0;
+    this.#write(configuration);
+    await eventually(PATIENCE, 'the gateway reads its configuration anew', () => (this.logged().match(noted)?.length ?? 0) > before);
   }
 
   get #environment() {
@@ -164,21 +196,22 @@ export class Gateway {
       OPENCLAW_SKIP_ACPX_RUNTIME: '1',
       npm_config_offline: 'true',
       npm_config_update_notifier: 'false',
-      ...this.extra,
     };
   }
 
   get #program() {
-    return path.join(cache, `openclaw-${this.version}`, 'node_modules', 'openclaw', 'openclaw.mjs');
+    return path.join(cache, `openclaw-${this.version}`, 'node_modules', 'openclaw');
   }
 
   async #run() {
     const log = fs.openSync(this.log, 'a');
-    const args = [this.#program, 'gateway', 'run', '--port', `${this.port}`, '--bind', 'loopback', '--allow-unconfigured'];
+    const args = [path.join(this.#program, 'openclaw.mjs'), 'gateway', 'run', '--port', `${this.port}`, '--bind', 'loopback', '--allow-unconfigured'];
     this.child = spawn(process.execPath, args, { env: this.#environment, cwd: this.home, stdio: ['ignore', log, log] });
     this.exited = once(this.child, 'exit');
     fs.closeSync(log);
     process.once('exit', () => this.child.kill('SIGKILL'));
+    const url = `ws://127.0.0.1:${this.port}`;
+    this.operator = new Operator({ program: this.#program, environment: this.#environment, url, token: this.mark });
     await this.answers();
   }
 
@@ -198,14 +231,9 @@ export class Gateway {
     });
   }
 
-  /** A method of the gateway, by its own command. */
-  async call(method, params, timeout = 10_000) {
-    const how = ['--json', '--timeout', `${timeout}`, '--token', this.mark, '--params', JSON.stringify(params)];
-    const more = method === 'agent' ? ['--expect-final'] : [];
-    const options = { env: this.#environment, cwd: this.home, timeout: timeout + 60_000, maxBuffer: 1 << 24 };
-    const args = [this.#program, 'gateway', 'call', method, ...how, ...more];
-    const { stdout } = await promisify(execFile)(process.execPath, args, options);
-    return JSON.parse(stdout.slice(stdout.indexOf('{')));
+  /** A method of the gateway. */
+  call(method, params, deadline = 30_000) {
+    return this.operator.call(method, params, deadline);
   }
 
   /** One turn in a session, in which these servers are called. Returns what the model said in the end. */
@@ -243,10 +271,20 @@ export class Gateway {
     return run;
   }
 
+  /** A session has a sub-agent made, which calls its servers and is over. */
+  async subagent(session) {
+    const task = `Please:\n${this.calls.filesystem[0]}`;
+    const asked = `call sessions_spawn ${JSON.stringify({ task, cleanup: 'delete' })}`;
+    const before = this.model.said(this.calls.filesystem[1]);
+    const idempotencyKey = `${session}-${Math.random()}`;
+    await this.call('agent', { agentId: 'main', sessionKey: `agent:main:${session}`, message: `Please:\n${asked}`, idempotencyKey }, PATIENCE);
+    await eventually(PATIENCE, 'the sub-agent has had its answer', () => this.model.said(this.calls.filesystem[1]) > before);
+  }
+
   /** What it started and what descends from that, without itself: servers, what they left, and its own helpers for them. */
   started() {
     const pids = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number);
-    const found = { servers: [], helpers: [] };
+    const found = { servers: [], helpers: [], all: [] };
     for (const pid of pids) {
       const environment = environmentOf(pid);
       if (environment[MARK] !== this.mark) continue;
@@ -255,18 +293,19 @@ export class Gateway {
       if (environment[SERVER_MARK]) found.servers.push({ ...it, server: environment[SERVER_MARK], session: environment.PINFOLD_SESSION });
       else if (/service-child-(relay|group-anchor)/.test(it.argv.join(' '))) found.helpers.push(it);
     }
+    found.all.push(...found.servers, ...found.helpers);
     return found;
   }
 
   /** How many of them there are and how much memory they use. */
   measured() {
-    const { servers, helpers } = this.started();
-    const all = [...servers, ...helpers].map(memoryOf);
+    const all = this.started().all.map(memoryOf);
     const sum = (which) => Math.round(all.reduce((total, each) => total + each[which], 0) / 1024);
     return { processes: all.length, rss: sum('rss'), pss: sum('pss') };
   }
 
   async kill(signal = 'SIGKILL') {
+    this.operator.stop();
     this.child.kill(signal);
     await within(PATIENCE, 'the gateway exits', this.exited);
   }
@@ -275,9 +314,9 @@ export class Gateway {
   async clear() {
     if (this.child.exitCode === null && this.child.signalCode === null) await this.kill();
     await eventually(PATIENCE, 'all that the gateway started is gone', () => {
-      const { servers, helpers } = this.started();
-      killEach([...servers, ...helpers]);
-      return servers.length + helpers.length === 0;
+      const { all } = this.started();
+      killEach(all);
+      return all.length === 0;
     });
     if (!process.env.PINFOLD_RING_KEEP) fs.rmSync(this.home, { recursive: true, force: true });
   }

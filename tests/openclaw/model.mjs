@@ -21,6 +21,7 @@ export function answerTo({ messages }) {
 
 export class Model {
   #server = http.createServer((request, response) => this.#serve(request, response));
+  #said = [];
   asked = 0;
 
   static async start() {
@@ -33,6 +34,11 @@ export class Model {
     return `http://127.0.0.1:${this.#server.address().port}/v1`;
   }
 
+  /** How often it has said something like this. */
+  said(pattern) {
+    return this.#said.filter((text) => pattern.test(text)).length;
+  }
+
   async #serve(request, response) {
     let body = '';
     for await (const chunk of request) body += chunk;
@@ -43,6 +49,7 @@ export class Model {
     this.asked += 1;
     const { model, messages, stream } = JSON.parse(body);
     const { text, call } = answerTo({ messages });
+    if (text !== undefined) this.#said.push(text);
     const tool = call && { index: 0, id: `call_${this.asked}`, type: 'function', function: call };
     const said = { role: 'assistant', content: text ?? null, ...(tool && { tool_calls: [tool] }) };
     const finish_reason = call ? 'tool_calls' : 'stop';
