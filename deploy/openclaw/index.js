@@ -80,7 +80,19 @@ function sockets(chosen) {
   return [...new Set(all)];
 }
 
-/** Sends one order and resolves to whether a daemon took it. One that was refused has been answered as well. */
+const isObject = (value) => typeof value === 'object' && value !== null;
+
+/** Whether a daemon has answered an order. One that it refused is answered as well. */
+function isAnswer(bytes) {
+  try {
+    const { error, parameters } = JSON.parse(bytes.toString());
+    return typeof error === 'string' || isObject(parameters);
+  } catch {
+    return false;
+  }
+}
+
+/** Sends one order and resolves to whether a daemon answered it. Whoever else listens there, or says nothing, is none. */
 function send(socket, parameters) {
   return new Promise((resolve) => {
     let answer = Buffer.alloc(0);
@@ -97,7 +109,8 @@ function send(socket, parameters) {
     connection.on('close', () => done(false));
     connection.on('data', (bytes) => {
       answer = Buffer.concat([answer, bytes]);
-      if (answer.includes(0)) done(true);
+      const end = answer.indexOf(0);
+      if (end >= 0) done(isAnswer(answer.subarray(0, end)));
       else if (answer.length > ANSWER_MAX_BYTES) done(false);
     });
     connection.write(`${JSON.stringify({ method: 'io.pinfold.End', parameters })}\0`);
@@ -151,8 +164,6 @@ class Orders {
 }
 
 // ---- The gateway's runtimes
-
-const isObject = (value) => typeof value === 'object' && value !== null;
 
 /** The configuration with the session's name in the environment of each server that is a command. The original stays. */
 function named(cfg, name) {

@@ -100,15 +100,17 @@ async function atRest(gateway) {
   });
 }
 
-/** Both days side by side, for a person to read. */
+/** The days side by side, for a person to read; the one without pinfold may be missing. */
 export function table(version, bare, contained) {
-  const cells = ({ processes, rss, pss }) => [`${processes}`, `${rss} MB`, `${pss} MB`].map((cell) => cell.padStart(10)).join('');
-  const width = Math.max(...bare.map(({ phase }) => phase.length));
-  const heads = 'processes       RSS       PSS'.padStart(30);
-  const rows = bare.map((day, index) => `${day.phase.padEnd(width)}${cells(day)}   ${cells(contained[index])}`);
+  const columns = Object.entries({ 'without pinfold': bare, 'with pinfold': contained }).filter(([, day]) => day);
+  const left = Math.max(...contained.map(({ phase }) => phase.length));
+  const cells = (values) => values.map((value) => `${value}`.padStart(11)).join('');
+  const line = (head, make) => head.padEnd(left) + columns.map(([name, day]) => make(name, day)).join('  ');
   return [
-    `${`OpenClaw ${version}`.padEnd(width)}${'without pinfold'.padStart(30)}   ${'with pinfold'.padStart(30)}`,
-    `${''.padEnd(width)}${heads}   ${heads}`,
-    ...rows,
-  ].join('\n');
+    line(`OpenClaw ${version}`, (name) => name.padStart(33)),
+    line('', () => cells(['processes', 'RSS', 'PSS'])),
+    ...contained.map(({ phase }, index) =>
+      line(phase, (_name, day) => cells([day[index].processes, `${day[index].rss} MB`, `${day[index].pss} MB`])),
+    ),
+  ];
 }

@@ -14,7 +14,11 @@ const MANAGER = Symbol.for('openclaw.sessionMcpRuntimeManager');
 const SHARED = Symbol.for('io.pinfold.openclaw');
 
 const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-plugin-'));
-after(() => fs.rmSync(directory, { recursive: true }));
+const daemons = [];
+after(async () => {
+  for (const { stop } of daemons) await stop();
+  fs.rmSync(directory, { recursive: true });
+});
 
 /** A copy of the plug-in with a gateway of its own: what is one for a process is made anew. */
 async function plugin({ socket = path.join(directory, 'nobody.sock') } = {}) {
@@ -27,19 +31,32 @@ async function plugin({ socket = path.join(directory, 'nobody.sock') } = {}) {
   return { lines, tell: (event, ...given) => handlers.get(event)(...given) };
 }
 
-/** A daemon that takes every order and remembers it. */
-async function daemon(socket) {
+const TAKEN = '{"parameters":{"ended":[],"pending":[]}}\0';
+
+/** A daemon that remembers every order, and says this to each, or nothing. */
+async function daemon(socket, says = TAKEN) {
   const orders = [];
+  const connections = new Set();
   const server = net.createServer((connection) => {
+    connections.add(connection);
     connection.on('error', () => {});
+    connection.on('close', () => connections.delete(connection));
     connection.on('data', (bytes) => {
       for (const message of bytes.toString().split('\0').filter(Boolean)) orders.push(JSON.parse(message));
-      connection.write('{"parameters":{"ended":[],"pending":[]}}\0');
+      if (says !== null) connection.write(says);
     });
   });
   await new Promise((resolve) => server.listen(socket, resolve));
-  return { orders, stop: () => new Promise((resolve) => server.close(resolve)) };
+  const stop = () => {
+    for (const connection of connections) connection.destroy();
+    return new Promise((resolve) => server.close(resolve));
+  };
+  daemons.push({ stop });
+  return { orders, connections, stop };
 }
+
+/** A socket that nobody else has. */
+const socketOf = (name) => path.join(directory, `${name}.sock`);
 
 const cfg = () => ({ mcp: { servers: { fs: { command: 'npx', env: { A: '1' } }, far: { url: 'http://x/' } } } });
 
@@ -87,5 +104,120 @@ test('servers get the name of their session, from the first on, and the end of i
   await eventually(DEADLINE, 'the stop is told', () => orders.some(({ parameters }) => parameters.owner_pid === process.pid));
   assert.equal(orders.length, 2, 'and the end of a run in a session that stays is not');
   await stop();
+  delete globalThis[MANAGER];
+});
+
+test('an end that is told late carries the time of the event, and so spares what was launched since', async () => {
+  const socket = socketOf('late');
+  const { tell, lines } = await plugin({ socket });
+  const before = Date.now();
+  tell('session_end', { sessionId: 'kept', sessionKey: 'agent:main:main', reason: 'reset', nextSessionId: 'kept' });
+  const after = Date.now();
+  await eventually(DEADLINE, 'pinfold is absent', () => lines.some((line) => /does not answer/.test(line)));
+
+  const { orders, stop } = await daemon(socket);
+  const [{ parameters }] = await eventually(DEADLINE, 'it is told once there is a pinfold', () => orders.length > 0 && orders);
+  const given = Number(parameters.before.slice(1)) * 1000;
+  assert.ok(given >= before && given <= after + 1, `${given} is between ${before} and ${after}`);
+  assert.equal(parameters.session, 'agent:main:main#kept');
+  assert.equal(parameters.wait, false);
+  await eventually(DEADLINE, 'that is told as well', () => lines.some((line) => /answers again/.test(line)));
+  await stop();
+});
+
+const wrong = {
+  'says nothing': null,
+  'answers garbage': '\u0001\u0002 no JSON at all\0',
+  'answers JSON that is no answer': '[1,2,3]\0',
+  'answers without an end': 'x'.repeat((1 << 20) + 1),
+  'hangs up in the middle of a word': '{"param',
+};
+
+for (const [what, says] of Object.entries(wrong)) {
+  test(`a socket that ${what} is left after a while, and the order is told to the pinfold that comes`, async () => {
+    const socket = socketOf(what.replaceAll(' ', '-'));
+    const other = await daemon(socket, says);
+    const { tell, lines } = await plugin({ socket });
+    const began = performance.now();
+    assert.equal(tell('session_end', { sessionId: 's', reason: 'deleted' }), undefined);
+    assert.ok(performance.now() - began < 1_000, 'the gateway has not waited');
+    await eventually(DEADLINE, 'it was asked', () => other.orders.length > 0);
+    if (what.startsWith('hangs up')) for (const connection of other.connections) connection.destroy();
+    await eventually(DEADLINE, 'that is told', () => lines.some((line) => /does not answer/.test(line)));
+    assert.equal(other.connections.size, 0, 'no connection is left open');
+    await other.stop();
+
+    const { orders, stop } = await daemon(socket);
+    await eventually(DEADLINE, 'pinfold is told', () => orders.some(({ parameters }) => parameters.session === 's'));
+    await stop();
+  });
+}
+
+test('an order that pinfold refuses is answered, and not repeated', async () => {
+  const socket = socketOf('refuses');
+  const refusal = '{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"before"}}\0';
+  const { orders, stop } = await daemon(socket, refusal);
+  const { tell } = await plugin({ socket });
+  tell('session_end', { sessionId: 'first', reason: 'deleted' });
+  tell('session_end', { sessionId: 'second', reason: 'deleted' });
+  await eventually(DEADLINE, 'both are told', () => orders.some(({ parameters }) => parameters.session === 'second'));
+  assert.deepEqual(orders.map(({ parameters }) => parameters.session), ['first', 'second']);
+  await stop();
+});
+
+/** A gateway that disposes itself and reads its configuration anew: as 2026.9 has it. */
+function newerManager() {
+  const OWNERS = Symbol.for('openclaw.sessionMcpRuntimeOwners');
+  const alive = new Set();
+  const seen = [];
+  globalThis[OWNERS] = new WeakMap();
+  globalThis[MANAGER] = {
+    acquire: async (params) => {
+      const runtime = { sessionId: params.sessionId, sessionKey: params.sessionKey };
+      seen.push(params.cfg.mcp.servers);
+      alive.add(params.sessionId);
+      const owner = { reload: async ({ cfg }) => seen.push(cfg.mcp.servers) };
+      globalThis[OWNERS].set(runtime, owner);
+      return owner;
+    },
+    reloadConfig: async () => {},
+    listSessionIds: () => [...alive],
+    disposeSession: async () => assert.fail('a gateway that disposes itself is not made to'),
+  };
+  const gone = () => {
+    delete globalThis[MANAGER];
+    delete globalThis[OWNERS];
+  };
+  return { manager: () => globalThis[MANAGER], alive, seen, gone };
+}
+
+test('a gateway that ends servers itself is waited for, and what it reads anew keeps its names', async () => {
+  const socket = socketOf('newer');
+  const { orders, stop } = await daemon(socket);
+  delete globalThis[MANAGER];
+  const { tell } = await plugin({ socket });
+  const { manager, alive, seen, gone } = newerManager();
+  const owner = await manager().acquire({ sessionId: 'run', sessionKey: 'agent:main:cron:job', cfg: cfg() });
+  await owner.reload({ cfg: cfg() });
+  assert.equal(seen.length, 2);
+  for (const servers of seen) assert.equal(servers.fs.env.PINFOLD_SESSION, 'agent:main:cron:job#run');
+
+  tell('agent_end', {}, { sessionId: 'run', sessionKey: 'agent:main:cron:job' });
+  tell('session_end', { sessionId: 'another', reason: 'deleted' });
+  await eventually(DEADLINE, 'another one is told', () => orders.length > 0);
+  assert.deepEqual(orders.map(({ parameters }) => parameters.session), ['another'], 'the run is still in use');
+  alive.delete('run');
+  await eventually(DEADLINE, 'the run is told', () => orders.some(({ parameters }) => parameters.session === 'agent:main:cron:job#run'));
+  await stop();
+  gone();
+});
+
+test('a manager of an unknown kind is left as it is, which is told', async () => {
+  delete globalThis[MANAGER];
+  const { lines } = await plugin();
+  const unknown = { obtain: () => {} };
+  globalThis[MANAGER] = unknown;
+  assert.deepEqual(Object.keys(unknown), ['obtain']);
+  assert.ok(lines.some((line) => /each server is a session of its own/.test(line)), lines.join());
   delete globalThis[MANAGER];
 });

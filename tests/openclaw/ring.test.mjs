@@ -2,6 +2,7 @@
 // phase stands side by side in the end.
 //
 // All of it, with everything it needs:  tests/run openclaw-all
+// Only the days with pinfold:           tests/run openclaw
 // Only one version, once that has run:  PINFOLD_OPENCLAW=2026.9.6 node --test ring.test.mjs
 // PINFOLD names the program to test; else it is the newest in target/. The node that runs this runs the gateway as well.
 
@@ -43,10 +44,12 @@ class Promised {
   #before = {};
   #gateway;
   #pinfold;
+  #bystander;
 
-  constructor(gateway, pinfold) {
+  constructor(gateway, pinfold, unnamed) {
     this.#gateway = gateway;
     this.#pinfold = pinfold;
+    this.#bystander = unnamed;
   }
 
   /** Just these sessions live, each with all servers of the configuration, and those that lived before are untouched. */
@@ -85,13 +88,11 @@ class Promised {
     assert.deepEqual(numbers(processesIn(leaf)), numbers(processes), `${leaf} holds ${session}/${server}`);
   }
 
-  /** Below the root: what is the daemon's and the bystander's is told apart by what stands in it. */
+  /** The cgroups below the root, but those that the daemon and the bystander stand in. */
   #leaves() {
-    const own = [this.#pinfold.daemon.pid, this.bystander.pid];
-    return cgroupsBelow(this.#pinfold.root).filter((directory) => {
-      const inside = processesIn(directory).map(({ pid }) => pid);
-      return directory !== this.#pinfold.root && !own.some((pid) => inside.includes(pid));
-    });
+    const others = [this.#pinfold.daemon.pid, this.#bystander.pid];
+    const holdsOthers = (directory) => processesIn(directory).some(({ pid }) => others.includes(pid));
+    return cgroupsBelow(this.#pinfold.root).filter((each) => each !== this.#pinfold.root && !holdsOthers(each));
   }
 
   async #stillAnswers(session, name) {
@@ -111,50 +112,57 @@ async function bystander(pinfold) {
   return { child, ...identify(child.pid) };
 }
 
+/** The day as it is without pinfold. Something is left in the end, or there were no trouble to end. */
+async function bareDay(version) {
+  const gateway = await Gateway.start({ version, model });
+  try {
+    const measured = await day(gateway);
+    for (const { phase, processes } of measured.slice(-2)) assert.ok(processes > 0, phase);
+    return measured;
+  } finally {
+    await gateway.clear();
+  }
+}
+
+/** The day with pinfold in front of each server and its plug-in in the gateway, with all that it promises. */
+async function containedDay(version) {
+  const home = homeOf();
+  const pinfold = await Pinfold.start(`[[host]]\nname = 'openclaw'\nfiles = ['${configurationIn(home)}']\n`);
+  let gateway;
+  try {
+    const wrap = (name, { command, args, env, ...rest }) => ({
+      command: pinfold.program,
+      args: ['run', '--host', 'openclaw', '--server', name, '--', command, ...args],
+      env: { ...env, PINFOLD_SOCKET: pinfold.socket },
+      ...rest,
+    });
+    gateway = await Gateway.start({ version, model, home, wrap, plugin: { socket: pinfold.socket } });
+    const unnamed = await bystander(pinfold);
+    const measured = await day(gateway, new Promised(gateway, pinfold, unnamed).expect);
+
+    assert.ok(isAlive(unnamed), 'a server without a session outlives the ends of all sessions');
+    unnamed.child.stdin.end();
+    await eventually(DEADLINE, 'and ends with its stdin', async () => (await pinfold.ls()).length === 0);
+    assert.deepEqual(await pinfold.stop(), { processes: [], cgroups: [] }, 'the daemon leaves its subtree as it found it');
+    return measured;
+  } catch (error) {
+    console.error(`${pinfold.logged().slice(-8000)}\n${gateway?.logged().slice(-8000)}`);
+    throw error;
+  } finally {
+    await gateway?.clear();
+    await pinfold.clear();
+  }
+}
+
 for (const version of versions) {
+  let bare;
+  if (process.env.PINFOLD_OPENCLAW_DAYS !== 'contained') {
+    test(`OpenClaw ${version}: without pinfold, what is over stays`, async () => {
+      bare = await bareDay(version);
+    });
+  }
   test(`OpenClaw ${version}: with pinfold nothing is left of what is over, and what lives is untouched`, async (t) => {
-    const bareGateway = await Gateway.start({ version, model });
-    let bare;
-    try {
-      bare = await day(bareGateway);
-    } finally {
-      await bareGateway.clear();
-    }
-    const [lastDeleted, killed] = bare.slice(-2);
-    assert.ok(lastDeleted.processes > 0 && killed.processes > 0, 'without pinfold, something is left: there is a trouble to end');
-
-    const home = homeOf();
-    const pinfold = await Pinfold.start(`[[host]]\nname = 'openclaw'\nfiles = ['${configurationIn(home)}']\n`);
-    let gateway;
-    try {
-      gateway = await Gateway.start({
-        version,
-        model,
-        home,
-        plugin: { socket: pinfold.socket },
-        wrap: (name, { command, args, env, ...rest }) => ({
-          command: pinfold.program,
-          args: ['run', '--host', 'openclaw', '--server', name, '--', command, ...args],
-          env: { ...env, PINFOLD_SOCKET: pinfold.socket },
-          ...rest,
-        }),
-      });
-      const promised = new Promised(gateway, pinfold);
-      promised.bystander = await bystander(pinfold);
-      const contained = await day(gateway, promised.expect);
-      for (const line of table(version, bare, contained).split('\n')) t.diagnostic(line);
-
-      assert.ok(isAlive(promised.bystander), 'a server without a session outlives the ends of all sessions');
-      promised.bystander.child.stdin.end();
-      await eventually(DEADLINE, 'and ends with its stdin', async () => (await pinfold.ls()).length === 0);
-      assert.ok(!isAlive(promised.bystander));
-      assert.deepEqual(await pinfold.stop(), { processes: [], cgroups: [] }, 'the daemon leaves its subtree as it found it');
-    } catch (error) {
-      console.error(`${pinfold.logged().slice(-8000)}\n${gateway?.logged().slice(-8000)}`);
-      throw error;
-    } finally {
-      await gateway?.clear();
-      await pinfold.clear();
-    }
+    const contained = await containedDay(version);
+    for (const line of table(version, bare, contained)) t.diagnostic(line);
   });
 }
