@@ -119,6 +119,24 @@ npm_packages() {
         stamped tests/servers/node_modules/.installed quietly npm ci --prefix tests/servers
 }
 
+# Two versions of OpenClaw and the Node that they want, as their locks have them; 1.7 GB. Nothing that comes with them runs
+# while they are installed.
+openclaw_gateways() {
+    local each from
+    for each in node 2026.4.15 2026.9.6; do
+        from=tests/openclaw/installed/$each
+        { cat "$from/package.json" "$from/package-lock.json" && uname --machine; } |
+            stamped "$cache/openclaw-$each/.installed" fill_openclaw "$from" "$cache/openclaw-$each" || return
+    done
+    "$cache/openclaw-node/node_modules/.bin/node" --version
+}
+
+# fill_openclaw FROM INTO
+fill_openclaw() {
+    mkdir -p "$2" && cp "$1/package.json" "$1/package-lock.json" "$1/.npmrc" "$2" &&
+        quietly npm ci --ignore-scripts --prefix "$2"
+}
+
 python_packages() {
     { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } ||
         debian 'python3 with venv' python3 python3-venv || return

@@ -45,15 +45,15 @@ const phases = [
   {
     name: 'and goes on, with servers of its own',
     // They have answered: an end of the session's that came too late would have hit them.
-    alive: (gateway) => (gateway.retiresWhatWasReset ? ['three'] : ['two', 'three']),
+    alive: (gateway) => (gateway.manners.retiresWhatWasReset ? ['three'] : ['two', 'three']),
     run: ({ gateway }) => gateway.turn('two'),
   },
   {
     name: 'a server is removed from the configuration',
-    alive: (gateway) => (gateway.retiresWhatWasReset ? ['three'] : ['two', 'three']),
+    alive: (gateway) => (gateway.manners.retiresWhatWasReset ? ['three'] : ['two', 'three']),
     async run({ gateway, expect }) {
       await gateway.remove('everything');
-      if (!gateway.restartsForItsConfiguration) return;
+      if (!gateway.manners.beginsAnew) return;
       await expect([], this);
       for (const session of this.alive(gateway)) await gateway.turn(session);
     },

@@ -72,11 +72,22 @@ function memoryOf({ pid }) {
   }
 }
 
+/** What a version does that a day has to make allowance for, in words. */
+export const mannersOf = (version) =>
+  version.startsWith('2026.4.')
+    ? {
+        beginsAnew: 'begins anew in its own process when a server leaves the configuration; all servers end, and turns launch others',
+      }
+    : {
+        retiresWhatWasReset: 'ends the servers of a session that was once reset after each of its turns, whether pinfold is there or not',
+      };
+
 export class Gateway {
   /** `wrap` puts something in front of a server's command; `plugin` is the configuration of pinfold's plug-in, if it is used. */
   static async start({ version, model, home = homeOf(), wrap = (_name, entry) => entry, plugin }) {
     const gateway = new Gateway();
     gateway.version = version;
+    gateway.manners = mannersOf(version);
     gateway.wrap = wrap;
     gateway.home = home;
     gateway.model = model;
@@ -151,16 +162,6 @@ export class Gateway {
     const temporary = `${this.configuration}.new`;
     fs.writeFileSync(temporary, JSON.stringify(configuration, null, 2));
     fs.renameSync(temporary, this.configuration);
-  }
-
-  /** Older ones end everything and begin anew, in the same process, where the configuration of a server changes. */
-  get restartsForItsConfiguration() {
-    return this.#old;
-  }
-
-  /** Newer ones end the servers of a session that was reset after each of its turns, for as long as it lives. */
-  get retiresWhatWasReset() {
-    return !this.#old;
   }
 
   /** Takes a server out of the configuration, and waits until the gateway has taken note. */

@@ -15,7 +15,7 @@ import { DEADLINE, eventually } from '../servers/deadline.mjs';
 import { cgroupsBelow, cgroupsOf, identify, isAlive, processesIn } from '../servers/kernel.mjs';
 import { Pinfold } from '../servers/pinfold.mjs';
 import { day, table } from './day.mjs';
-import { configurationIn, Gateway, homeOf } from './gateway.mjs';
+import { configurationIn, Gateway, homeOf, mannersOf } from './gateway.mjs';
 import { Model } from './model.mjs';
 
 /** What is over is gone within this: OpenClaw's own disposal of what it still uses comes first. */
@@ -164,5 +164,6 @@ for (const version of versions) {
   test(`OpenClaw ${version}: with pinfold nothing is left of what is over, and what lives is untouched`, async (t) => {
     const contained = await containedDay(version);
     for (const line of table(version, bare, contained)) t.diagnostic(line);
+    for (const manner of Object.values(mannersOf(version))) t.diagnostic(`${version} ${manner}`);
   });
 }
