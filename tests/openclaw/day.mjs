@@ -6,7 +6,7 @@ import { eventually } from '../servers/deadline.mjs';
 import { PATIENCE } from './gateway.mjs';
 
 /** What nobody ends is seen only by that it stays: for so long nothing has come or gone. */
-const STILL = 4_000;
+const STILL = 8_000;
 
 const key = (session) => `agent:main:${session}`;
 

@@ -76,10 +76,10 @@ function memoryOf({ pid }) {
 export const mannersOf = (version) =>
   version.startsWith('2026.4.')
     ? {
-        beginsAnew: 'begins anew in its own process when a server leaves the configuration; all servers end, and turns launch others',
+        beginsAnew: 'begins anew in its own process when a server leaves the configuration: all end, and turns launch others',
       }
     : {
-        retiresWhatWasReset: 'ends the servers of a session that was once reset after each of its turns, whether pinfold is there or not',
+        retiresWhatWasReset: 'ends the servers of a session that was once reset after each of its turns, also without pinfold',
       };
 
 export class Gateway {
@@ -170,9 +170,10 @@ export class Gateway {
     delete configuration.mcp.servers[name];
     delete this.servers[name];
     const noted = this.#old ? /\[gateway\] ready/g : /config hot reload applied/g;
-    const before = this.logged().match(noted)?.length ?? 0;
+    const often = () => this.logged().match(noted)?.length ?? 0;
+    const before = often();
     this.#write(configuration);
-    await eventually(PATIENCE, 'the gateway reads its configuration anew', () => (this.logged().match(noted)?.length ?? 0) > before);
+    await eventually(PATIENCE, 'the gateway reads its configuration anew', () => often() > before);
   }
 
   get #environment() {
@@ -206,8 +207,10 @@ export class Gateway {
 
   async #run() {
     const log = fs.openSync(this.log, 'a');
-    const args = [path.join(this.#program, 'openclaw.mjs'), 'gateway', 'run', '--port', `${this.port}`, '--bind', 'loopback', '--allow-unconfigured'];
-    this.child = spawn(process.execPath, args, { env: this.#environment, cwd: this.home, stdio: ['ignore', log, log] });
+    const run = ['gateway', 'run', '--port', `${this.port}`, '--bind', 'loopback', '--allow-unconfigured'];
+    const program = path.join(this.#program, 'openclaw.mjs');
+    const options = { env: this.#environment, cwd: this.home, stdio: ['ignore', log, log] };
+    this.child = spawn(process.execPath, [program, ...run], options);
     this.exited = once(this.child, 'exit');
     fs.closeSync(log);
     process.once('exit', () => this.child.kill('SIGKILL'));
@@ -237,12 +240,16 @@ export class Gateway {
     return this.operator.call(method, params, deadline);
   }
 
+  #ask(session, lines) {
+    const sessionKey = `agent:main:${session}`;
+    const idempotencyKey = `${session}-${Math.random()}`;
+    const message = ['Please:', ...lines].join('\n');
+    return this.call('agent', { agentId: 'main', sessionKey, message, idempotencyKey }, PATIENCE);
+  }
+
   /** One turn in a session, in which these servers are called. Returns what the model said in the end. */
   async turn(session, names = Object.keys(this.servers)) {
-    const sessionKey = `agent:main:${session}`;
-    const message = ['Please:', ...names.map((name) => this.calls[name][0])].join('\n');
-    const idempotencyKey = `${session}-${Math.random()}`;
-    const answer = await this.call('agent', { agentId: 'main', sessionKey, message, idempotencyKey }, PATIENCE);
+    const answer = await this.#ask(session, names.map((name) => this.calls[name][0]));
     const said = JSON.stringify(answer.result?.payloads ?? answer).replaceAll('\\"', '"').replaceAll('\\\\', '\\');
     const silent = names.filter((name) => !this.calls[name][1].test(said.replaceAll('\\"', '"')));
     if (silent.length > 0) throw new Error(`${session}: no answer of ${silent}: ${said.slice(0, 2000)}`);
@@ -277,8 +284,7 @@ export class Gateway {
     const task = `Please:\n${this.calls.filesystem[0]}`;
     const asked = `call sessions_spawn ${JSON.stringify({ task, cleanup: 'delete' })}`;
     const before = this.model.said(this.calls.filesystem[1]);
-    const idempotencyKey = `${session}-${Math.random()}`;
-    await this.call('agent', { agentId: 'main', sessionKey: `agent:main:${session}`, message: `Please:\n${asked}`, idempotencyKey }, PATIENCE);
+    await this.#ask(session, [asked]);
     await eventually(PATIENCE, 'the sub-agent has had its answer', () => this.model.said(this.calls.filesystem[1]) > before);
   }
 
@@ -291,7 +297,8 @@ export class Gateway {
       if (environment[MARK] !== this.mark) continue;
       const it = identify(pid);
       if (!it || !isAlive(it) || pid === this.pid) continue;
-      if (environment[SERVER_MARK]) found.servers.push({ ...it, server: environment[SERVER_MARK], session: environment.PINFOLD_SESSION });
+      const { [SERVER_MARK]: server, PINFOLD_SESSION: session } = environment;
+      if (server) found.servers.push({ ...it, server, session });
       else if (/service-child-(relay|group-anchor)/.test(it.argv.join(' '))) found.helpers.push(it);
     }
     found.all.push(...found.servers, ...found.helpers);
