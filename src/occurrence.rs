@@ -50,6 +50,13 @@ pub enum What {
         /// Limits that were asked for and do not hold here.
         warnings: Vec<String>,
     },
+    /// It ran already, and was moved into a leaf with its whole tree.
+    MovedIn {
+        /// Its first process.
+        pid: i32,
+        /// Limits that were asked for and do not hold here.
+        warnings: Vec<String>,
+    },
     /// A daemon that took over found it alive.
     Adopted {
         /// Its first process.
@@ -116,6 +123,7 @@ impl What {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Launched { .. } => "launched",
+            Self::MovedIn { .. } => "moved_in",
             Self::Adopted { .. } => "adopted",
             Self::Refused { .. } => "refused",
             Self::Storm { .. } => "storm",
@@ -131,6 +139,7 @@ impl What {
     pub fn message_id(&self) -> &'static str {
         match self {
             Self::Launched { .. } => "928611931de84a9c9eeaf87b0de7cf99",
+            Self::MovedIn { .. } => "37a593d5765f42368c6bd5fa34c5a1a3",
             Self::Adopted { .. } => "1c6e63697c36496e924e3f8abc6ad3fe",
             Self::Refused { .. } => "b7a8fade9d4b46bd953b3a0838dffe48",
             Self::Storm { .. } => "6b76fdb0cb7b46edb8b4967104b943f7",
@@ -153,6 +162,7 @@ impl fmt::Display for Occurrence {
         };
         match &self.what {
             What::Launched { pid, .. } => write!(f, "launched {whose}, process {pid}"),
+            What::MovedIn { pid, .. } => write!(f, "moved in {whose}, process {pid} with its tree"),
             What::Adopted { pid } => write!(f, "adopted {whose}, process {pid}"),
             What::Refused { reason, uncontained: false } => write!(f, "refused to launch {whose}: {reason}"),
             What::Refused { reason, uncontained: true } => {

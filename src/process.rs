@@ -5,6 +5,8 @@ pub mod holders;
 pub mod sockets;
 pub mod survey;
 
+mod tree;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -15,6 +17,7 @@ use rustix::time::ClockId;
 use crate::outcome::Exit;
 use crate::policy::ProcessFacts;
 use crate::session::ProcessId;
+pub use tree::{Family, member};
 
 /// How many ancestors are looked at.
 const ANCESTORS_MAX: usize = 32;
@@ -35,6 +38,7 @@ pub struct Ancestor {
 struct Stat {
     state: char,
     parent: i32,
+    flags: u32,
     start_time: u64,
     /// As wait(2) gives it; 0 where it may not be read.
     wait_status: i32,
@@ -50,9 +54,10 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let start_time = fields.nth(17)?.parse().ok()?;
+    let flags = fields.nth(4)?.parse().ok()?;
+    let start_time = fields.nth(12)?.parse().ok()?;
     let wait_status = fields.nth(29)?.parse().ok()?;
-    Some(Stat { state, parent, start_time, wait_status })
+    Some(Stat { state, parent, flags, start_time, wait_status })
 }
 
 /// The process with this number now.

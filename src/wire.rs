@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod adopt;
 mod fault;
 mod history;
 mod inbox;
@@ -27,6 +28,7 @@ use crate::session::{Name, SessionId};
 use crate::snapshot::SessionView;
 use crate::timespan::TimeSpan;
 use crate::timestamp::Timestamp;
+pub use adopt::{Adopt, Adopted};
 pub use fault::Fault;
 pub use history::{Answer, By, ENDS_MAX, Group, Question};
 pub use inbox::Inbox;
@@ -293,6 +295,8 @@ pub enum LimitState {
 pub enum Call {
     /// Place the caller.
     Launch(Box<Launch>),
+    /// Place a process that runs already, with its whole tree.
+    Adopt(Box<Adopt>),
     /// End something.
     End(End),
     /// Read the configuration anew.
@@ -350,6 +354,7 @@ impl Call {
         let ours = |method: &str| format!("{INTERFACE}.{method}");
         let (method, parameters) = match self {
             Self::Launch(launch) => (ours("Launch"), to_value(launch)),
+            Self::Adopt(adopt) => (ours("Adopt"), to_value(adopt)),
             Self::End(end) => (ours("End"), to_value(end)),
             Self::Reload(reload) => (ours("Reload"), to_value(reload)),
             Self::Label(relabel) => (ours("Label"), to_value(relabel)),
@@ -406,6 +411,10 @@ impl Call {
             "io.pinfold.Launch" => {
                 newer::refuse::<LimitWishes>("limits.", &parameters["limits"])?;
                 Ok(Self::Launch(Box::new(order(parameters)?)))
+            }
+            "io.pinfold.Adopt" => {
+                newer::refuse::<LimitWishes>("limits.", &parameters["limits"])?;
+                Ok(Self::Adopt(Box::new(order(parameters)?)))
             }
             "io.pinfold.End" => Ok(Self::End(order(parameters)?)),
             "io.pinfold.Reload" => Ok(Self::Reload(order(parameters)?)),

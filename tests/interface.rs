@@ -9,9 +9,9 @@ use pinfold::outcome::{Cause, Exit, Level, Outcome, Stall, Stopper};
 use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{ActivityView, MemoryView, PressureView, ServerView, SessionView, StallView, StdinWatch};
 use pinfold::wire::{
-    Answer, By, Call, DESCRIPTION, Description, End, EndReply, Ended, EventsReply, Fault, Group, Launch, Launched,
-    LimitChange, LimitKept, LimitPlace, LimitState, ListReply, Located, Noted, Question, Relabel, Relabelled, Reload,
-    ReloadReply, StatusReply, Watch,
+    Adopt, Adopted, Answer, By, Call, DESCRIPTION, Description, End, EndReply, Ended, EventsReply, Fault, Group,
+    Launch, Launched, LimitChange, LimitKept, LimitPlace, LimitState, ListReply, Located, Noted, Question, Relabel,
+    Relabelled, Reload, ReloadReply, StatusReply, Watch,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -102,6 +102,7 @@ fn occurrence(what: What) -> Occurrence {
 fn other_happenings() -> Vec<What> {
     vec![
         What::Launched { pid: 1, launch_seconds: 0.01, warnings: Vec::new() },
+        What::MovedIn { pid: 1, warnings: Vec::new() },
         What::Adopted { pid: 1 },
         What::Refused { reason: "r".into(), uncontained: false },
         What::Storm { owner_pid: 1, owner: "node".into() },
@@ -196,6 +197,8 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
 fn every_parameter_of_a_method_is_in_the_interface_and_the_other_way_round() {
     let launch: Launch = serde_json::from_value(json!({ "server": "fs", "argv": ["node"] })).unwrap();
     assert_eq!(written("method Launch("), sent(&launch));
+    let adopt: Adopt = serde_json::from_value(json!({ "pid": 7 })).unwrap();
+    assert_eq!(written("method Adopt("), sent(&adopt));
     assert_eq!(written("method End("), sent(&End::default()));
     assert_eq!(written("method Reload("), sent(&Reload::default()));
     assert_eq!(written("method Label("), sent(&Relabel::default()));
@@ -217,6 +220,16 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         companions: Vec::new(),
         warnings: Vec::new(),
     };
+    let adopted = Adopted {
+        pid: 7,
+        session: session().id,
+        server: server().name,
+        key: String::new(),
+        leaf: String::new(),
+        cgroup: String::new(),
+        processes: 1,
+        warnings: Vec::new(),
+    };
     let description = Description {
         version: String::new(),
         pid: 1,
@@ -236,6 +249,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
     };
     let replies = [
         ("pidfd: ?int\n) -> (", sent(&launched)),
+        ("limits: Limits,\n  grace: ?string\n) -> (", sent(&adopted)),
         ("wait: bool\n) -> (", sent(&EndReply::default())),
         ("method Reload(force: bool) -> (", sent(&ReloadReply::default())),
         ("labels: [string]string\n) -> (", sent(&Relabelled::default())),
@@ -276,8 +290,11 @@ fn a_call_arrives_as_it_was_sent() {
         "server": "fs", "session": "a\n🦊", "argv": ["npx", "--token", "x"], "limits": { "memory_max": "512M" }, "stdin": 0,
     }))
     .unwrap();
+    let adopt: Adopt =
+        serde_json::from_value(json!({ "pid": 7, "pidfd": 0, "session": "s", "limits": { "pids_max": 9 } })).unwrap();
     let calls = [
         Call::Launch(Box::new(launch)),
+        Call::Adopt(Box::new(adopt)),
         Call::End(End { all: true, now: true, ..End::default() }),
         Call::Reload(Reload { force: true }),
         Call::End(End {
@@ -321,6 +338,8 @@ fn an_order_with_something_in_it_that_this_version_does_not_know_is_refused_by_n
         ("Launch", json!({ "server": "fs", "argv": ["node"], "limits": { "disk_max": "1G" } }), "limits.disk_max"),
         // Also where what it does know is not as it knows it.
         ("Launch", json!({ "server": ["fs"], "argv": ["node"], "nice": { "at": 5 } }), "nice"),
+        ("Adopt", json!({ "pid": 7, "children": "some" }), "children"),
+        ("Adopt", json!({ "pid": 7, "limits": { "disk_max": "1G" } }), "limits.disk_max"),
         ("End", json!({ "all": true, "except": ["fs"] }), "except"),
         ("Label", json!({ "session": "s", "labels": {}, "once": true }), "once"),
         ("Reload", json!({ "force": true, "only": "limits" }), "only"),
@@ -338,9 +357,13 @@ fn an_order_with_something_in_it_that_this_version_does_not_know_is_refused_by_n
 fn what_a_later_version_does_not_ask_for_is_no_reason_to_refuse_it() {
     let launch = json!({ "server": "fs", "argv": ["node"] });
     let nothing = json!({ "nice": null, "quiet": false, "devices": [], "mounts": {}, "profile": "" });
-    for (method, parameters) in
-        [("Launch", launch), ("End", json!({ "all": true })), ("Label", json!({})), ("Reload", json!({}))]
-    {
+    for (method, parameters) in [
+        ("Launch", launch),
+        ("Adopt", json!({ "pid": 7 })),
+        ("End", json!({ "all": true })),
+        ("Label", json!({})),
+        ("Reload", json!({})),
+    ] {
         let known = of_a_later_version(method, &parameters);
         let mut more = parameters.clone();
         more.as_object_mut().unwrap().extend(nothing.as_object().unwrap().clone());

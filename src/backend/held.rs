@@ -41,7 +41,7 @@ pub(super) struct Held {
 
 /// A restriction that cannot be taken along.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("moving the launcher would free it from {property}= of {unit}: {why}")]
+#[error("moving the process would free it from {property}= of {unit}: {why}")]
 pub struct CannotCopy {
     /// Which.
     pub property: String,
@@ -65,7 +65,7 @@ pub enum HeldError {
     CannotCopy(#[from] CannotCopy),
     /// Somebody other than systemd attached a program to a cgroup that the launcher would leave: a container runtime does.
     #[error(
-        "moving the launcher would free it from the BPF program ({kind}) of {cgroup}, which no setting of its unit explains"
+        "moving the process would free it from the BPF program ({kind}) of {cgroup}, which no setting of its unit explains"
     )]
     Program {
         /// Where it is attached, as bpftool(8) calls it.
@@ -74,7 +74,7 @@ pub enum HeldError {
         cgroup: String,
     },
     /// The launcher's own cgroup cannot be seen.
-    #[error("the launcher's cgroup {0:?} is not visible in this daemon's cgroup namespace")]
+    #[error("the cgroup {0:?} of the process is not visible in this daemon's cgroup namespace")]
     Invisible(Membership),
 }
 

@@ -2,6 +2,7 @@
 
 mod adjust;
 mod held;
+mod kin;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use crate::policy::{Offer, Offers, Refusal};
 use crate::systemd::{Bus, BusMissing, Stopped, SystemdError};
 pub use adjust::{Place, Told, Wanted, WantedLeaf, WantedSession};
 pub use held::{CannotCopy, HeldError};
+pub use kin::{Kin, KinError, MEMBERS_MAX};
 pub use units::{SweepError, Units};
 
 /// Who makes the cgroups.
@@ -102,6 +104,9 @@ pub enum AdmitError {
     /// Moving it would free it from something.
     #[error(transparent)]
     Held(#[from] HeldError),
+    /// The tree of a process that runs already cannot be moved as a whole.
+    #[error(transparent)]
+    Kin(#[from] KinError),
     /// The session's scope ended while the launcher was placed in it.
     #[error("systemd calls {unit} {state} while the launcher is in it")]
     ScopeDied {
@@ -451,6 +456,7 @@ pub fn refusal(error: &AdmitError) -> Refusal {
         AdmitError::Held(HeldError::Cgroup(_) | HeldError::Invisible(_)) => {
             "run pinfold in the same cgroup namespace as its callers"
         }
+        AdmitError::Kin(error) => return error.refusal(),
         AdmitError::ScopeDied { .. } => "start it again",
     };
     Refusal { reason: chain(error), remedy: remedy.to_owned() }

@@ -74,7 +74,7 @@ pub enum AdmitError {
     #[error(transparent)]
     Knob(#[from] KnobError),
     /// The move was accepted, and the kernel tells another place.
-    #[error("moved the launcher to {wanted}, and the kernel tells {found:?}")]
+    #[error("moved the process to {wanted}, and the kernel tells {found:?}")]
     NotMoved {
         /// Where it should be.
         wanted: String,
@@ -82,10 +82,10 @@ pub enum AdmitError {
         found: Membership,
     },
     /// Its own cgroup cannot be seen from here: another cgroup namespace.
-    #[error("the launcher's cgroup {0:?} is not visible in this daemon's cgroup namespace")]
+    #[error("the cgroup {0:?} of the process is not visible in this daemon's cgroup namespace")]
     Invisible(Membership),
     /// Moving it would free it from a limit.
-    #[error("moving the launcher would free it from {file} = {value} of {}", cgroup.display())]
+    #[error("moving the process would free it from {file} = {value} of {}", cgroup.display())]
     Sheds {
         /// Which limit.
         file: &'static str,
@@ -95,7 +95,7 @@ pub enum AdmitError {
         cgroup: PathBuf,
     },
     /// Moving it would free it from what somebody attached to its cgroup.
-    #[error("moving the launcher would free it from the BPF program ({kind}) of {}", cgroup.display())]
+    #[error("moving the process would free it from the BPF program ({kind}) of {}", cgroup.display())]
     ShedsProgram {
         /// Where it is attached, as bpftool(8) calls it.
         kind: &'static str,
@@ -271,7 +271,7 @@ impl Tree {
         let from = Membership::of(wanted.pid).map_err(|_| AdmitError::LauncherGone)?;
         self.refuse_shedding(&from)?;
         let leaf = self.make_leaf(wanted.paths, wanted)?;
-        match self.move_in(&leaf, wanted) {
+        match self.move_in(&leaf, wanted.pid, wanted.pidfd) {
             Ok(()) => Ok(leaf),
             Err(error) => {
                 // The launcher still has to print why: it goes back to where it came from, if it can.
@@ -359,12 +359,13 @@ impl Tree {
         )
     }
 
-    fn move_in(&self, leaf: &Leaf, wanted: &Admission<'_>) -> Result<(), AdmitError> {
+    /// Moves a process, held by its pidfd, into a leaf and its companions, and proves it from the kernel's own words.
+    pub fn move_in(&self, leaf: &Leaf, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), AdmitError> {
         let group = leaf.group();
-        let alive = || if has_exited(wanted.pidfd) { Err(AdmitError::LauncherGone) } else { Ok(()) };
+        let alive = || if has_exited(pidfd) { Err(AdmitError::LauncherGone) } else { Ok(()) };
         alive()?;
         for directory in [group.memory.as_ref(), group.pids.as_ref(), Some(&group.v2)].into_iter().flatten() {
-            match directory.write("cgroup.procs", &wanted.pid.to_string()) {
+            match directory.write("cgroup.procs", &pid.to_string()) {
                 Err(error) if error.is_gone() => {
                     alive()?;
                     return Err(error.into());
@@ -374,7 +375,7 @@ impl Tree {
         }
         // A zombie is moved "successfully": only a live process whose place the kernel tells is placed.
         alive()?;
-        let found = Membership::of(wanted.pid).map_err(|_| AdmitError::LauncherGone)?;
+        let found = Membership::of(pid).map_err(|_| AdmitError::LauncherGone)?;
         let expected = |directory: &Option<Cgroup>, mount: Option<&Mount>, found: &Option<String>| match directory {
             Some(directory) => mount.and_then(|mount| mount.cgroup(directory.path())) == *found,
             None => true,
@@ -389,7 +390,7 @@ impl Tree {
         if placed && leaf.populated()? {
             return Ok(());
         }
-        if is_exiting(wanted.pidfd) {
+        if is_exiting(pidfd) {
             return Err(AdmitError::LauncherGone);
         }
         Err(AdmitError::NotMoved { wanted: group.v2.path().display().to_string(), found })

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::hostfile::hosts::HOSTS;
 use crate::label::Label;
-use crate::limits::{CpuMax, MemorySize, PidsMax, Weight};
+use crate::limits::{CpuMax, LimitWishes, MemorySize, PidsMax, Weight};
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
 use crate::timestamp::Timestamp;
@@ -30,6 +30,10 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Launch a server in a cgroup of its session: put this in front of the server's command.
     Run(Run),
+    /// Contain what runs already: move a process and all that it has started, grandchildren included, into a session's leaf.
+    /// From then on it is limited, measured and ended as if it had been launched there; what cannot be moved as a whole stays
+    /// where it is, and nothing is killed.
+    Adopt(Adopt),
     /// Run the daemon.
     Serve(Serve),
     /// List the sessions and their servers.
@@ -75,6 +79,24 @@ pub(super) struct Run {
     /// A label for the server, by which `pinfold end --label` finds it; up to 16, each with its own key.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(super) labels: Vec<Label>,
+    #[command(flatten)]
+    pub(super) limits: Limits,
+    /// Time between SIGTERM and the kill, when the server is ended: 500ms, 5s, 2min.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) grace: Option<TimeSpan>,
+    /// Run without containment rather than not at all; PINFOLD_UNCONTAINED=allow says the same.
+    #[arg(long)]
+    pub(super) uncontained: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+/// Limits of one server.
+#[derive(Debug, Args)]
+pub(super) struct Limits {
     /// Memory beyond which the kernel kills the server: 512M, 1.5G, 60% of RAM, infinity; not less than 16M.
     #[arg(long, value_name = "SIZE")]
     pub(super) memory_max: Option<MemorySize>,
@@ -96,17 +118,47 @@ pub(super) struct Run {
     /// I/O weight against other servers, 1 to 10000.
     #[arg(long, value_name = "N")]
     pub(super) io_weight: Option<Weight>,
+}
+
+impl Limits {
+    /// As they are asked for.
+    pub(super) fn wishes(&self) -> LimitWishes {
+        LimitWishes {
+            memory_max: self.memory_max,
+            memory_high: self.memory_high,
+            memory_swap_max: self.memory_swap_max,
+            pids_max: self.pids_max,
+            cpu_max: self.cpu_max,
+            cpu_weight: self.cpu_weight,
+            io_weight: self.io_weight,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Adopt {
+    /// The first process of each tree: it becomes a server of its own.
+    #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(super) pids: Vec<i32>,
+    /// The session that it belongs to from now on [default: what its environment or its host says, or a session of its own].
+    #[arg(long, value_name = "ID", value_parser = SessionId::parse)]
+    pub(super) session: Option<SessionId>,
+    /// What the server is called [default: what its command line launches].
+    #[arg(long, value_name = "NAME", value_parser = Name::parse)]
+    pub(super) server: Option<Name>,
+    /// A label for the server, by which `pinfold end --label` finds it; up to 16, each with its own key.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(super) labels: Vec<Label>,
+    #[command(flatten)]
+    pub(super) limits: Limits,
     /// Time between SIGTERM and the kill, when the server is ended: 500ms, 5s, 2min.
     #[arg(long, value_name = "DURATION")]
     pub(super) grace: Option<TimeSpan>,
-    /// Run without containment rather than not at all; PINFOLD_UNCONTAINED=allow says the same.
+    /// Print JSON.
     #[arg(long)]
-    pub(super) uncontained: bool,
+    pub(super) json: bool,
     #[command(flatten)]
     pub(super) socket: Socket,
-    /// The command and its arguments.
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub(super) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! Words from the user, and exit statuses: 0 done, 1 the answer is no, 2 usage; 125 to 127 of `run`.
 
+mod adopt;
 mod args;
 mod doctor;
 mod end;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
     };
     let status = match arguments.command {
         Command::Run(run) => run::run(run),
+        Command::Adopt(adopt) => adopt::adopt(adopt),
         Command::Serve(serve) => serve::serve(serve),
         Command::Ls(ls) => ls::ls(&ls),
         Command::Status(status) => status::status(&status),

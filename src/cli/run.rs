@@ -6,7 +6,6 @@ use super::args;
 use crate::chain::chain;
 use crate::label::Labels;
 use crate::launch::{EXIT_PINFOLD, LaunchOptions, launch};
-use crate::limits::LimitWishes;
 
 pub(super) fn run(run: args::Run) -> u8 {
     let labels = match Labels::collect(run.labels) {
@@ -28,15 +27,7 @@ pub(super) fn run(run: args::Run) -> u8 {
         server: run.server,
         host: run.host,
         labels,
-        limits: LimitWishes {
-            memory_max: run.memory_max,
-            memory_high: run.memory_high,
-            memory_swap_max: run.memory_swap_max,
-            pids_max: run.pids_max,
-            cpu_max: run.cpu_max,
-            cpu_weight: run.cpu_weight,
-            io_weight: run.io_weight,
-        },
+        limits: run.limits.wishes(),
         grace: run.grace,
         uncontained: run.uncontained || allowed,
         socket: run.socket.socket,

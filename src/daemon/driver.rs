@@ -188,6 +188,7 @@ impl Driver {
     fn receive(&mut self, message: Message) {
         match message {
             Message::Launch(request, reply) => self.launch(*request, reply),
+            Message::Adopt(request, reply) => self.adopt_running(*request, reply),
             Message::Admitted(number, outcome) => self.admitted(number, *outcome),
             Message::Overdue(number) => self.overdue(number),
             Message::JobDone(number, job, done) => self.job_done(number, job, done),

@@ -2,11 +2,13 @@
 //! granted is placed by [`super::placing`].
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::admission::Denial;
+use super::adopting::Moving;
 use super::chronicle::About;
 use super::driver::Driver;
 use super::log::LINES;
@@ -41,6 +43,8 @@ pub(super) struct LaunchRequest {
     pub(super) inside: Option<Caller>,
     /// When it asked.
     pub(super) asked_at: Instant,
+    /// It is no launcher, but runs already: what moves with it.
+    pub(super) moving: Option<Arc<Moving>>,
 }
 
 /// What was decided about a launch, before anything was made for it.
@@ -81,7 +85,7 @@ impl Driver {
         plan: Plan,
         reply: oneshot::Sender<Result<Launched, Fault>>,
     ) {
-        match self.hold_owner(plan.owner) {
+        match self.owner(&plan, request.launcher) {
             Ok(owner) => self.place(request, plan, owner, reply),
             Err(refusal) => self.turn_away(&request, refusal.into(), reply),
         }
@@ -176,6 +180,11 @@ impl Driver {
         };
         let instance = self.instance(request, &key, &name, &grant).map_err(Denial::lasting)?;
         Ok(Plan { key, name, uid, host, owner, program, grant, instance, waited: Duration::ZERO })
+    }
+
+    /// The number of the owner's watch. What owns itself, because nobody else does, has none: its own exit is told as that.
+    pub(super) fn owner(&mut self, plan: &Plan, launcher: ProcessId) -> Result<Option<u64>, Refusal> {
+        if plan.owner == launcher { Ok(None) } else { self.hold_owner(plan.owner).map(Some) }
     }
 
     /// The number of the owner's watch: one pidfd for all servers of one owner.

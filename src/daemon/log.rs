@@ -91,7 +91,7 @@ pub(super) fn to_journal(occurrence: &Occurrence) {
         };
     }
     match what {
-        What::Launched { .. } | What::Adopted { .. } | What::Ended(_) => entry!(info),
+        What::Launched { .. } | What::MovedIn { .. } | What::Adopted { .. } | What::Ended(_) => entry!(info),
         What::Refused { .. }
         | What::Storm { .. }
         | What::MemoryKill { .. }

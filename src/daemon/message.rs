@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
+use super::adopting::AdoptRequest;
 use super::chronicle::Following;
 use super::escapes::Escapees;
 use super::idling::Readings;
@@ -32,6 +33,8 @@ pub(super) struct Peer {
 #[derive(Debug)]
 pub(super) enum Message {
     Launch(Box<LaunchRequest>, oneshot::Sender<Result<Launched, Fault>>),
+    /// Contain what runs already.
+    Adopt(Box<AdoptRequest>, oneshot::Sender<Result<Launched, Fault>>),
     Admitted(u64, Box<Admitted>),
     /// The launcher has waited for its place for long enough.
     Overdue(u64),

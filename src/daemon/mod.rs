@@ -3,6 +3,7 @@
 //! It may die at any moment: servers live on, untouched, and the next one adopts them.
 
 mod admission;
+mod adopting;
 mod chronicle;
 mod driver;
 mod ending;

@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
+use super::adopting::{self, Moving};
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::{Message, Peer};
 use super::stdin;
 use super::table::{Pending, Server, Session, Stock};
 use super::watch::Source;
-use crate::backend::{self, AdmitError, Backend, Unplaced};
+use crate::backend::{self, AdmitError, Backend, Kin, Unplaced};
 use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Leaf, Membership};
 use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
@@ -22,8 +23,9 @@ use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
 use crate::naming::LeafName;
 use crate::occurrence::What;
 use crate::outcome::Exit;
-use crate::policy::Refusal;
+use crate::policy::{Member, Refusal, may_be_moved};
 use crate::records::{Asked, Record};
+use crate::session::ProcessId;
 use crate::sys::crash;
 use crate::timestamp::Timestamp;
 use crate::wire::{Fault, Launched};
@@ -49,9 +51,11 @@ pub(super) enum Admitted {
 /// Who is to be placed where.
 struct Placement {
     number: u64,
-    pid: i32,
+    process: ProcessId,
     pidfd: Arc<OwnedFd>,
     leaf: LeafName,
+    /// What moves with it.
+    moving: Option<Arc<Moving>>,
 }
 
 impl Driver {
@@ -59,7 +63,7 @@ impl Driver {
         &mut self,
         request: LaunchRequest,
         plan: Plan,
-        owner: u64,
+        owner: Option<u64>,
         reply: oneshot::Sender<Result<Launched, Fault>>,
     ) {
         // What is over ends before anybody joins it.
@@ -102,7 +106,12 @@ impl Driver {
             escapees_told: false,
             memory_kill_told: false,
             pids_told: 0,
-            launch: Some(Pending { reply, uncontained: request.wish.uncontained, asked_at: request.asked_at }),
+            launch: Some(Pending {
+                reply,
+                uncontained: request.wish.uncontained,
+                asked_at: request.asked_at,
+                moves_in: request.moving.is_some(),
+            }),
             jobs: Default::default(),
             busy: false,
             stock: Stock::default(),
@@ -120,7 +129,7 @@ impl Driver {
         if let Some(session) = self.table.sessions.get_mut(&plan.key) {
             session.servers.push(number);
         }
-        if let Some(owner) = self.table.owners.get_mut(&owner) {
+        if let Some(owner) = owner.and_then(|owner| self.table.owners.get_mut(&owner)) {
             owner.servers.push(number);
         }
         let from = Membership::of(request.launcher.pid);
@@ -139,7 +148,7 @@ impl Driver {
         if let Err(error) = self.watcher.watch(&*pidfd, Source::Leader(number)) {
             tracing::warn!(%error, "the launcher cannot be watched");
         }
-        let placement = Placement { number, pid: request.launcher.pid, pidfd, leaf: leaf_name };
+        let placement = Placement { number, process: request.launcher, pidfd, leaf: leaf_name, moving: request.moving };
         self.admit(placement, &plan, record.flatten());
     }
 
@@ -153,10 +162,11 @@ impl Driver {
 
     /// Starts the blocking part: the record first, so that whatever dies from here on is found again.
     fn admit(&mut self, placement: Placement, plan: &Plan, record: Option<Record>) {
-        let Placement { number, pid, pidfd, leaf } = placement;
+        let Placement { number, process, pidfd, leaf, moving } = placement;
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
         let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
         let machine = self.reloads.of_machine(grant.machine);
+        let settings = moving.is_some().then(|| self.settings.clone()).unwrap_or_default();
         let work = move || {
             let Some(record) = record else {
                 return Admitted::Failed(CgroupAdmitError::LauncherGone.into());
@@ -165,7 +175,7 @@ impl Driver {
                 return Admitted::Unrecorded(chain(&error));
             }
             let wanted = Admission {
-                pid,
+                pid: process.pid,
                 pidfd: std::os::fd::AsFd::as_fd(&*pidfd),
                 key: &key,
                 leaf: &leaf,
@@ -177,7 +187,14 @@ impl Driver {
                 owner: record.owner,
                 until: record.expires.map(|expiry| expiry.at + record.grace),
             };
-            backend.admit(&wanted).map_or_else(Admitted::Failed, Admitted::Placed)
+            let placed = match moving.as_deref() {
+                None => backend.admit(&wanted),
+                Some(Moving { by, known }) => {
+                    let may = |member: &Member| may_be_moved(&settings, by, member);
+                    backend.admit_tree(&wanted, &Kin { leader: process, known, may: &may })
+                }
+            };
+            placed.map_or_else(Admitted::Failed, Admitted::Placed)
         };
         let (placements, place_max) = (self.placements.clone(), PLACE_MAX.saturating_sub(plan.waited));
         tokio::spawn(async move {
@@ -203,7 +220,8 @@ impl Driver {
     /// gives up by itself. Where it is placed after all, its exit ends it.
     pub(super) fn overdue(&mut self, number: u64) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
-        let Some(pending) = server.launch.take() else { return };
+        // A tree that is moved ends nowhere for taking its time; whoever asked for it waits or does not.
+        let Some(pending) = server.launch.take_if(|pending| !pending.moves_in) else { return };
         let Some(about) = self.about(number) else { return };
         let refusal = Refusal {
             reason: format!("it was not placed within {} s of its launch", PLACE_MAX.as_secs()),
@@ -242,7 +260,7 @@ impl Driver {
         self.record_entry(number);
         self.record_labels(number);
         let Some(server) = self.table.servers.get_mut(&number) else { return };
-        let Some(Pending { reply, asked_at, .. }) = server.launch.take() else { return };
+        let Some(Pending { reply, asked_at, moves_in, .. }) = server.launch.take() else { return };
         if server.state != State::Running {
             let cause = server.state.cause().map_or_else(String::new, |cause| format!(": {cause}"));
             let fault = Fault::Refused {
@@ -265,10 +283,13 @@ impl Driver {
             companions: companions.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()).collect(),
             warnings: server.warnings.clone(),
         };
-        self.counts.launches += 1;
-        let warnings = launched.warnings.clone();
-        let pid = server.leader.pid;
-        self.occurred(number, What::Launched { pid, launch_seconds: asked_at.elapsed().as_secs_f64(), warnings });
+        let (pid, warnings) = (server.leader.pid, launched.warnings.clone());
+        if moves_in {
+            self.occurred(number, What::MovedIn { pid, warnings });
+        } else {
+            self.counts.launches += 1;
+            self.occurred(number, What::Launched { pid, launch_seconds: asked_at.elapsed().as_secs_f64(), warnings });
+        }
         tracing::debug!(session = %launched.session, server = %launched.server, leaf = launched.leaf, "launched");
         crash::step("before the reply");
         // That the launcher is gone meanwhile is told by its pidfd.
@@ -331,23 +352,50 @@ impl Driver {
         self.watch_highs(leaf);
     }
 
+    /// A tree that was not moved as a whole stands where it stood, and the server is forgotten. Where some of it could not go
+    /// back, that stays contained as what it is: nothing is ended because it could not be adopted.
+    fn not_moved(&mut self, number: u64, pending: Pending, refusal: Refusal, left: Option<Box<Leaf>>) {
+        let Refusal { mut reason, remedy } = refusal;
+        if let Some(leaf) = left {
+            let stays = format!("and some of it could not go back: that is in the leaf {} now", leaf.name().as_str());
+            if let Some(server) = self.table.servers.get_mut(&number) {
+                server.warnings.push(format!("it was not adopted as a whole: {reason}"));
+            }
+            reason = format!("{reason}, {stays}");
+            self.placed(number, *leaf);
+        } else {
+            self.forget_unplaced(number);
+        }
+        tracing::warn!(%reason, "not adopted");
+        let _ = pending.reply.send(Err(adopting::fault(Refusal { reason, remedy })));
+    }
+
+    /// Nothing was made for it, or is left of that.
+    fn forget_unplaced(&mut self, number: u64) {
+        let Some((server, gone)) = self.table.remove(number) else { return };
+        self.watcher.forget_files(number);
+        self.forget_highs();
+        // It may have been the last of a session whose other servers ended meanwhile.
+        let leaf = server.leaf_name.as_str().to_owned();
+        self.clean_up(server.key, leaf, gone.session.map(|session| session.machines), (number, None));
+    }
+
     /// What was made was taken back, and the server is forgotten; or its launcher is still in the leaf, which goes when
     /// that has printed its reason and is gone.
     fn not_placed(&mut self, number: u64, refusal: Refusal, left: Option<Box<Leaf>>) {
         let Some(about) = self.about(number) else { return };
         let Some(server) = self.table.servers.get_mut(&number) else { return };
+        if let Some(pending) = server.launch.take_if(|pending| pending.moves_in) {
+            return self.not_moved(number, pending, refusal, left);
+        }
         let pending = server.launch.take();
-        let leaf_name = server.leaf_name.as_str().to_owned();
         if let Some(leaf) = left {
             let leaf = Arc::new(*leaf);
             server.leaf = Some(leaf.clone());
             self.watch_leaf(number, &leaf);
             self.feed(number, Event::PlacementFailed);
-        } else if let Some((server, gone)) = self.table.remove(number) {
-            self.watcher.forget_files(number);
-            self.forget_highs();
-            // It may have been the last of a session whose other servers ended meanwhile.
-            self.clean_up(server.key, leaf_name, gone.session.map(|session| session.machines), (number, None));
+        } else {
+            self.forget_unplaced(number);
         }
         let Some(pending) = pending else { return };
         let fault = self.refuse(pending.uncontained, about, refusal);

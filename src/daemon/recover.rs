@@ -209,8 +209,11 @@ impl Driver {
         }
     }
 
-    /// Holds the owner of an adopted server; `false` where it is gone.
+    /// Holds the owner of an adopted server, where it has one beside itself; `false` where it is gone.
     fn adopt_owner(&mut self, number: u64, record: &Record) -> bool {
+        if record.owner == record.leader {
+            return true;
+        }
         if let Some(owner) = self.table.owners.values_mut().find(|owner| owner.id == record.owner) {
             owner.servers.push(number);
             return true;

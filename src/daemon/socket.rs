@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::adopting;
 use super::escapes;
 use super::follow;
 use super::launching::LaunchRequest;
@@ -31,8 +32,8 @@ use crate::session::SessionId;
 use crate::snapshot::SessionView;
 use crate::sys::crash;
 use crate::wire::{
-    self, Answer, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located, Noted, Question,
-    Relabel, Relabelled, ReloadReply, StatusReply,
+    self, Adopt, Adopted, Answer, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located,
+    Noted, Question, Relabel, Relabelled, ReloadReply, StatusReply,
 };
 
 /// How long a client may take for its first message, from its turn on.
@@ -173,7 +174,7 @@ async fn connection(
         {
             return follow::follow(service, peer, watch, stream).await;
         }
-        let changes_something = matches!(call, Ok(Call::Launch(_) | Call::End(_)));
+        let changes_something = matches!(call, Ok(Call::Launch(_) | Call::Adopt(_) | Call::End(_)));
         let reply = match call {
             Ok(call) => answer(service, peer, pidfd, call, sent).await?,
             Err(fault) => fault.encode(),
@@ -239,6 +240,7 @@ async fn answer(
 ) -> Result<Vec<u8>, ConnectionError> {
     Ok(match call {
         Call::Launch(wish) => reply(launch(service, peer, pidfd, *wish, descriptors).await?),
+        Call::Adopt(wish) => reply(adopt(service, peer, pidfd, *wish, descriptors).await?),
         Call::End(wish) => reply(end(service, peer, pidfd, wish).await?),
         Call::Reload(wish) => reply(reload(service, peer, pidfd, wish).await?),
         Call::Label(wish) => reply(label(service, peer, pidfd, wish).await?),
@@ -310,9 +312,48 @@ async fn launch(
     let (ancestors, environment) = (process::ancestors(peer.pid), process::environment(peer.pid));
     let inside = Membership::of(peer.pid).ok().and_then(|place| service.backend.locate(&place));
     let asked_at = std::time::Instant::now();
-    let request =
-        LaunchRequest { peer, wish, launcher, pidfd: held, stdin, stderr, ancestors, environment, inside, asked_at };
+    let request = LaunchRequest {
+        peer,
+        wish,
+        launcher,
+        pidfd: held,
+        stdin,
+        stderr,
+        ancestors,
+        environment,
+        inside,
+        asked_at,
+        moving: None,
+    };
     ask(service, |reply| Message::Launch(Box::new(request), reply)).await
+}
+
+/// Contains what runs already, as far as the caller may have that done.
+async fn adopt(
+    service: &Service,
+    peer: Peer,
+    pidfd: Option<&OwnedFd>,
+    wish: Adopt,
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<Result<Adopted, Fault>, ConnectionError> {
+    let inside = match inside(service, peer, pidfd) {
+        Ok(inside) => inside,
+        Err(fault) => return Ok(Err(fault)),
+    };
+    let sent = wish.pidfd.filter(|index| *index < descriptors.len()).map(|index| descriptors.swap_remove(index));
+    let (pid, backend) = (wish.pid, service.backend.clone());
+    let look = move || adopting::look(&backend, peer, inside, wish, sent);
+    // It walks through all of /proc, as a view of what escaped does: one of few at a time.
+    let looked = {
+        let _one_of_few = service.views.acquire().await.expect("the semaphore is never closed");
+        tokio::task::spawn_blocking(look).await.map_err(|_| ConnectionError::Stopping)?
+    };
+    let request = match looked {
+        Ok(request) => request,
+        Err(refusal) => return Ok(Err(adopting::fault(refusal))),
+    };
+    let launched = ask(service, |reply| Message::Adopt(Box::new(request), reply)).await?;
+    Ok(launched.map(|launched| adopting::told(pid, launched)))
 }
 
 /// The leaf that whoever gives an order stands in, if any.

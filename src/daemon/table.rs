@@ -107,6 +107,8 @@ pub(super) struct Pending {
     pub(super) uncontained: bool,
     /// When it asked.
     pub(super) asked_at: Instant,
+    /// It ran already.
+    pub(super) moves_in: bool,
 }
 
 /// What an end found in the leaf when it began, and what was done.

@@ -179,7 +179,7 @@ impl Counters {
                 self.pids_limits.with_label_values(&[level.as_str(), of_server[0], of_server[1]]).inc();
             }
             // Its end counts the failure; that it was this one is told by the event's own count.
-            What::NotExecuted { .. } => {}
+            What::NotExecuted { .. } | What::MovedIn { .. } => {}
             What::Escaped { .. } => self.escapes.inc(),
             What::Ended(ended) => self.count_end(occurrence, ended, of_server),
         }

@@ -140,6 +140,7 @@ pub(super) fn all() -> Vec<Occurrence> {
     let warnings = vec!["cpu_max does not hold".to_owned()];
     let kinds = [
         What::Launched { pid: 42, launch_seconds: 0.03, warnings },
+        What::MovedIn { pid: 42, warnings: Vec::new() },
         What::Adopted { pid: 42 },
         What::Refused { reason: "no".into(), uncontained: false },
         What::Refused { reason: "no".into(), uncontained: true },

@@ -8,6 +8,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod adjust;
+mod adoption;
 mod budget;
 mod configured;
 mod decide;
@@ -17,6 +18,7 @@ mod rate;
 mod settings;
 
 pub use adjust::{Lowering, Pass, Usage, differing, is_below_usage};
+pub use adoption::{Adopter, Member, may_be_moved, takes_in_orphans};
 pub use budget::{Holding, Newcomer, has_room};
 pub use configured::{Configured, Content, Watched};
 pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, decide, regrant};

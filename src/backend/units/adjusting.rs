@@ -65,7 +65,7 @@ impl IsGone for AdmitError {
             Self::Cgroup(CgroupAdmitError::Cgroup(error)) => error.is_gone(),
             Self::Cgroup(CgroupAdmitError::Knob(error)) => error.is_gone(),
             Self::Systemd(error) => error.is_gone(),
-            Self::Cgroup(_) | Self::Held(_) | Self::ScopeDied { .. } => false,
+            Self::Cgroup(_) | Self::Held(_) | Self::Kin(_) | Self::ScopeDied { .. } => false,
         }
     }
 }

@@ -19,6 +19,7 @@
 mod adjusting;
 mod binding;
 mod host;
+mod moving;
 mod placing;
 mod properties;
 mod removing;

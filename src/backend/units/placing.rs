@@ -183,7 +183,8 @@ impl Units {
         let session = kept.as_mut().expect("a proved scope has an open session");
         session.scopes.insert(scope.clone(), needs.given());
         let leaf = self.make_leaf(session, directory, scope, wanted)?;
-        let moved = self.move_in(&leaf, wanted).and_then(|()| {
+        let moved = self.move_in(&leaf, wanted.pid, wanted.pidfd).and_then(|()| {
+            self.move_stragglers(&leaf)?;
             // The launcher has left the scope's own cgroup, which may now give its children limits.
             self.hand_on(&leaf)?;
             limit_leaf(&leaf, wanted)
@@ -206,7 +207,7 @@ impl Units {
         self.limit_session(session, wanted, held)?;
         let (directory, unit) = scope;
         let leaf = self.make_leaf(session, directory, unit.clone(), wanted)?;
-        let placed = limit_leaf(&leaf, wanted).and_then(|()| self.move_in(&leaf, wanted));
+        let placed = limit_leaf(&leaf, wanted).and_then(|()| self.move_in(&leaf, wanted.pid, wanted.pidfd));
         let placed = placed.and_then(|()| self.prove_active(&unit));
         match placed {
             Ok(()) => Ok(leaf),
@@ -372,33 +373,6 @@ impl Units {
         Ok(scope.delegate_controllers(offered)?)
     }
 
-    /// Writes the launcher's number to the leaf. A user daemon may not where the launcher comes from outside its manager's
-    /// subtree; then the manager does it, which asks the system's.
-    fn move_in(&self, leaf: &Leaf, wanted: &Admission<'_>) -> Result<(), AdmitError> {
-        let gone = || AdmitError::from(CgroupAdmitError::LauncherGone);
-        match leaf.group().v2().write("cgroup.procs", &wanted.pid.to_string()) {
-            Err(error) if error.is_denied() => {
-                let unit = leaf.scope().expect("a leaf of this backend stands in a scope");
-                let attached = self.manager.attach(unit, leaf.name().as_str(), wanted.pid.unsigned_abs());
-                attached.map_err(|error| if error.process_is_gone() { gone() } else { error.into() })?;
-            }
-            Err(_) if has_exited(wanted.pidfd) => return Err(gone()),
-            other => other?,
-        }
-        if has_exited(wanted.pidfd) {
-            return Err(gone());
-        }
-        let found = Membership::of(wanted.pid).map_err(|_| gone())?;
-        if leaf.holds(&found) && leaf.populated()? {
-            return Ok(());
-        }
-        if is_exiting(wanted.pidfd) {
-            return Err(gone());
-        }
-        let wanted = leaf.group().v2().path().display().to_string();
-        Err(CgroupAdmitError::NotMoved { wanted, found }.into())
-    }
-
     /// Gives the machine's slice its limits, where it does not have them.
     fn limit_machine(&self, limits: &Limits) -> Result<(), AdmitError> {
         let mut last = lock(&self.machine_limits);
@@ -487,6 +461,6 @@ fn scope_died(error: &AdmitError) -> bool {
             error.is_gone()
         }
         AdmitError::Systemd(error) => error.is_gone(),
-        AdmitError::Cgroup(_) | AdmitError::Held(_) => false,
+        AdmitError::Cgroup(_) | AdmitError::Held(_) | AdmitError::Kin(_) => false,
     }
 }
