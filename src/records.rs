@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::argv::{CommandDigest, MaskedArgv};
-use crate::cgroup::GroupPaths;
+use crate::cgroup::{GroupPaths, Membership};
 use crate::label::Labels;
 use crate::limits::{LimitWishes, Limits};
 use crate::naming::{LeafName, SessionKey};
@@ -100,6 +100,12 @@ pub struct Record {
     /// The limits that held its launcher where that came from, and hold its session. `None` as before.
     #[serde(default)]
     pub held: Option<Limits>,
+    /// It ran already when it was moved into its leaf, so that it carries no mark in its environment.
+    #[serde(default)]
+    pub adopted: bool,
+    /// Where its tree stood, while that is moved: all of it goes back there if the daemon dies over it.
+    #[serde(default)]
+    pub moving_from: Option<Membership>,
     /// When it was launched.
     pub started_at: SystemTime,
     /// When its session's time is over, where it has a time-to-live.

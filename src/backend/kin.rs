@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::{AdmitError, Backend, Unplaced};
-use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Cgroup, Layout, Leaf, Membership, Mount, has_exited};
+use crate::cgroup::{
+    Admission, AdmitError as CgroupAdmitError, Caller, Cgroup, Layout, Leaf, Membership, Mount, has_exited,
+};
 use crate::policy::{Member, Refusal};
 use crate::process::{self, Family};
 use crate::session::ProcessId;
@@ -129,7 +131,15 @@ impl Backend {
             }
             Err(unplaced) => unplaced,
         };
-        Err(self.send_back(unplaced, &from, wanted, kin))
+        let Unplaced { error, left } = unplaced;
+        let place = Caller { key: wanted.key.clone(), leaf: wanted.leaf.clone() };
+        let left = self.send_back(&place, left.map(|leaf| *leaf), &from, kin.known.iter().copied().chain([kin.leader]));
+        Err(Unplaced { error, left: left.map(Box::new) })
+    }
+
+    /// Sends back what a daemon that died had begun to move; gives the leaf where some of it stays there.
+    pub fn undo_move(&self, at: &Caller, leaf: Leaf, from: &Membership, leader: ProcessId) -> Option<Leaf> {
+        self.send_back(at, Some(leaf), from, std::iter::once(leader))
     }
 
     /// Fetches the rest of a tree whose first process is in its leaf.
@@ -215,17 +225,22 @@ impl Backend {
 
     /// Sends what was moved back to where it stood, and removes the leaf. It is left where the kernel lets some of it not go:
     /// a user's daemon may not write in the cgroup that another's session has.
-    fn send_back(&self, mut unplaced: Unplaced, from: &Membership, wanted: &Admission<'_>, kin: &Kin<'_>) -> Unplaced {
+    fn send_back(
+        &self,
+        at: &Caller,
+        leaf: Option<Leaf>,
+        from: &Membership,
+        known: impl Iterator<Item = ProcessId>,
+    ) -> Option<Leaf> {
         let start = Instant::now();
-        let leaf = unplaced.left.take();
         let path = leaf.as_ref().map(|leaf| (leaf, Path::of(self.layout(), leaf, from)));
         // Of a scope that was started and did not come as far as to have a leaf.
-        let scope = format!("/{}", wanted.key.scope(wanted.leaf.launch()));
+        let scope = format!("/{}", at.key.scope(at.leaf.launch()));
         let is_ours = |place: &Membership| {
             path.as_ref().is_some_and(|(leaf, path)| path.is_begun(leaf, place))
                 || place.v2.as_ref().is_some_and(|cgroup| cgroup.ends_with(&scope))
         };
-        let mut known: BTreeSet<ProcessId> = kin.known.iter().copied().chain([kin.leader]).collect();
+        let mut known: BTreeSet<ProcessId> = known.collect();
         for _ in 0..PASSES_MAX {
             let Ok(family) = Family::now() else { break };
             let in_leaf = leaf.as_ref().and_then(|leaf| all_in(leaf).ok()).unwrap_or_default();
@@ -237,8 +252,7 @@ impl Backend {
                 break;
             }
         }
-        unplaced.left = leaf.filter(|leaf| leaf.remove().is_err());
-        unplaced
+        leaf.filter(|leaf| leaf.remove().is_err())
     }
 
     /// Moves one process back; tells whether it was in what is ours and now stands where it stood.

@@ -1,5 +1,7 @@
 //! Parsers of what the kernel writes in cgroup and proc files: text in, values out. [`Membership::of`] alone reads a file.
 
+use serde::{Deserialize, Serialize};
+
 /// The value of `key` in a flat keyed file (`populated 1`), as `cgroup.events` and `memory.stat` are.
 pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
@@ -11,7 +13,7 @@ pub(super) fn number(text: &str) -> Option<u64> {
 }
 
 /// Where a process is, from `/proc/PID/cgroup` (cgroups(7)): paths as seen from the reader's cgroup namespace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// Its cgroup in the v2 hierarchy.
     pub v2: Option<String>,

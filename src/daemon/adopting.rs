@@ -17,9 +17,10 @@ use super::message::Peer;
 use super::stdin;
 use crate::argv::{self, MaskedArgv};
 use crate::backend::{Backend, MEMBERS_MAX};
-use crate::cgroup::{Caller, Cgroup, Membership, has_exited};
+use crate::cgroup::{Caller, Cgroup, Leaf, Membership, has_exited};
 use crate::policy::{self, Adopter, Member, Refusal, may_be_moved};
 use crate::process::{self, Family};
+use crate::records::Record;
 use crate::session::{ProcessId, SessionId};
 use crate::wire::{Adopt, Adopted, Fault, Launch, Launched};
 
@@ -206,6 +207,25 @@ impl Driver {
             None
         });
         Ok((plan, owner))
+    }
+
+    /// A tree is in its leaf as a whole: from now on it stays there, whatever becomes of this daemon.
+    pub(super) fn moved(&mut self, number: u64) {
+        if self.table.servers.get(&number).is_some_and(|server| server.adopted) {
+            self.record_again(number);
+        }
+    }
+
+    /// An earlier daemon died while it moved a tree, and nobody was told that it is contained: what was moved goes back to
+    /// where it stood. Gives the leaf where some of it cannot.
+    pub(super) fn undo_move(&self, place: &Caller, record: &Record, leaf: Leaf) -> Option<Leaf> {
+        let Some(from) = &record.moving_from else { return Some(leaf) };
+        let (server, pid) = (&record.server, record.leader.pid);
+        let left = self.backend.undo_move(place, leaf, from, record.leader);
+        if left.is_none() {
+            tracing::warn!(%server, pid, "a daemon died while it adopted a tree: all of that is where it stood before");
+        }
+        left
     }
 
     fn may_be_adopted(&self, request: &AdoptRequest) -> Result<(), Refusal> {

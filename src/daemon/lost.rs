@@ -86,6 +86,8 @@ impl Driver {
             stall: policy::STALL,
             asked: None,
             held: None,
+            adopted: false,
+            moving_from: None,
             started_at: SystemTime::now(),
             expires: None,
             warnings: vec![WARNING.to_owned()],

@@ -91,6 +91,7 @@ impl Driver {
             watchdog: None,
             asked: Some(Asked { limits: request.wish.limits, grace: request.wish.grace }),
             held: None,
+            adopted: request.moving.is_some(),
             settings: self.reloads.generation,
             leader: request.launcher,
             leader_pidfd: Some(pidfd.clone()),
@@ -134,10 +135,12 @@ impl Driver {
         }
         let from = Membership::of(request.launcher.pid);
         let server = Server { held: from.as_ref().ok().map(|from| self.backend.held(from, &plan.key)), ..server };
+        let moving_from = from.as_ref().ok().filter(|_| request.moving.is_some()).cloned();
         let machine = from
             .map_err(|_| AdmitError::from(CgroupAdmitError::LauncherGone))
             .and_then(|from| self.backend.machine_paths(&from));
-        let record = machine.as_ref().ok().map(|machine| self.record(&server, machine.clone()));
+        let record = machine.as_ref().ok().and_then(|machine| self.record(&server, machine.clone()));
+        let record = record.map(|record| Record { moving_from, ..record });
         if let (Ok(machine), Some(session)) = (machine, self.table.sessions.get_mut(&plan.key)) {
             // From here on its directories may be made, whatever becomes of the launch.
             if !session.machines.contains(&machine) {
@@ -149,7 +152,7 @@ impl Driver {
             tracing::warn!(%error, "the launcher cannot be watched");
         }
         let placement = Placement { number, process: request.launcher, pidfd, leaf: leaf_name, moving: request.moving };
-        self.admit(placement, &plan, record.flatten());
+        self.admit(placement, &plan, record);
     }
 
     pub(super) fn terms(&self, grace: Duration, stdin_grace: Duration) -> Terms {
@@ -256,6 +259,7 @@ impl Driver {
         self.keep_held(number);
         self.leave_earlier_leaves(number);
         self.feed(number, Event::Placed);
+        self.moved(number);
         self.replace_older(number);
         self.record_entry(number);
         self.record_labels(number);

@@ -38,6 +38,8 @@ impl Driver {
             stall: server.stall,
             asked: server.asked.clone(),
             held: server.held,
+            adopted: server.adopted,
+            moving_from: None,
             started_at: server.started_at.time(),
             expires: session.expires,
             warnings: server.warnings.clone(),

@@ -53,7 +53,18 @@ impl Driver {
             self.table.next = self.table.next.max(place.leaf.launch());
             self.table.generation = self.table.generation.max(record.generation);
             known.push(place.clone());
-            match self.open(&place, &record) {
+            let opened = match self.open(&place, &record) {
+                Ok(leaf) => match self.undo_move(&place, &record, leaf) {
+                    Some(leaf) => Ok(leaf),
+                    None => {
+                        self.sweep(record, None);
+                        swept += 1;
+                        continue;
+                    }
+                },
+                failed => failed,
+            };
+            match opened {
                 Ok(leaf) if leaf.populated().unwrap_or(true) || lives_outside(&record) => {
                     self.adopt(&place, &record, leaf);
                     crash::step("a server was adopted");
@@ -155,6 +166,7 @@ impl Driver {
             watchdog: None,
             asked: record.asked.clone(),
             held: record.held,
+            adopted: record.adopted,
             settings: self.reloads.generation,
             leader: record.leader,
             leader_pidfd: pidfd.clone(),
@@ -279,5 +291,7 @@ impl Driver {
 fn lives_outside(record: &Record) -> bool {
     let environment = process::environment(record.leader.pid);
     let is_marked = environment.iter().any(|(name, value)| name == SERVER_VARIABLE && *value == record.leaf);
-    is_marked && process::hold(record.leader).is_some()
+    // What was adopted ran before it could be marked; once it was in its leaf it was a server.
+    let was_there = record.adopted && record.moving_from.is_none();
+    (is_marked || was_there) && process::hold(record.leader).is_some()
 }

@@ -52,6 +52,8 @@ pub(super) struct Server {
     pub(super) asked: Option<Asked>,
     /// What held its launcher where that came from, where that is known.
     pub(super) held: Option<Limits>,
+    /// It ran already when it was moved into its leaf.
+    pub(super) adopted: bool,
     /// The settings under which its launch was decided, by their number.
     pub(super) settings: u64,
     pub(super) leader: ProcessId,

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::death::{CONFIG, Doomed, Played, Tells, answers_or_is_dead, play_at_every_step, revive, stop};
 use crate::hosts::{NOBODY, expect_gone, lines, v2_cgroup};
 use crate::support::{
     Launched, Machine, base, eventually, lives, offered, processes, root_offered, signal, subtree_offered, v2_mount,
@@ -14,6 +15,60 @@ use crate::support::{
 
 /// The variable by which a test finds all of a tree again, wherever it is.
 const MARK: &str = "PINFOLD_TEST_ADOPTED";
+
+/// What became of an adoption whose daemon may have died over it.
+#[track_caller]
+fn expect_all_or_nothing(machine: &Machine, pids: &[i32], before: &[String], told: &Output) {
+    let mount = v2_mount().unwrap();
+    eventually("all of the tree is contained, or none of it is and nothing is left of the attempt", || {
+        let sessions = machine.sessions();
+        let fail = |what: &str| Err(format!("{what}: {sessions:?} {:?} {told:?}; {}", places(pids), machine.log()));
+        let Some(session) = sessions.first() else {
+            return match () {
+                () if told.status.success() => fail("it was told to be contained"),
+                () if places(pids) != before => fail("it does not stand where it stood"),
+                () if !machine.cgroups().is_empty() || !machine.records().is_empty() => fail("something is left"),
+                () => Ok(()),
+            };
+        };
+        let leaf = Path::new(session["servers"][0]["cgroup"].as_str().unwrap());
+        let whole = pids.iter().all(|pid| v2_cgroup(*pid, &mount) == leaf);
+        if whole && session["servers"][0]["state"] == "running" { Ok(()) } else { fail("it is not whole") }
+    });
+    assert!(pids.iter().all(|pid| lives(*pid)), "nothing was killed; {}", machine.log());
+}
+
+#[test]
+fn a_daemon_killed_at_any_single_step_of_an_adoption_leaves_all_of_the_tree_contained_or_none_of_it() {
+    if !offered() {
+        return;
+    }
+    let play = |at: u64| {
+        let machine = Machine::configured(CONFIG);
+        let _tells = Tells(&machine);
+        let mark = mark(&format!("death{at}"));
+        let mut server = tree(&mark, "setsid sleep 1000 & sleep 1000 & sleep 1000; true");
+        let pids = grown(&mark, 4);
+        let before = places(&pids);
+        let mut daemon = Doomed::start(&machine, &at.to_string());
+        // Where it finds no daemon it starts one, and that one does it.
+        let told = try_adopt(&machine, server.pid(), &["--session", "s", "--server", "old"]);
+        answers_or_is_dead(&machine, &mut daemon);
+        let died_at = daemon.died_at();
+        daemon.kill();
+        revive(&machine);
+        expect_all_or_nothing(&machine, &pids, &before, &told);
+        assert!(machine.ask(&["end", "s", "--if-exists"]).status.success(), "{}", machine.log());
+        marked(&mark).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+        server.exit_status();
+        machine.expect_nothing_left();
+        stop(&machine);
+        died_at.map_or(Played::Through, Played::Killed)
+    };
+    let steps = play_at_every_step(play);
+    let moves = steps.iter().filter(|step| *step == "cgroup.procs").count();
+    assert!(moves >= 4 && steps.iter().any(|step| step == "a record was written"), "{steps:?}");
+}
 
 /// A tree that runs already: a shell with a mark that all that it starts inherits. Its stdin is a pipe that is held open.
 fn tree(mark: &str, script: &str) -> Launched {
@@ -215,7 +270,9 @@ fn several_are_adopted_each_in_a_leaf_of_its_own_and_one_below_another_is_in_tha
         expect_in_leaf(leaf, pids);
     }
     assert!(machine.ask(&["end", "s"]).status.success());
-    servers.iter_mut().for_each(|server| drop(server.exit_status()));
+    for server in &mut servers {
+        server.exit_status();
+    }
     machine.expect_nothing_left();
 }
 
@@ -321,7 +378,7 @@ fn what_may_not_be_adopted_is_refused_with_its_reason_and_stays_where_it_is() {
     let mark = mark("refused");
     // A host, and whatever has one in its tree.
     let claude = machine.shell_named("claude");
-    let mut parent = tree_command(&mark, "\"$CLAUDE\" -c 'read -r _; true' & echo $!; wait");
+    let mut parent = tree_command(&mark, "\"$CLAUDE\" -c 'sleep 1000; true' & echo $!; wait");
     let mut parent = Launched::spawn({
         parent.env("CLAUDE", claude);
         parent
@@ -333,7 +390,7 @@ fn what_may_not_be_adopted_is_refused_with_its_reason_and_stays_where_it_is() {
     });
     expect_refused(&machine, host, &[], &["is an agent host (claude-code)", "pinfold run"]);
     expect_refused(&machine, parent.pid(), &[], &["(claude), which is in the tree", "an agent host"]);
-    signal(host, Signal::SIGKILL);
+    marked(&mark).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
     parent.exit_status();
 
     // What is in a leaf already.
@@ -342,14 +399,12 @@ fn what_may_not_be_adopted_is_refused_with_its_reason_and_stays_where_it_is() {
     expect_refused(&machine, launched.pid(), &["--session", "other"], &["is in session mine already", "status --pid"]);
     machine.ask(&["end", "mine"]);
 
-    // The main process of a service, as systemd tells it that it is.
     let mut container = Command::new("unshare");
     container.args(["--pid", "--fork", "--kill-child", "sleep", "1000"]).env(MARK, &mark);
     container.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut container = Launched::spawn(container);
     let inside = eventually("it runs in a pid namespace of its own", || {
-        let inside = marked(&mark).into_iter().find(|pid| *pid != container.pid() && *pid != parent.pid());
-        let inside = inside.filter(|pid| crate::hosts::status_field(*pid, "NSpid").contains('\t'));
+        let inside = marked(&mark).into_iter().find(|pid| crate::hosts::status_field(*pid, "NSpid").contains('\t'));
         inside.ok_or_else(|| format!("{:?}", marked(&mark)))
     });
     expect_refused(&machine, inside, &[], &["a pid namespace of its own", "by its runtime"]);
@@ -409,7 +464,10 @@ fn a_tree_that_cannot_be_moved_as_a_whole_goes_back_to_where_it_stood() {
     let mut server = tree(&mark, "sleep 1000 & sleep 1000 & sh -c 'sleep 1000; true' & echo $!; sleep 1000; true");
     let stray = server.number();
     let pids = grown(&mark, 6);
-    std::fs::write(elsewhere.join("cgroup.procs"), stray.to_string()).unwrap();
+    let below = |pid: &&i32| **pid == stray || crate::hosts::status_field(**pid, "PPid") == stray.to_string();
+    for pid in pids.iter().filter(below) {
+        std::fs::write(elsewhere.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
     let before = places(&pids);
     let output = try_adopt(&machine, server.pid(), &["--session", "s"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -502,7 +560,7 @@ fn caps_and_limits_hold_for_what_is_adopted_and_a_full_machine_takes_none() {
     if !offered() {
         return;
     }
-    let machine = Machine::with_config("servers_max = 1\n[server]\npids_max = 77\n");
+    let machine = Machine::with_config("[daemon]\nservers_max = 1\n[server]\npids_max = 77\n");
     let marks = [mark("caps-one"), mark("caps-two")];
     let mut servers = marks.each_ref().map(|mark| tree(mark, "sleep 1000; true"));
     marks.iter().for_each(|mark| drop(grown(mark, 2)));
@@ -519,7 +577,9 @@ fn caps_and_limits_hold_for_what_is_adopted_and_a_full_machine_takes_none() {
     assert_eq!(limit.trim(), "77");
     machine.ask(&["end", "s"]);
     marked(&marks[1]).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
-    servers.iter_mut().for_each(|server| drop(server.exit_status()));
+    for server in &mut servers {
+        server.exit_status();
+    }
     machine.expect_nothing_left();
     assert!(base().is_dir());
     expect_gone(servers[1].pid());

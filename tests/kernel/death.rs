@@ -25,11 +25,11 @@ const PLAYERS: usize = 6;
 const STEPS_MAX: u64 = 2000;
 
 /// Short, so that an end passes through all its phases soon.
-const CONFIG: &str = "[server]\ngrace = \"100ms\"\nstdin_grace = \"100ms\"\n[daemon]\nidle_exit = \"60s\"";
+pub(crate) const CONFIG: &str = "[server]\ngrace = \"100ms\"\nstdin_grace = \"100ms\"\n[daemon]\nidle_exit = \"60s\"";
 
 /// What stands after a script was played.
 #[derive(Debug, PartialEq, Eq)]
-enum Played {
+pub(crate) enum Played {
     /// The daemon died at this step.
     Killed(String),
     /// It lived through all of it.
@@ -38,7 +38,7 @@ enum Played {
 
 /// Plays a script for each step, and gives the names of the steps at which the daemon died, in order of N.
 #[track_caller]
-fn play_at_every_step(play: impl Fn(u64) -> Played + Sync) -> Vec<String> {
+pub(crate) fn play_at_every_step(play: impl Fn(u64) -> Played + Sync) -> Vec<String> {
     let (next, over) = (AtomicU64::new(1), AtomicBool::new(false));
     let killed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -73,7 +73,7 @@ impl Drop for Stops<'_> {
 }
 
 /// A script that fails shows what its daemons said.
-struct Tells<'a>(&'a Machine);
+pub(crate) struct Tells<'a>(pub(crate) &'a Machine);
 
 impl Drop for Tells<'_> {
     fn drop(&mut self) {
@@ -84,14 +84,14 @@ impl Drop for Tells<'_> {
 }
 
 /// A daemon that is to die.
-struct Doomed<'a> {
+pub(crate) struct Doomed<'a> {
     machine: &'a Machine,
     child: Child,
 }
 
 impl<'a> Doomed<'a> {
     /// Started, and listening unless it died before that.
-    fn start(machine: &'a Machine, at: &str) -> Self {
+    pub(crate) fn start(machine: &'a Machine, at: &str) -> Self {
         let mut child = machine.serve().env("PINFOLD_CRASH_AT", at).spawn().unwrap();
         eventually("the daemon listens or is dead", || {
             let done = UnixStream::connect(machine.socket()).is_ok() || child.try_wait().unwrap().is_some();
@@ -105,7 +105,7 @@ impl<'a> Doomed<'a> {
     }
 
     /// At which step it died, if it did.
-    fn died_at(&mut self) -> Option<String> {
+    pub(crate) fn died_at(&mut self) -> Option<String> {
         if !self.is_dead() {
             return None;
         }
@@ -116,7 +116,7 @@ impl<'a> Doomed<'a> {
 }
 
 impl Doomed<'_> {
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -130,7 +130,7 @@ impl Drop for Doomed<'_> {
 
 /// A daemon that is about to die has died. To look changes nothing and is no step.
 #[track_caller]
-fn answers_or_is_dead(machine: &Machine, daemon: &mut Doomed<'_>) {
+pub(crate) fn answers_or_is_dead(machine: &Machine, daemon: &mut Doomed<'_>) {
     eventually("the daemon answers or is dead", || {
         let answers = machine.ask(&["ls"]).status.success();
         if daemon.is_dead() || answers { Ok(()) } else { Err(machine.log()) }
@@ -139,7 +139,7 @@ fn answers_or_is_dead(machine: &Machine, daemon: &mut Doomed<'_>) {
 
 /// A daemon listens again: a launcher that found none may have started one, and else it is started here.
 #[track_caller]
-fn revive(machine: &Machine) {
+pub(crate) fn revive(machine: &Machine) {
     if UnixStream::connect(machine.socket()).is_ok() {
         return;
     }
@@ -381,7 +381,7 @@ fn play(at: &str, again: Option<u64>) -> Played {
 
 /// Stops whichever daemon runs, and looks that it takes along what is its own.
 #[track_caller]
-fn stop(machine: &Machine) {
+pub(crate) fn stop(machine: &Machine) {
     let pid = machine.described()["pid"].as_i64().unwrap() as i32;
     signal(pid, Signal::SIGTERM);
     eventually("the daemon stops", || if lives(pid) { Err(machine.log()) } else { Ok(()) });
