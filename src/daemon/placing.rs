@@ -169,7 +169,7 @@ impl Driver {
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
         let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
         let machine = self.reloads.of_machine(grant.machine);
-        let settings = moving.is_some().then(|| self.settings.clone()).unwrap_or_default();
+        let moving = moving.map(|moving| (moving, self.settings.clone()));
         let work = move || {
             let Some(record) = record else {
                 return Admitted::Failed(CgroupAdmitError::LauncherGone.into());
@@ -190,11 +190,11 @@ impl Driver {
                 owner: record.owner,
                 until: record.expires.map(|expiry| expiry.at + record.grace),
             };
-            let placed = match moving.as_deref() {
+            let placed = match moving {
                 None => backend.admit(&wanted),
-                Some(Moving { by, known }) => {
-                    let may = |member: &Member| may_be_moved(&settings, by, member);
-                    backend.admit_tree(&wanted, &Kin { leader: process, known, may: &may })
+                Some((moving, settings)) => {
+                    let may = |member: &Member| may_be_moved(&settings, &moving.by, member);
+                    backend.admit_tree(&wanted, &Kin { leader: process, known: &moving.known, may: &may })
                 }
             };
             placed.map_or_else(Admitted::Failed, Admitted::Placed)

@@ -14,8 +14,18 @@ const LAUNCH_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 const END_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0];
 
 /// All events, so that each has its series from the start.
-const EVENTS: [&str; 9] =
-    ["launched", "adopted", "refused", "storm", "memory_kill", "pids_limit", "not_executed", "escaped", "ended"];
+const EVENTS: [&str; 10] = [
+    "launched",
+    "moved_in",
+    "adopted",
+    "refused",
+    "storm",
+    "memory_kill",
+    "pids_limit",
+    "not_executed",
+    "escaped",
+    "ended",
+];
 
 /// On v1 what a leaf has counted goes with it: how many processes the kernel killed for memory in each leaf of a session, by
 /// the session's key. The number under no leaf is of those that ended.
@@ -178,7 +188,7 @@ impl Counters {
                 let level = level.to_string();
                 self.pids_limits.with_label_values(&[level.as_str(), of_server[0], of_server[1]]).inc();
             }
-            // Its end counts the failure; that it was this one is told by the event's own count.
+            // Its end counts the failure; that it was this one is told by the event's own count. So is what was no launch.
             What::NotExecuted { .. } | What::MovedIn { .. } => {}
             What::Escaped { .. } => self.escapes.inc(),
             What::Ended(ended) => self.count_end(occurrence, ended, of_server),
