@@ -32,6 +32,9 @@
 //! in the log, and to whoever waits in `pinfold end`. `daemon/chronicle.rs` is where all that happens passes, on its way to the
 //! journal and to `pinfold events`.
 //!
+//! What runs already is placed with its whole tree by `daemon/adopting.rs` and `backend/kin.rs`, where somebody orders it
+//! (`pinfold adopt`), and is a server like any other from then on.
+//!
 //! The daemon may die at any moment: servers live on, and `daemon/recover.rs` of the next one adopts them.
 
 pub mod argv;

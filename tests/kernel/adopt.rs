@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::death::{CONFIG, Doomed, Played, Tells, answers_or_is_dead, play_at_every_step, revive, stop};
 use crate::hosts::{NOBODY, expect_gone, lines, v2_cgroup};
 use crate::support::{
-    Launched, Machine, base, eventually, lives, offered, processes, root_offered, signal, subtree_offered, v2_mount,
+    Launched, Machine, base, eventually, lives, offered, on_systemd, processes, root_offered, signal, subtree_offered,
+    v2_mount,
 };
 
 /// The variable by which a test finds all of a tree again, wherever it is.
@@ -43,31 +44,40 @@ fn a_daemon_killed_at_any_single_step_of_an_adoption_leaves_all_of_the_tree_cont
     if !offered() {
         return;
     }
-    let play = |at: u64| {
-        let machine = Machine::configured(CONFIG);
-        let _tells = Tells(&machine);
-        let mark = mark(&format!("death{at}"));
-        let mut server = tree(&mark, "setsid sleep 1000 & sleep 1000 & sleep 1000; true");
-        let pids = grown(&mark, 4);
-        let before = places(&pids);
-        let mut daemon = Doomed::start(&machine, &at.to_string());
-        // Where it finds no daemon it starts one, and that one does it.
-        let told = try_adopt(&machine, server.pid(), &["--session", "s", "--server", "old"]);
-        answers_or_is_dead(&machine, &mut daemon);
-        let died_at = daemon.died_at();
-        daemon.kill();
-        revive(&machine);
-        expect_all_or_nothing(&machine, &pids, &before, &told);
-        assert!(machine.ask(&["end", "s", "--if-exists"]).status.success(), "{}", machine.log());
-        marked(&mark).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
-        server.exit_status();
-        machine.expect_nothing_left();
-        stop(&machine);
-        died_at.map_or(Played::Through, Played::Killed)
-    };
-    let steps = play_at_every_step(play);
+    if on_systemd() {
+        // One manager has one daemon at a time: these are the steps between which its part is done.
+        for step in ["a record was written", "a cgroup was made", "cgroup.procs", "before the reply"] {
+            assert_eq!(adopt_and_die(step), Played::Killed(step.to_owned()));
+        }
+        return;
+    }
+    let steps = play_at_every_step(|at| adopt_and_die(&at.to_string()));
     let moves = steps.iter().filter(|step| *step == "cgroup.procs").count();
     assert!(moves >= 4 && steps.iter().any(|step| step == "a record was written"), "{steps:?}");
+}
+
+/// Has a daemon adopt a tree that is to die at this step, and looks at what the next one makes of it.
+fn adopt_and_die(at: &str) -> Played {
+    let machine = Machine::configured(CONFIG);
+    let _tells = Tells(&machine);
+    let mark = mark(&format!("death {at}"));
+    let mut server = tree(&mark, "setsid sleep 1000 & sleep 1000 & sleep 1000; true");
+    let pids = grown(&mark, 4);
+    let before = places(&pids);
+    let mut daemon = Doomed::start(&machine, at);
+    // Where it finds no daemon it starts one, and that one does it.
+    let told = try_adopt(&machine, server.pid(), &["--session", "s", "--server", "old"]);
+    answers_or_is_dead(&machine, &mut daemon);
+    let died_at = daemon.died_at();
+    daemon.kill();
+    revive(&machine);
+    expect_all_or_nothing(&machine, &pids, &before, &told);
+    assert!(machine.ask(&["end", "s", "--if-exists"]).status.success(), "{}", machine.log());
+    marked(&mark).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    server.exit_status();
+    machine.expect_nothing_left();
+    stop(&machine);
+    died_at.map_or(Played::Through, Played::Killed)
 }
 
 /// A tree that runs already: a shell with a mark that all that it starts inherits. Its stdin is a pipe that is held open.
@@ -552,6 +562,33 @@ fn a_user_adopts_own_processes_and_what_root_adopts_is_its_users() {
     own.exit_status();
     marked(&mark).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
     roots.exit_status();
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn from_inside_a_session_a_process_is_adopted_by_that_session_only() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let mark = mark("inside");
+    let mut outside = tree(&mark, "sleep 1000; true");
+    grown(&mark, 2);
+    let pid = outside.pid();
+    let script =
+        format!("\"$PINFOLD\" adopt {pid} --session t 2>&1; \"$PINFOLD\" adopt {pid} --server taken; exec cat");
+    let mut run = machine.pinfold(&["run", "--session", "s", "--server", "asks", "--", "sh", "-c", &script]);
+    machine.point_here(&mut run);
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut inside = Launched::spawn(run);
+    let told = inside.line();
+    assert!(told.contains("from inside session s a process can be adopted by that session only"), "{told}");
+    let told = inside.line();
+    assert!(told.contains(&format!("process {pid} is server taken of session s now: 2 processes")), "{told}");
+    assert!(machine.ask(&["end", "s"]).status.success());
+    assert_eq!(marked(&mark), [0; 0]);
+    inside.exit_status();
+    outside.exit_status();
     machine.expect_nothing_left();
 }
 

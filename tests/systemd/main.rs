@@ -10,6 +10,7 @@ mod agent;
 mod kernel;
 mod support;
 
+mod adopt;
 mod behind;
 mod bound;
 mod doctor;
