@@ -86,14 +86,7 @@ pub(super) fn look(
         Some(_) => return Err(gone(pid)),
         None => process::hold(leader).ok_or_else(|| gone(pid))?,
     };
-    let family = Family::now().map_err(|error| refused(format!("cannot read /proc: {error}"), "mount it"))?;
-    let Some(known) = family.tree(leader, MEMBERS_MAX) else {
-        let many = format!("process {pid} has more than {MEMBERS_MAX} processes in its tree");
-        return Err(refused(many, "adopt parts of it"));
-    };
-    // One that has exited meanwhile, or waits for its parent to notice, is nothing to move.
-    let lives = |id: &ProcessId| process::hold(*id).is_some_and(|pidfd| !has_exited(pidfd.as_fd()));
-    let tree: Vec<Member> = known.iter().filter(|id| lives(id)).filter_map(|id| process::member(*id).ok()).collect();
+    let (known, tree) = tree(leader)?;
     let from = Membership::of(pid).map_err(|_| gone(pid))?;
     let environment = process::environment(pid);
     let stands = stands(backend, pid, &from, &environment);
@@ -108,21 +101,7 @@ pub(super) fn look(
     let launch = LaunchRequest {
         // The session is that of the user whose process it is, also where root asks.
         peer: Peer { uid: tree[0].uids.1, pid: by.pid },
-        wish: Launch {
-            session: wish.session,
-            named: wish.server.is_some(),
-            server: wish.server.unwrap_or_else(|| argv::server_name(&words)),
-            host: None,
-            argv: MaskedArgv::mask(&words),
-            command: None,
-            labels: wish.labels,
-            limits: wish.limits,
-            grace: wish.grace,
-            uncontained: false,
-            stdin: None,
-            stderr: None,
-            pidfd: None,
-        },
+        wish: as_launch(wish, &words),
         launcher: leader,
         pidfd,
         stdin: None,
@@ -134,6 +113,38 @@ pub(super) fn look(
         moving: Some(Arc::new(Moving { by: adopter, known })),
     };
     Ok(AdoptRequest { launch, by, by_inside, tree, stands })
+}
+
+/// The tree of a process: who is in it, and of those that live what is to be known of them.
+fn tree(leader: ProcessId) -> Result<(Vec<ProcessId>, Vec<Member>), Refusal> {
+    let family = Family::now().map_err(|error| refused(format!("cannot read /proc: {error}"), "mount it"))?;
+    let Some(known) = family.tree(leader, MEMBERS_MAX) else {
+        let many = format!("process {} has more than {MEMBERS_MAX} processes in its tree", leader.pid);
+        return Err(refused(many, "adopt parts of it"));
+    };
+    // One that has exited meanwhile, or waits for its parent to notice, is nothing to move.
+    let lives = |id: &ProcessId| process::hold(*id).is_some_and(|pidfd| !has_exited(pidfd.as_fd()));
+    let members = known.iter().filter(|id| lives(id)).filter_map(|id| process::member(*id).ok()).collect();
+    Ok((known, members))
+}
+
+/// What was asked for, as a launch of this command line would ask for it.
+fn as_launch(wish: Adopt, words: &[String]) -> Launch {
+    Launch {
+        session: wish.session,
+        named: wish.server.is_some(),
+        server: wish.server.unwrap_or_else(|| argv::server_name(words)),
+        host: None,
+        argv: MaskedArgv::mask(words),
+        command: None,
+        labels: wish.labels,
+        limits: wish.limits,
+        grace: wish.grace,
+        uncontained: false,
+        stdin: None,
+        stderr: None,
+        pidfd: None,
+    }
 }
 
 fn stands(backend: &Backend, pid: i32, from: &Membership, environment: &[(String, String)]) -> Stands {
