@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::death::{CONFIG, Doomed, Played, Tells, answers_or_is_dead, play_at_every_step, revive, stop};
 use crate::hosts::{NOBODY, expect_gone, lines, v2_cgroup};
 use crate::support::{
-    Launched, Machine, base, eventually, lives, offered, on_systemd, processes, root_offered, signal, subtree_offered,
-    v2_mount,
+    Launched, Machine, base, eventually, is_root, lives, offered, on_systemd, processes, root_offered, signal,
+    subtree_offered, v2_mount,
 };
 
 /// The variable by which a test finds all of a tree again, wherever it is.
@@ -410,7 +410,9 @@ fn what_may_not_be_adopted_is_refused_with_its_reason_and_stays_where_it_is() {
     machine.ask(&["end", "mine"]);
 
     let mut container = Command::new("unshare");
-    container.args(["--pid", "--fork", "--kill-child", "sleep", "1000"]).env(MARK, &mark);
+    // Who is not root may make one in a user namespace only.
+    let user: &[&str] = if is_root() { &[] } else { &["--user", "--map-current-user"] };
+    container.args(user).args(["--pid", "--fork", "--kill-child", "sleep", "1000"]).env(MARK, &mark);
     container.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut container = Launched::spawn(container);
     let inside = eventually("it runs in a pid namespace of its own", || {
