@@ -22,9 +22,12 @@ pub const MEMBERS_MAX: usize = 4096;
 /// How many passes in a row must find nothing outside.
 const QUIET: usize = 2;
 
-/// How many passes there are at most, and how long they may take together. The same holds for the way back.
+/// How many passes there are at most.
 const PASSES_MAX: usize = 200;
-const SPAN_MAX: Duration = Duration::from_secs(10);
+
+/// How long they may take together, and as long again on the way back. A move waits for all CPUs (the kernel's
+/// cgroup_threadgroup_rwsem), which takes a busy machine some 20 ms for each process.
+const SPAN_MAX: Duration = Duration::from_secs(40);
 
 /// The tree of a process that is to be moved.
 pub struct Kin<'a> {
@@ -61,12 +64,16 @@ pub enum KinError {
     #[error("process {0} has more than {MEMBERS_MAX} processes in its tree")]
     TooMany(i32),
     /// New ones were found outside in every pass.
-    #[error("the tree of process {leader} still had processes outside the leaf after {passes} passes")]
+    #[error(
+        "the tree of process {leader} still had processes outside the leaf after {passes} passes and {} s", span.as_secs()
+    )]
     Restless {
         /// Whose tree it is.
         leader: i32,
         /// How many passes.
         passes: usize,
+        /// How long they took.
+        span: Duration,
     },
     /// The named process is gone, or has left the leaf.
     #[error("process {0} exited while its tree was moved")]
@@ -149,7 +156,7 @@ impl Backend {
         let (mut passes, mut quiet) = (0, 0);
         while quiet < QUIET {
             if passes == PASSES_MAX || start.elapsed() > SPAN_MAX {
-                return Err(KinError::Restless { leader: kin.leader.pid, passes });
+                return Err(KinError::Restless { leader: kin.leader.pid, passes, span: start.elapsed() });
             }
             passes += 1;
             let found_outside = self.pass(leaf, from, kin, &mut known)?;

@@ -12,7 +12,7 @@ use crate::label::Labels;
 use crate::wire::{Adopt, Adopted, Call};
 
 /// The longest that we wait for the daemon: for the whole tree, and all of it back where that fails.
-const ADOPT_MAX: Duration = Duration::from_secs(60);
+const ADOPT_MAX: Duration = Duration::from_secs(120);
 
 pub(super) fn adopt(adopt: args::Adopt) -> u8 {
     // Held from the beginning: whoever gets the number of one that exits is not meant.
