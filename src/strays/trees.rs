@@ -7,27 +7,11 @@ use std::collections::HashMap;
 use super::looks::{looks_like_server, words};
 use super::verdict::Parent;
 use crate::argv::{self, Script};
-use crate::policy::{ProcessFacts, Settings, recognise_host};
+use crate::policy::{ProcessFacts, Settings, recognise_host, takes_in_orphans};
 use crate::session::{Name, ProcessId};
 
 /// How many processes above one are looked at.
 const ANCESTORS_MAX: usize = 64;
-
-/// What takes orphans in besides init: service managers, and what stands first in containers.
-const REAPERS: [&str; 12] = [
-    "systemd",
-    "init",
-    "tini",
-    "docker-init",
-    "dumb-init",
-    "catatonit",
-    "s6-svscan",
-    "runsvdir",
-    "conmon",
-    "containerd-shim",
-    "supervisord",
-    "pid1",
-];
 
 /// Programs that fetch a package, or start a container, and run it.
 const RUNNERS: [&str; 12] =
@@ -168,16 +152,12 @@ impl<'a> Machine<'a> {
             None if process.parent > 0 => Parent::Other(process.parent, "not to be seen from here".to_owned()),
             None => Parent::Reaper("outside of what can be seen from here".to_owned()),
             // The first process of a container starts servers as well as it takes orphans in.
-            Some(parent) if parent.id.pid == 1 || is_reaper(&parent.facts.comm) && !parent.is_init => {
+            Some(parent) if takes_in_orphans(&parent.facts) && (parent.id.pid == 1 || !parent.is_init) => {
                 Parent::Reaper(format!("{} (process {})", parent.facts.comm, parent.id.pid))
             }
             Some(parent) => Parent::Other(parent.id.pid, parent.facts.comm.clone()),
         }
     }
-}
-
-fn is_reaper(comm: &str) -> bool {
-    REAPERS.contains(&comm) || comm.starts_with("containerd-shim")
 }
 
 #[cfg(test)]
