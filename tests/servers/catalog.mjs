@@ -8,6 +8,9 @@ const directory = path.dirname(fileURLToPath(import.meta.url));
 const cache = path.join(directory, '..', '.cache');
 const venv = path.join(cache, 'servers-venv');
 
+/** The Python that has what `requirements.txt` names, the official SDK among it. */
+export const python = path.join(venv, 'bin', 'python');
+
 // `npx -y PACKAGE` in this directory finds what `npm ci` installed and asks no network. It still is the whole tree.
 const NPX = ['npm exec', 'sh', 'node'];
 
@@ -25,7 +28,7 @@ const uv = {
   UV_CACHE_DIR: path.join(cache, 'uv'),
   UV_CONSTRAINT: path.join(directory, 'requirements.txt'),
   UV_OFFLINE: '1',
-  UV_PYTHON: path.join(venv, 'bin', 'python'),
+  UV_PYTHON: python,
   UV_PYTHON_DOWNLOADS: 'never',
 };
 
@@ -94,7 +97,7 @@ export const servers = [
   }),
   {
     name: 'mcp_server_time',
-    command: path.join(venv, 'bin', 'python'),
+    command: python,
     args: () => ['-m', 'mcp_server_time', '--local-timezone=UTC'],
     tree: ['python'],
     calls: () => [timeInTokyo],

@@ -1,10 +1,13 @@
 // A host: the process that owns MCP clients, as an agent's gateway does. Nothing here knows of pinfold; what it launches
 // is given to it. It is a process of its own so that it can be killed, and so that it is somebody's parent.
 //
-// Run as itself it takes orders from the test over Node's own channel; imported, it gives the test `Host` to order with.
+// Run as itself it takes orders from the test, a line of JSON each, on descriptor 3; imported, it gives the test `Host` to
+// order with. Hosts of another kind, or in another language, take the same orders.
 
-import { fork } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import net from 'node:net';
+import readline from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StdioClientTransport } from '@modelcontextprotocol/sdk/client/stdio.js';
@@ -19,10 +22,14 @@ export class Host {
   #waiting = new Map();
   #exited;
 
-  constructor() {
-    this.#child = fork(here, [], { stdio: 'inherit' });
+  constructor({ command = process.execPath, args = [here], env = {} } = {}) {
+    const stdio = ['ignore', 'inherit', 'inherit', 'pipe'];
+    this.#child = spawn(command, args, { stdio, env: { ...process.env, ...env } });
     this.#exited = once(this.#child, 'exit');
-    this.#child.on('message', ({ order, answer, failure }) => {
+    // An order to a host that is gone fails by the exit below.
+    this.#channel.on('error', () => {});
+    readline.createInterface({ input: this.#channel }).on('line', (line) => {
+      const { order, answer, failure } = JSON.parse(line);
       const { resolve, reject } = this.#waiting.get(order);
       this.#waiting.delete(order);
       if (failure) reject(new Error(failure));
@@ -33,6 +40,10 @@ export class Host {
     });
   }
 
+  get #channel() {
+    return this.#child.stdio[3];
+  }
+
   get pid() {
     return this.#child.pid;
   }
@@ -41,7 +52,7 @@ export class Host {
     const order = ++this.#orders;
     const answered = new Promise((resolve, reject) => {
       this.#waiting.set(order, { what, resolve, reject });
-      this.#child.send({ order, what, connection, details });
+      this.#channel.write(`${JSON.stringify({ order, what, connection, details })}\n`);
     });
     return within(DEADLINE, `${what} (${connection})`, answered);
   }
@@ -91,16 +102,21 @@ export class Host {
 }
 
 /** The host's side: one of these for each connection. */
-class Connection {
+export class Connection {
   stderr = '';
   errors = [];
 
   constructor(launch) {
-    this.transport = new StdioClientTransport({ ...launch, stderr: 'pipe' });
+    this.transport = this.transportFor(launch);
     this.transport.stderr.on('data', (chunk) => (this.stderr += chunk));
     this.client = new Client({ name: 'pinfold-ring', version: '1.0.0' });
     this.client.onerror = (error) => this.errors.push(error.message);
     this.ended = new Promise((resolve) => (this.client.onclose = resolve));
+  }
+
+  /** How this kind of host starts a server, and how it ends one. */
+  transportFor(launch) {
+    return new StdioClientTransport({ ...launch, stderr: 'pipe' });
   }
 
   async connect() {
@@ -149,16 +165,22 @@ class Connection {
   }
 }
 
-if (process.argv[1] === here) {
+/** Does what the test orders until the test is gone. */
+export function serveOrders(Kind) {
+  const channel = new net.Socket({ fd: 3 });
   const connections = new Map();
-  process.on('message', async ({ order, what, connection, details }) => {
+  readline.createInterface({ input: channel }).on('line', async (line) => {
+    const { order, what, connection, details } = JSON.parse(line);
+    const reply = (outcome) => channel.write(`${JSON.stringify({ order, ...outcome })}\n`);
     try {
-      if (what === 'connect') connections.set(connection, new Connection(details));
+      if (what === 'connect') connections.set(connection, new Kind(details));
       const answer = await connections.get(connection)[what](details);
-      process.send({ order, answer: answer ?? null });
+      reply({ answer: answer ?? null });
     } catch (error) {
-      process.send({ order, failure: error.message });
+      reply({ failure: error.message });
     }
   });
-  process.on('disconnect', () => process.exit());
+  channel.on('close', () => process.exit());
 }
+
+if (process.argv[1] === here) serveOrders(Connection);

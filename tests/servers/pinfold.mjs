@@ -75,11 +75,11 @@ export class Pinfold {
     return { ...process.env, PINFOLD_SOCKET: this.socket };
   }
 
-  /** The same launch with pinfold in front: all that changes in a host's configuration. */
+  /** The same launch with pinfold in front: all that changes in a host's configuration. Without a session, pinfold finds it. */
   inFrontOf({ command, args, env, ...rest }, session) {
     return {
       command: this.program,
-      args: ['run', '--session', session, '--', command, ...args],
+      args: ['run', ...(session ? ['--session', session] : []), '--', command, ...args],
       env: { ...env, PINFOLD_SOCKET: this.socket },
       ...rest,
     };
@@ -96,6 +96,11 @@ export class Pinfold {
 
   async session(id) {
     return (await this.ls()).find((session) => session.id === id);
+  }
+
+  /** What ended of the session, and why. */
+  async history(session) {
+    return JSON.parse((await this.#tell('history', '--json', '--session', session)).stdout);
   }
 
   async end(...args) {

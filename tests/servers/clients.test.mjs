@@ -1,0 +1,183 @@
+// Hosts of several kinds, each with its own way to start a server and to let go of it: the official SDKs for TypeScript and
+// for Python, and what is like Claude Code and like Codex. Each starts a real server that has a helper in a session of its
+// own, which none of their signals reaches.
+
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { launchOf, python, servers } from './catalog.mjs';
+import { DEADLINE, eventually } from './deadline.mjs';
+import { Host } from './host.mjs';
+import { identify, isAlive, killEach, processesIn, roleOf, treeBelow } from './kernel.mjs';
+import { Pinfold } from './pinfold.mjs';
+
+const file = (name) => fileURLToPath(new URL(name, import.meta.url));
+const server = servers.find(({ name }) => name === 'server-memory');
+
+/** A host is recognised by what its program is called. */
+function calledAs(scratch, name, target) {
+  const link = path.join(scratch, name);
+  fs.symlinkSync(target, link);
+  return link;
+}
+
+/**
+ * start: the host's process. session: what it tells pinfold on the command line; else pinfold has to find `found` itself.
+ * closing: what may be seen first when it closes a server in its regular way.
+ */
+const kinds = {
+  'the TypeScript SDK': {
+    start: () => ({}),
+    session: 'agent:clients:typescript',
+    closing: ['stdin_closed', 'leader_exited'],
+  },
+  'the Python SDK': {
+    start: () => ({ command: python, args: [file('host.py'), 'sdk'] }),
+    session: 'agent:clients:python',
+    closing: ['stdin_closed', 'leader_exited'],
+  },
+  'a claude-like host': {
+    start: (scratch) => ({
+      args: [calledAs(scratch, 'claude', file('claude.mjs'))],
+      env: { CLAUDE_CODE_SESSION_ID: '7d0c3f5e-claude-like' },
+    }),
+    found: /^7d0c3f5e-claude-like$/,
+    closing: ['stdin_closed', 'leader_exited'],
+  },
+  'a codex-like host': {
+    start: (scratch) => ({
+      command: calledAs(scratch, 'codex', fs.realpathSync(python)),
+      args: [file('host.py'), 'codex'],
+      // It is no session of this host's, and does not get through to the server either.
+      env: { CLAUDE_CODE_SESSION_ID: 'of-somebody-else' },
+    }),
+    found: /^codex-\d+-\d+$/,
+    closing: ['stdin_closed', 'leader_exited'],
+  },
+};
+
+let pinfold;
+
+before(async () => {
+  pinfold = await Pinfold.start();
+});
+
+after(async () => {
+  if (!pinfold) return;
+  try {
+    const left = await pinfold.stop();
+    assert.deepEqual(left, { processes: [], cgroups: [] }, 'the daemon leaves its subtree as it found it');
+  } catch (error) {
+    console.error(pinfold.logged());
+    throw error;
+  } finally {
+    await pinfold.clear();
+  }
+});
+
+/** A host of this kind, and what of it is to be cleared away should the test fail half-way. */
+function hostOf(t, kind) {
+  const scratch = fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-scratch-'));
+  const host = new Host(kind.start(scratch));
+  const started = [];
+  t.after(async () => {
+    await host.kill();
+    killEach(started);
+    fs.rmSync(scratch, { recursive: true });
+  });
+  return { host, scratch, started, kind };
+}
+
+/** The server as it is, but for a helper that has left its process group and its session, and would live for minutes. */
+function withHelper({ command, args, ...rest }) {
+  return { command: 'sh', args: ['-c', 'setsid sleep 300 & exec "$@"', 'sh', command, ...args], ...rest };
+}
+
+/** Starts the server in front of which `through` puts what it wants, and uses it. */
+async function use({ host, scratch, started }, connection, through) {
+  const own = path.join(scratch, connection);
+  fs.mkdirSync(own);
+  const { pid } = await host.connect(connection, through(withHelper(launchOf(server, own))));
+  const tree = await eventually(DEADLINE, 'the server and its helper stand', () => {
+    const found = treeBelow(pid);
+    const roles = found.map(roleOf);
+    for (const role of ['npm exec', 'node', 'sleep']) assert.ok(roles.includes(role), roles.join(' '));
+    return found;
+  });
+  started.push(...tree);
+  const tools = await host.listTools(connection);
+  const texts = [];
+  for (const call of server.calls(own)) texts.push(await host.callTool(connection, call));
+  assert.match(texts.at(-1), server.answer);
+  const helper = tree.find((each) => roleOf(each) === 'sleep');
+  assert.notEqual(helper.session, identify(pid).session, 'the helper has a session of its own');
+  return { connection, pid, tree, helper, answers: { tools, texts } };
+}
+
+/** The same through pinfold, which has to have all of it in one leaf of the right session. */
+async function useContained(setting, connection) {
+  const { host, kind } = setting;
+  const life = await use(setting, connection, (launch) => pinfold.inFrontOf(launch, kind.session));
+  const { session, leaf } = await eventually(DEADLINE, 'pinfold lists the server', async () => {
+    for (const session of await pinfold.ls()) {
+      const found = session.servers.find(({ leader_pid }) => life.tree.some(({ pid }) => pid === leader_pid));
+      if (found) return { session, leaf: found.cgroup };
+    }
+    return null;
+  });
+  assert.equal(session.owner_pid, host.pid, 'the session belongs to the host');
+  assert.match(session.id, kind.found ?? new RegExp(`^${kind.session}$`));
+  const inside = processesIn(leaf).map(({ pid }) => pid);
+  // A shell through which the host launches is the host's own, and stays outside.
+  const server = life.tree.filter(({ pid }) => pid !== life.pid || inside.includes(pid));
+  assert.deepEqual(inside.toSorted(), server.map(({ pid }) => pid).toSorted(), 'in the leaf is the tree, and nothing else');
+  return { ...life, session: session.id, leaf };
+}
+
+/** The kernel's word that nothing is left, and pinfold's why. */
+async function nothingIsLeft({ tree, leaf, session }, causes, ends = 1) {
+  await eventually(DEADLINE, 'no process of the tree is alive', () => {
+    assert.deepEqual(tree.filter(isAlive).map(roleOf), []);
+    return true;
+  });
+  await eventually(DEADLINE, 'the leaf is gone', () => {
+    assert.deepEqual(processesIn(leaf).map(roleOf), []);
+    return !fs.existsSync(leaf);
+  });
+  const told = await eventually(DEADLINE, `pinfold history tells ${causes.join(' or ')}`, async () => {
+    const found = await pinfold.history(session);
+    return found.length >= ends && found;
+  });
+  assert.ok(told.length === ends && causes.includes(told.at(-1).cause), JSON.stringify(told));
+}
+
+for (const [name, kind] of Object.entries(kinds)) {
+  test(`${name} works through pinfold as without, and only without does its close leave the helper behind`, async (t) => {
+    const setting = hostOf(t, kind);
+    const bare = await use(setting, 'bare', (launch) => launch);
+    const contained = await useContained(setting, 'contained');
+    assert.deepEqual(contained.answers, bare.answers);
+
+    for (const { connection } of [bare, contained]) {
+      await setting.host.close(connection);
+      const { errors } = await setting.host.heard(connection);
+      assert.deepEqual(errors, [], `the client sees no errors (${connection})`);
+    }
+    await nothingIsLeft(contained, kind.closing);
+    await eventually(DEADLINE, 'npm exec, started bare, is gone', () => !isAlive(bare.tree[0]));
+    assert.ok(isAlive(bare.helper), 'this close does not reach a helper in a session of its own');
+  });
+}
+
+for (const [name, kind] of Object.entries(kinds)) {
+  test(`nothing is left of a server after ${name} was SIGKILLed without a close`, async (t) => {
+    const setting = hostOf(t, kind);
+    const life = await useContained(setting, 'contained');
+    const earlier = (await pinfold.history(life.session)).length;
+    await setting.host.kill();
+    await nothingIsLeft(life, ['owner_gone', 'stdin_closed', 'leader_exited'], earlier + 1);
+  });
+}
