@@ -25,39 +25,40 @@ function calledAs(scratch, name, target) {
 }
 
 /**
- * start: the host's process. session: what it tells pinfold on the command line; else pinfold has to find `found` itself.
- * closing: what may be seen first when it closes a server in its regular way.
+ * start: the host's process, which is to have this `id` in its session's name where it gives one. named: the session as
+ * the launch itself names it; where it does not, pinfold finds it. found: how the session is called.
  */
 const kinds = {
   'the TypeScript SDK': {
     start: () => ({}),
-    session: 'agent:clients:typescript',
-    closing: ['stdin_closed', 'leader_exited'],
+    named: (id) => `agent:typescript:${id}`,
+    found: (id) => `agent:typescript:${id}`,
   },
   'the Python SDK': {
     start: () => ({ command: python, args: [file('host.py'), 'sdk'] }),
-    session: 'agent:clients:python',
-    closing: ['stdin_closed', 'leader_exited'],
+    named: (id) => `agent:python:${id}`,
+    found: (id) => `agent:python:${id}`,
   },
   'a claude-like host': {
-    start: (scratch) => ({
+    start: (id, scratch) => ({
       args: [calledAs(scratch, 'claude', file('claude.mjs'))],
-      env: { CLAUDE_CODE_SESSION_ID: '7d0c3f5e-claude-like' },
+      env: { CLAUDE_CODE_SESSION_ID: id },
     }),
-    found: /^7d0c3f5e-claude-like$/,
-    closing: ['stdin_closed', 'leader_exited'],
+    found: (id) => id,
   },
   'a codex-like host': {
-    start: (scratch) => ({
+    start: (id, scratch) => ({
       command: calledAs(scratch, 'codex', fs.realpathSync(python)),
       args: [file('host.py'), 'codex'],
       // It is no session of this host's, and does not get through to the server either.
-      env: { CLAUDE_CODE_SESSION_ID: 'of-somebody-else' },
+      env: { CLAUDE_CODE_SESSION_ID: id },
     }),
-    found: /^codex-\d+-\d+$/,
-    closing: ['stdin_closed', 'leader_exited'],
+    found: (_, pid) => new RegExp(`^codex-${pid}-\\d+$`),
   },
 };
+
+// A server that reads the end of its stdin leaves at once, and one fact may be seen before the other.
+const closed = ['stdin_closed', 'leader_exited'];
 
 let pinfold;
 
@@ -81,26 +82,30 @@ after(async () => {
 /** A host of this kind, and what of it is to be cleared away should the test fail half-way. */
 function hostOf(t, kind) {
   const scratch = fs.mkdtempSync(path.join(os.tmpdir(), 'pinfold-scratch-'));
-  const host = new Host(kind.start(scratch));
+  const id = path.basename(scratch);
+  const host = new Host(kind.start(id, scratch));
   const started = [];
   t.after(async () => {
     await host.kill();
     killEach(started);
     fs.rmSync(scratch, { recursive: true });
   });
-  return { host, scratch, started, kind };
+  return { host, id, scratch, started, kind };
 }
 
 /** The server as it is, but for a helper that has left its process group and its session, and would live for minutes. */
-function withHelper({ command, args, ...rest }) {
-  return { command: 'sh', args: ['-c', 'setsid sleep 300 & exec "$@"', 'sh', command, ...args], ...rest };
-}
+const withHelper = 'setsid sleep 300 & exec "$@"';
 
-/** Starts the server in front of which `through` puts what it wants, and uses it. */
-async function use({ host, scratch, started }, connection, through) {
+/** The same, started by a shell that neither the server's end nor a SIGTERM makes leave. */
+const stubborn = `trap '' TERM; setsid sleep 300 & "$@"; sleep 300`;
+
+/** Starts the server by that script, in front of which `through` puts what it wants, and uses it. */
+async function use({ host, scratch, started }, connection, script, through) {
   const own = path.join(scratch, connection);
   fs.mkdirSync(own);
-  const { pid } = await host.connect(connection, through(withHelper(launchOf(server, own))));
+  const { command, args, ...rest } = launchOf(server, own);
+  const launch = { command: 'sh', args: ['-c', script, 'sh', command, ...args], ...rest };
+  const { pid } = await host.connect(connection, through(launch));
   const tree = await eventually(DEADLINE, 'the server and its helper stand', () => {
     const found = treeBelow(pid);
     const roles = found.map(roleOf);
@@ -118,9 +123,9 @@ async function use({ host, scratch, started }, connection, through) {
 }
 
 /** The same through pinfold, which has to have all of it in one leaf of the right session. */
-async function useContained(setting, connection) {
-  const { host, kind } = setting;
-  const life = await use(setting, connection, (launch) => pinfold.inFrontOf(launch, kind.session));
+async function useContained(setting, connection, script = withHelper) {
+  const { host, id, kind } = setting;
+  const life = await use(setting, connection, script, (launch) => pinfold.inFrontOf(launch, kind.named?.(id)));
   const { session, leaf } = await eventually(DEADLINE, 'pinfold lists the server', async () => {
     for (const session of await pinfold.ls()) {
       const found = session.servers.find(({ leader_pid }) => life.tree.some(({ pid }) => pid === leader_pid));
@@ -129,7 +134,9 @@ async function useContained(setting, connection) {
     return null;
   });
   assert.equal(session.owner_pid, host.pid, 'the session belongs to the host');
-  assert.match(session.id, kind.found ?? new RegExp(`^${kind.session}$`));
+  const expected = kind.found(id, host.pid);
+  if (expected instanceof RegExp) assert.match(session.id, expected);
+  else assert.equal(session.id, expected);
   const inside = processesIn(leaf).map(({ pid }) => pid);
   // A shell through which the host launches is the host's own, and stays outside.
   const server = life.tree.filter(({ pid }) => pid !== life.pid || inside.includes(pid));
@@ -138,7 +145,7 @@ async function useContained(setting, connection) {
 }
 
 /** The kernel's word that nothing is left, and pinfold's why. */
-async function nothingIsLeft({ tree, leaf, session }, causes, ends = 1) {
+async function nothingIsLeft({ tree, leaf, session }, causes) {
   await eventually(DEADLINE, 'no process of the tree is alive', () => {
     assert.deepEqual(tree.filter(isAlive).map(roleOf), []);
     return true;
@@ -147,37 +154,60 @@ async function nothingIsLeft({ tree, leaf, session }, causes, ends = 1) {
     assert.deepEqual(processesIn(leaf).map(roleOf), []);
     return !fs.existsSync(leaf);
   });
-  const told = await eventually(DEADLINE, `pinfold history tells ${causes.join(' or ')}`, async () => {
-    const found = await pinfold.history(session);
-    return found.length >= ends && found;
+  const told = await eventually(DEADLINE, 'pinfold history tells of the end', async () => {
+    return (await pinfold.history(session)).find((end) => end.leaf === path.basename(leaf));
   });
-  assert.ok(told.length === ends && causes.includes(told.at(-1).cause), JSON.stringify(told));
+  assert.ok(causes.includes(told.cause), `its cause is ${causes.join(' or ')}: ${JSON.stringify(told)}`);
+}
+
+async function closeUnseen({ host }, { connection }) {
+  await host.close(connection);
+  const { errors } = await host.heard(connection);
+  assert.deepEqual(errors, [], `the client sees no errors (${connection})`);
 }
 
 for (const [name, kind] of Object.entries(kinds)) {
   test(`${name} works through pinfold as without, and only without does its close leave the helper behind`, async (t) => {
     const setting = hostOf(t, kind);
-    const bare = await use(setting, 'bare', (launch) => launch);
+    const bare = await use(setting, 'bare', withHelper, (launch) => launch);
     const contained = await useContained(setting, 'contained');
     assert.deepEqual(contained.answers, bare.answers);
 
-    for (const { connection } of [bare, contained]) {
-      await setting.host.close(connection);
-      const { errors } = await setting.host.heard(connection);
-      assert.deepEqual(errors, [], `the client sees no errors (${connection})`);
-    }
-    await nothingIsLeft(contained, kind.closing);
+    for (const life of [bare, contained]) await closeUnseen(setting, life);
+    await nothingIsLeft(contained, closed);
     await eventually(DEADLINE, 'npm exec, started bare, is gone', () => !isAlive(bare.tree[0]));
     assert.ok(isAlive(bare.helper), 'this close does not reach a helper in a session of its own');
   });
-}
 
-for (const [name, kind] of Object.entries(kinds)) {
   test(`nothing is left of a server after ${name} was SIGKILLed without a close`, async (t) => {
     const setting = hostOf(t, kind);
     const life = await useContained(setting, 'contained');
-    const earlier = (await pinfold.history(life.session)).length;
     await setting.host.kill();
-    await nothingIsLeft(life, ['owner_gone', 'stdin_closed', 'leader_exited'], earlier + 1);
+    await nothingIsLeft(life, ['owner_gone', ...closed]);
+  });
+}
+
+for (const name of ['the TypeScript SDK', 'the Python SDK']) {
+  test(`what ${name} forgets to close stays until pinfold end, while its host lives and closes another`, async (t) => {
+    const setting = hostOf(t, kinds[name]);
+    const forgotten = await useContained(setting, 'forgotten');
+    const other = await useContained(setting, 'other');
+    assert.equal(other.session, forgotten.session);
+    await closeUnseen(setting, other);
+    await nothingIsLeft(other, closed);
+
+    assert.deepEqual(forgotten.tree.filter(isAlive), forgotten.tree, 'the one that nobody closed is whole');
+    assert.deepEqual(await setting.host.listTools('forgotten'), forgotten.answers.tools);
+    await pinfold.end(forgotten.session);
+    await nothingIsLeft(forgotten, ['requested']);
+    const toldSo = ({ message }) => !message.startsWith('not within');
+    await assert.rejects(setting.host.listTools('forgotten'), toldSo, 'its client is told that it is gone');
+  });
+
+  test(`nothing is left of a server that lets ${name} come to its last resort`, async (t) => {
+    const setting = hostOf(t, kinds[name]);
+    const life = await useContained(setting, 'stubborn', stubborn);
+    await closeUnseen(setting, life);
+    await nothingIsLeft(life, closed);
   });
 }
