@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { launchOf, python, servers } from './catalog.mjs';
 import { DEADLINE, eventually } from './deadline.mjs';
 import { Host } from './host.mjs';
-import { identify, isAlive, killEach, processesIn, roleOf, treeBelow } from './kernel.mjs';
+import { isAlive, killEach, processesIn, roleOf, treeBelow } from './kernel.mjs';
 import { Pinfold } from './pinfold.mjs';
 
 const file = (name) => fileURLToPath(new URL(name, import.meta.url));
@@ -97,7 +97,7 @@ function hostOf(t, kind) {
 const withHelper = 'setsid sleep 300 & exec "$@"';
 
 /** The same, started by a shell that neither the server's end nor a SIGTERM makes leave. */
-const stubborn = `trap '' TERM; setsid sleep 300 & "$@"; sleep 300`;
+const stubborn = `trap '' TERM; setsid sleep 300 & sleep 300 & "$@"; wait`;
 
 /** Starts the server by that script, in front of which `through` puts what it wants, and uses it. */
 async function use({ host, scratch, started }, connection, script, through) {
@@ -106,19 +106,18 @@ async function use({ host, scratch, started }, connection, script, through) {
   const { command, args, ...rest } = launchOf(server, own);
   const launch = { command: 'sh', args: ['-c', script, 'sh', command, ...args], ...rest };
   const { pid } = await host.connect(connection, through(launch));
-  const tree = await eventually(DEADLINE, 'the server and its helper stand', () => {
-    const found = treeBelow(pid);
-    const roles = found.map(roleOf);
-    for (const role of ['npm exec', 'node', 'sleep']) assert.ok(roles.includes(role), roles.join(' '));
-    return found;
+  const { tree, helper } = await eventually(DEADLINE, 'the server stands, and a helper with a session of its own', () => {
+    const tree = treeBelow(pid);
+    const roles = tree.map(roleOf);
+    for (const role of ['npm exec', 'sh', 'node']) assert.ok(roles.includes(role), roles.join(' '));
+    const helper = tree.find((each) => roleOf(each) === 'sleep' && each.session !== tree[0].session);
+    return helper && { tree, helper };
   });
   started.push(...tree);
   const tools = await host.listTools(connection);
   const texts = [];
   for (const call of server.calls(own)) texts.push(await host.callTool(connection, call));
   assert.match(texts.at(-1), server.answer);
-  const helper = tree.find((each) => roleOf(each) === 'sleep');
-  assert.notEqual(helper.session, identify(pid).session, 'the helper has a session of its own');
   return { connection, pid, tree, helper, answers: { tools, texts } };
 }
 
