@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { launchOf, python, servers } from './catalog.mjs';
 import { DEADLINE, eventually } from './deadline.mjs';
 import { Host } from './host.mjs';
-import { isAlive, killEach, processesIn, roleOf, treeBelow } from './kernel.mjs';
+import { identify, isAlive, killEach, processesIn, roleOf, treeBelow } from './kernel.mjs';
 import { Pinfold } from './pinfold.mjs';
 
 const file = (name) => fileURLToPath(new URL(name, import.meta.url));
@@ -27,17 +27,21 @@ function calledAs(scratch, name, target) {
 /**
  * start: the host's process, which is to have this `id` in its session's name where it gives one. named: the session as
  * the launch itself names it; where it does not, pinfold finds it. found: how the session is called.
+ * own: what of process group and kernel session the host does not share with what it starts. tells: whether the server's
+ * environment has what the host's has.
  */
 const kinds = {
   'the TypeScript SDK': {
     start: () => ({}),
     named: (id) => `agent:typescript:${id}`,
     found: (id) => `agent:typescript:${id}`,
+    own: [],
   },
   'the Python SDK': {
     start: () => ({ command: python, args: [file('host.py'), 'sdk'] }),
     named: (id) => `agent:python:${id}`,
     found: (id) => `agent:python:${id}`,
+    own: ['group', 'session'],
   },
   'a claude-like host': {
     start: (id, scratch) => ({
@@ -45,6 +49,8 @@ const kinds = {
       env: { CLAUDE_CODE_SESSION_ID: id },
     }),
     found: (id) => id,
+    own: ['group', 'session'],
+    tells: true,
   },
   'a codex-like host': {
     start: (id, scratch) => ({
@@ -54,6 +60,7 @@ const kinds = {
       env: { CLAUDE_CODE_SESSION_ID: id },
     }),
     found: (_, pid) => new RegExp(`^codex-${pid}-\\d+$`),
+    own: ['group'],
   },
 };
 
@@ -121,6 +128,14 @@ async function use({ host, scratch, started }, connection, script, through) {
   return { connection, pid, tree, helper, answers: { tools, texts } };
 }
 
+/** The launch really has the shape that its kind stands for. */
+function startedAsItsKind({ host, id, kind }, pid) {
+  const [child, parent] = [identify(pid), identify(host.pid)];
+  assert.deepEqual(['group', 'session'].filter((each) => child[each] !== parent[each]), kind.own);
+  const environment = fs.readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0');
+  assert.equal(environment.includes(`CLAUDE_CODE_SESSION_ID=${id}`), kind.tells ?? false);
+}
+
 /** The same through pinfold, which has to have all of it in one leaf of the right session. */
 async function useContained(setting, connection, script = withHelper) {
   const { host, id, kind } = setting;
@@ -136,6 +151,7 @@ async function useContained(setting, connection, script = withHelper) {
   const expected = kind.found(id, host.pid);
   if (expected instanceof RegExp) assert.match(session.id, expected);
   else assert.equal(session.id, expected);
+  startedAsItsKind(setting, life.pid);
   const inside = processesIn(leaf).map(({ pid }) => pid);
   // A shell through which the host launches is the host's own, and stays outside.
   const server = life.tree.filter(({ pid }) => pid !== life.pid || inside.includes(pid));

@@ -17,8 +17,8 @@ function read(file) {
 function stat(pid) {
   const text = read(`/proc/${pid}/stat`);
   if (text === null) return null;
-  const [state, parent, , session, ...rest] = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return { state, parent: Number(parent), session: Number(session), started: rest[15] };
+  const [state, parent, group, session, ...rest] = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return { state, parent: Number(parent), group: Number(group), session: Number(session), started: rest[15] };
 }
 
 /** A process that stays the same one even if its number is used again. */
@@ -26,7 +26,8 @@ export function identify(pid) {
   const found = stat(pid);
   if (found === null) return null;
   const argv = (read(`/proc/${pid}/cmdline`) ?? '').split('\0').filter(Boolean);
-  return { pid, parent: found.parent, session: found.session, started: found.started, argv };
+  const { parent, group, session, started } = found;
+  return { pid, parent, group, session, started, argv };
 }
 
 /** Alive means able to run. A zombie is an exit status its parent has not fetched, and that is the parent's affair. */
