@@ -75,8 +75,11 @@ pub enum KinError {
         /// How long they took.
         span: Duration,
     },
+    /// The named process is in a leaf by now.
+    #[error("process {0} came into a leaf while it was looked at")]
+    There(i32),
     /// The named process is gone, or has left the leaf.
-    #[error("process {0} exited while its tree was moved")]
+    #[error("process {0} exited, or was moved elsewhere, while its tree was moved")]
     LeaderGone(i32),
     /// The processes of the machine cannot be listed.
     #[error("the tree of a process cannot be read from /proc")]
@@ -104,6 +107,7 @@ impl KinError {
             }
             Self::TooMany(_) => "adopt parts of it".to_owned(),
             Self::Restless { .. } => "adopt it when it starts fewer processes at a time".to_owned(),
+            Self::There(_) => "`pinfold status --pid` shows it".to_owned(),
             Self::LeaderGone(_) => "name one of those that it left behind, if there are any".to_owned(),
             Self::Unreadable(_) | Self::Refused { .. } => "`pinfold doctor` tells what holds here".to_owned(),
         };
@@ -128,6 +132,10 @@ impl Backend {
     pub fn admit_tree(&self, wanted: &Admission<'_>, kin: &Kin<'_>) -> Result<Leaf, Unplaced> {
         let from =
             Membership::of(wanted.pid).map_err(|_| KinError::LeaderGone(wanted.pid)).map_err(AdmitError::from)?;
+        // It was outside when that was looked at, and has launched itself since then.
+        if self.locate(&from).is_some() {
+            return Err(AdmitError::from(KinError::There(wanted.pid)).into());
+        }
         let unplaced = match self.admit(wanted) {
             Ok(leaf) => match self.gather(&leaf, &from, wanted.pidfd, kin) {
                 Ok(()) => return Ok(leaf),
@@ -265,7 +273,7 @@ impl Backend {
     /// Moves one process back; tells whether it was in what is ours and now stands where it stood.
     fn return_one(&self, from: &Membership, is_ours: &dyn Fn(&Membership) -> bool, id: ProcessId) -> bool {
         let held = process::hold(id).filter(|pidfd| !has_exited(pidfd.as_fd()));
-        let (Some(_held), Ok(place)) = (held, Membership::of(id.pid)) else { return false };
+        let (Some(held), Ok(place)) = (held, Membership::of(id.pid)) else { return false };
         if !is_ours(&place) {
             return false;
         }
@@ -278,7 +286,8 @@ impl Backend {
         ] {
             let directory = mount.zip(there.as_deref()).and_then(|(mount, cgroup)| mount.directory(cgroup));
             let directory = directory.filter(|_| there != here).and_then(|path| Cgroup::open(path).ok());
-            if let Some(directory) = directory {
+            // Once it is gone its number may be a stranger's.
+            if let Some(directory) = directory.filter(|_| !has_exited(held.as_fd())) {
                 // Where it may not go back, it stays contained, and that is told.
                 let _ = directory.write("cgroup.procs", &id.pid.to_string());
             }
@@ -287,9 +296,12 @@ impl Backend {
     }
 }
 
-/// All processes in a leaf and its companions.
+/// All processes in a leaf and its companions, and those that its scope itself holds on their way there.
 fn all_in(leaf: &Leaf) -> Result<Vec<i32>, crate::cgroup::CgroupError> {
     let (mut pids, paths) = (leaf.processes()?, leaf.group().paths());
+    if let Some(scope) = leaf.scope().and_then(|_| paths.v2.parent()) {
+        pids.extend(Cgroup::open(scope.to_owned())?.processes()?);
+    }
     for companion in [paths.memory, paths.pids].into_iter().flatten() {
         pids.extend(Cgroup::open(companion)?.all_processes()?);
     }

@@ -15,6 +15,7 @@ use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::Peer;
 use super::stdin;
+use super::table::Server;
 use crate::argv::{self, MaskedArgv};
 use crate::backend::{Backend, MEMBERS_MAX};
 use crate::cgroup::{Caller, Cgroup, Leaf, Membership, has_exited};
@@ -96,16 +97,21 @@ pub(super) fn look(
     if has_exited(pidfd.as_fd()) || tree.first().is_none_or(|first| first.pid != pid) {
         return Err(gone(pid));
     }
+    // Of somebody else's process nothing is taken, since its order is refused.
+    let (stdin, stderr) =
+        if by.uid == 0 || tree[0].uids == (by.uid, by.uid) { standards(&pidfd) } else { (None, None) };
     let line = std::iter::once(by.pid).chain(process::ancestors(by.pid).iter().map(|above| above.id.pid)).collect();
-    let adopter = Adopter { uid: by.uid, line, daemon: std::process::id() as i32, named: pid };
+    // The session is that of the user whose process it is, also where root asks; of what changes its user it is root's.
+    let (real, effective) = tree[0].uids;
+    let uid = if real == effective { effective } else { 0 };
+    let adopter = Adopter { uid: by.uid, session_uid: uid, line, daemon: std::process::id() as i32, named: pid };
     let launch = LaunchRequest {
-        // The session is that of the user whose process it is, also where root asks.
-        peer: Peer { uid: tree[0].uids.1, pid: by.pid },
+        peer: Peer { uid, pid: by.pid },
         wish: as_launch(wish, &words),
         launcher: leader,
         pidfd,
-        stdin: None,
-        stderr: None,
+        stdin,
+        stderr,
         ancestors,
         environment,
         inside: None,
@@ -182,12 +188,9 @@ pub(super) fn told(pid: i32, launched: Launched) -> Adopted {
 }
 
 impl Driver {
-    pub(super) fn adopt_running(&mut self, request: AdoptRequest, reply: oneshot::Sender<Result<Launched, Fault>>) {
-        let mut request = request;
+    pub(super) fn adopt_running(&mut self, mut request: AdoptRequest, reply: oneshot::Sender<Result<Launched, Fault>>) {
         match self.plan_adoption(&mut request) {
             Ok((plan, owner)) => {
-                request.launch.stdin = standard(&request.launch.pidfd, 0).filter(|fd| !stdin::has_hung_up(fd.as_fd()));
-                request.launch.stderr = standard(&request.launch.pidfd, 2);
                 self.place(request.launch, plan, owner, reply);
             }
             Err(refusal) => {
@@ -239,11 +242,25 @@ impl Driver {
         left
     }
 
+    /// Some of a tree could not go back, and stays contained as what it is: no later daemon tries that again.
+    pub(super) fn stays_moved(&mut self, number: u64) {
+        if let Some(server) = self.table.servers.get_mut(&number) {
+            server.warnings.push("it was not adopted as a whole: the daemon died over it".to_owned());
+        }
+        self.moved(number);
+    }
+
     fn may_be_adopted(&self, request: &AdoptRequest) -> Result<(), Refusal> {
         let pid = request.launch.launcher.pid;
         let Some(moving) = &request.launch.moving else { return Err(gone(pid)) };
         // First what is anybody's to know of the named process alone, and that it is the caller's own.
         may_be_moved(&self.settings, &moving.by, &request.tree[0])?;
+        // Where it stood was read before, and somebody else's order may have come first.
+        let on_its_way = |server: &Server| server.leader == request.launch.launcher && server.leaf.is_none();
+        if self.table.servers.values().any(on_its_way) {
+            let reason = format!("process {pid} is being moved into a leaf already");
+            return Err(refused(reason, "`pinfold status --pid` shows it in a moment"));
+        }
         match &request.stands {
             Stands::Anywhere => {}
             Stands::InLeaf(caller) => {
@@ -283,6 +300,13 @@ impl Driver {
         }
         Ok(Some(own.id.clone()))
     }
+}
+
+/// The stdin of a running process, where its hang-up is still to come and can be watched for, and its stderr. What is of no
+/// use is closed here, where a file of a filesystem that answers when it likes holds up nobody else.
+fn standards(pidfd: &OwnedFd) -> (Option<OwnedFd>, Option<OwnedFd>) {
+    let stdin = standard(pidfd, 0).filter(|fd| stdin::can_be_watched(fd) && !stdin::has_hung_up(fd.as_fd()));
+    (stdin, standard(pidfd, 2))
 }
 
 /// A standard descriptor of a running process, where we may take it.

@@ -94,6 +94,8 @@ pub(super) struct Driver {
     pub(super) removals: Arc<Semaphore>,
     /// Turns of what is placed.
     pub(super) placements: Arc<Semaphore>,
+    /// Turns of trees that are moved.
+    pub(super) moves: Arc<Semaphore>,
     /// Turns of what is read for being idle.
     pub(super) readers: Readers,
     /// The configuration file, and what is under way with it.

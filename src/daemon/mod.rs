@@ -234,6 +234,7 @@ async fn run(
         cleaning: 0,
         removals: Arc::new(Semaphore::new(removing::REMOVALS)),
         placements: Arc::new(Semaphore::new(placing::PLACEMENTS)),
+        moves: Arc::new(Semaphore::new(placing::MOVES)),
         readers: idling::Readers::default(),
         reloads: Reloads::new(path, options),
         stop_by: None,

@@ -36,6 +36,12 @@ const PLACE_MAX: Duration = LAUNCH_MAX.saturating_sub(Duration::from_secs(5));
 /// How many launchers are placed at a time. Each may wait for a manager, on a thread that the ends of others need.
 pub(super) const PLACEMENTS: usize = 64;
 
+/// How many trees are moved at a time. Each may take a minute, and those who wait for one hold no place of a launcher.
+pub(super) const MOVES: usize = 2;
+
+/// What is no errno any more (`MAX_ERRNO` of the kernel's include/linux/err.h).
+const ERRNO_MAX: i32 = 4096;
+
 /// How much is told of a command that cannot be executed, in characters.
 const COMMAND_MAX: usize = 200;
 
@@ -169,6 +175,7 @@ impl Driver {
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
         let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
         let machine = self.reloads.of_machine(grant.machine);
+        let moves = moving.is_some().then(|| self.moves.clone());
         let moving = moving.map(|moving| (moving, self.settings.clone()));
         let work = move || {
             let Some(record) = record else {
@@ -202,6 +209,10 @@ impl Driver {
         let (placements, place_max) = (self.placements.clone(), PLACE_MAX.saturating_sub(plan.waited));
         tokio::spawn(async move {
             let work = async {
+                let _move = match moves {
+                    Some(moves) => moves.acquire_owned().await.ok(),
+                    None => None,
+                };
                 let _turn = placements.acquire_owned().await;
                 tokio::task::spawn_blocking(work).await
             };
@@ -306,6 +317,11 @@ impl Driver {
         let Some((number, server)) = self.table.servers.iter_mut().rev().find(|(_, server)| leads(server)) else {
             return false;
         };
+        let uid = self.table.sessions.get(&server.key).map(|session| session.uid);
+        // A server can say it, too, whatever it became. Once is enough, and what the kernel tells of its exit counts more.
+        if uid != Some(peer.uid) || server.adopted || server.exit.is_some() || !(1..ERRNO_MAX).contains(&errno) {
+            return false;
+        }
         server.exit = Some(Exit::NotExecuted(errno));
         let command: String =
             server.argv.words().first().into_iter().flat_map(|word| word.chars()).take(COMMAND_MAX).collect();

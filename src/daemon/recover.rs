@@ -67,6 +67,9 @@ impl Driver {
             match opened {
                 Ok(leaf) if leaf.populated().unwrap_or(true) || lives_outside(&record) => {
                     self.adopt(&place, &record, leaf);
+                    if record.moving_from.is_some() {
+                        self.stays_moved(place.leaf.launch());
+                    }
                     crash::step("a server was adopted");
                     adopted += 1;
                 }

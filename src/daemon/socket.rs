@@ -246,6 +246,10 @@ async fn answer(
         Call::Label(wish) => reply(label(service, peer, pidfd, wish).await?),
         Call::Status(id) => wire::encode_reply(&status(service, peer, &id).await?),
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
+        // A connection may outlive who opened it, and its number be another's by then.
+        Call::NotExecuted(_) if pidfd.is_some_and(|pidfd| has_exited(pidfd.as_fd())) => {
+            Fault::NotContained(peer.pid).encode()
+        }
         Call::NotExecuted(errno) => {
             let noted = ask(service, |reply| Message::NotExecuted(peer, errno, reply)).await?;
             reply(noted.then_some(Noted {}).ok_or(Fault::NotContained(peer.pid)))

@@ -151,7 +151,9 @@ impl Server {
 
     /// How its first process exited, as far as it has and the kernel tells.
     pub(super) fn leader_exit(&self) -> Option<Exit> {
-        self.exit.or_else(|| process::exit_of(self.leader, self.leader_pidfd.as_ref()?.as_fd()))
+        let pidfd = self.leader_pidfd.as_ref();
+        let told = pidfd.and_then(|pidfd| process::exit_of(self.leader, pidfd.as_fd()));
+        Exit::of_both(self.exit, told)
     }
 }
 

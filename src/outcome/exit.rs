@@ -29,6 +29,16 @@ impl Exit {
         }
     }
 
+    /// Of what a launcher said of itself and what the kernel tells: that a command could not be executed goes with the exit
+    /// statuses for that alone.
+    pub fn of_both(said: Option<Self>, told: Option<Self>) -> Option<Self> {
+        match (said, told) {
+            (Some(Self::NotExecuted(_)), None | Some(Self::Status(126 | 127))) => said,
+            (_, Some(_)) => told,
+            (_, None) => said,
+        }
+    }
+
     /// The status, or the name of the signal or of the errno, for a table.
     pub fn word(self) -> String {
         match self {
@@ -60,6 +70,21 @@ impl fmt::Display for Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_launcher_says_of_itself_counts_where_its_exit_is_that_of_one() {
+        let said = Some(Exit::NotExecuted(2));
+        for (told, both) in [
+            (None, said),
+            (Some(Exit::Status(127)), said),
+            (Some(Exit::Status(0)), Some(Exit::Status(0))),
+            (Some(Exit::Signal(9)), Some(Exit::Signal(9))),
+        ] {
+            assert_eq!(Exit::of_both(said, told), both);
+        }
+        assert_eq!(Exit::of_both(Some(Exit::Status(1)), None), Some(Exit::Status(1)));
+        assert_eq!(Exit::of_both(None, None), None);
+    }
 
     #[test]
     fn a_status_of_wait_is_an_exit_status_or_a_signal() {

@@ -25,6 +25,8 @@ pub struct Member {
 pub struct Adopter {
     /// Whose order it is.
     pub uid: u32,
+    /// Whose session it is to be in: that user may end all of it.
+    pub session_uid: u32,
     /// The process that asks, and those above it.
     pub line: Vec<i32>,
     /// The daemon.
@@ -82,6 +84,11 @@ pub fn may_be_moved(settings: &Settings, by: &Adopter, member: &Member) -> Resul
         let other = if real == by.uid { effective } else { real };
         return refuse(format!("runs as uid {other}, and not as uid {}", by.uid), "ask as root");
     }
+    if by.session_uid != 0 && (real, effective) != (by.session_uid, by.session_uid) {
+        let why =
+            format!("runs as uid {effective}, and uid {}, whose session it would be, could end it", by.session_uid);
+        return refuse(why, "adopt those of its children that are that user's own");
+    }
     if member.is_in_container {
         let why = "runs in a pid namespace of its own, as in a container".into();
         return refuse(why, "limit and stop the container by its runtime");
@@ -107,7 +114,7 @@ mod tests {
     }
 
     fn refusal(uid: u32, member: &Member) -> Option<String> {
-        let by = Adopter { uid, line: vec![70, 60, 1], daemon: 80, named: 10 };
+        let by = Adopter { uid, session_uid: 1000, line: vec![70, 60, 1], daemon: 80, named: 10 };
         may_be_moved(&Settings::default(), &by, member).err().map(|refusal| refusal.to_string())
     }
 
@@ -128,6 +135,7 @@ mod tests {
             (1001, node(10), ["process 10 runs as uid 1000, and not as uid 1001", "as root"]),
             (1000, Member { uids: (1000, 0), ..node(11) }, ["runs as uid 0, and not as uid 1000", "as root"]),
             (1000, Member { uids: (0, 1000), ..node(11) }, ["runs as uid 0, and not as uid 1000", "as root"]),
+            (0, Member { uids: (1000, 0), ..node(11) }, ["runs as uid 0", "uid 1000, whose session it would be"]),
             (0, Member { is_in_container: true, ..node(11) }, ["a pid namespace of its own", "by its runtime"]),
             (
                 0,

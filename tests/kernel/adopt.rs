@@ -235,21 +235,62 @@ fn what_is_forked_while_it_is_adopted_is_in_the_leaf_afterwards() {
     let machine = Machine::new();
     for round in 0..3 {
         let mark = mark(&format!("forks{round}"));
-        // Two loops that fork for as long as the move takes, and far longer, and a bound to it.
-        let fork = "i=0; while [ $i -lt 150 ]; do sleep 1000 & i=$((i+1)); sleep 0.005; done; wait";
+        // Two loops that fork until they are told that this is enough, with a bound to it.
+        let stop = machine.path(&format!("enough{round}"));
+        let fork = format!(
+            "i=0; while [ $i -lt 400 ] && ! [ -e {} ]; do sleep 1000 & i=$((i+1)); sleep 0.005; done; wait",
+            stop.display()
+        );
         let mut server = tree(&mark, &format!("sh -c '{fork}' & {fork}"));
-        grown(&mark, 20);
+        let before = grown(&mark, 20).len();
         adopt(&machine, server.pid(), &["--session", "s", "--pids-max", "1000"]);
+        assert!(marked(&mark).len() > before, "it forked meanwhile");
+        std::fs::write(&stop, "").unwrap();
         let leaf = machine.leaf("s");
-        // Both shells and all that they start, whenever that was.
-        let pids = grown(&mark, 302);
-        eventually("the last pause is over", || {
+        // Both shells and all that they started, whenever that was.
+        let pids = eventually("the last pause is over", || {
             let now = marked(&mark);
-            if now.len() == 302 { Ok(()) } else { Err(format!("{} processes", now.len())) }
+            let pauses = |pid: &i32| {
+                std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\x000.005"))
+            };
+            if now.iter().any(pauses) { Err(format!("{} processes", now.len())) } else { Ok(now) }
         });
         let pids: Vec<i32> = pids.into_iter().filter(|pid| lives(*pid)).collect();
         let outside: Vec<_> = pids.iter().filter(|pid| v2_cgroup(**pid, &v2_mount().unwrap()) != leaf).collect();
         assert!(outside.is_empty(), "{outside:?}; {}", machine.log());
+        assert!(machine.ask(&["end", "s", "--now"]).status.success());
+        assert_eq!(marked(&mark), [0; 0]);
+        server.exit_status();
+        machine.expect_nothing_left();
+    }
+}
+
+#[test]
+fn of_orders_that_come_at_once_one_adopts_the_whole_tree_and_the_others_are_told() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let orders = 4;
+    for round in 0..3 {
+        let mark = mark(&format!("at-once{round}"));
+        let children = "sleep 1000 & ".repeat(20);
+        let mut server = tree(&mark, &format!("{children}wait"));
+        let pids = grown(&mark, 21);
+        let pid = server.pid();
+        let told: Vec<Output> = std::thread::scope(|scope| {
+            let order = || try_adopt(&machine, pid, &["--session", "s"]);
+            let running: Vec<_> = (0..orders).map(|_| scope.spawn(order)).collect();
+            running.into_iter().map(|order| order.join().unwrap()).collect()
+        });
+        let (done, refused): (Vec<_>, Vec<_>) = told.into_iter().partition(|output| output.status.success());
+        assert_eq!((done.len(), refused.len()), (1, orders - 1), "{done:?} {refused:?}; {}", machine.log());
+        for output in refused {
+            let told = lines(&output);
+            let known = ["is in session s already", "is being moved into a leaf already", "came into a leaf"];
+            assert!(told.len() == 1 && known.iter().any(|words| told[0].contains(words)), "{output:?}");
+        }
+        expect_in_leaf(&machine.leaf("s"), &pids);
         assert!(machine.ask(&["end", "s", "--now"]).status.success());
         assert_eq!(marked(&mark), [0; 0]);
         server.exit_status();

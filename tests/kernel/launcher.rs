@@ -236,6 +236,32 @@ fn what_cannot_be_executed_is_told_as_such_with_its_end() {
 }
 
 #[test]
+fn what_a_running_server_says_of_itself_is_told_once_and_its_exit_is_the_kernels_word() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let says = r#"use IO::Socket::UNIX; use Socket;
+        my $daemon = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $ENV{TEST_DAEMON}) or die;
+        $/ = "\0";
+        for my $errno (-1, 2, 2, 13) {
+            print $daemon qq({"method":"io.pinfold.NotExecuted","parameters":{"errno":$errno}}\0);
+            $daemon->flush;
+            my $answer = <$daemon>;
+            print STDERR ($answer =~ /error/ ? "refused" : "taken"), "\n";
+        }
+        exit 5;"#;
+    let mut command = machine.pinfold(&["run", "--session", "s", "--server", "fs", "--", "perl", "-e", says]);
+    let output = command.env("TEST_DAEMON", machine.socket()).output().unwrap();
+    assert_eq!(lines(&output), ["refused", "taken", "refused", "refused"], "{output:?}");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    let told = events_to_the_end(&machine);
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(!told[2].contains("could not be executed"), "{told:?}");
+    machine.expect_nothing_left();
+}
+
+#[test]
 fn how_a_servers_first_process_exited_is_told_with_its_end() {
     if !offered() {
         return;

@@ -23,8 +23,13 @@ impl Units {
                 break;
             }
             for pid in stragglers {
-                // Nobody but the launcher was ever put here, so whoever has the number now is its own.
+                // Nobody but the launcher was ever put here, so whoever stands here is its own; of those listed some may have
+                // exited meanwhile, and their numbers may be strangers'.
                 let Some(pidfd) = hold(pid) else { continue };
+                let here = self.layout.v2().cgroup(scope.path());
+                if here.is_none() || Membership::of(pid).ok().and_then(|place| place.v2) != here {
+                    continue;
+                }
                 match self.move_in(leaf, pid, pidfd.as_fd()) {
                     Err(AdmitError::Cgroup(CgroupAdmitError::LauncherGone)) | Ok(()) => {}
                     Err(error) => return Err(error),
