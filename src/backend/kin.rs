@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{AdmitError, Backend, Unplaced};
 use crate::cgroup::{
-    Admission, AdmitError as CgroupAdmitError, Caller, Cgroup, Layout, Leaf, Membership, Mount, has_exited,
+    Admission, AdmitError as CgroupAdmitError, Caller, Cgroup, Layout, Leaf, Membership, Mount, has_exited, is_exiting,
 };
 use crate::policy::{Member, Refusal};
 use crate::process::{self, Family};
@@ -219,7 +219,7 @@ impl Backend {
         (kin.may)(&member).map_err(KinError::Forbidden)?;
         if let Some((found, from)) = path.is_left(leaf, &place) {
             // What is told of one that exits is not where it stood.
-            if has_exited(pidfd.as_fd()) {
+            if is_exiting(pidfd.as_fd()) {
                 return Ok(Taken::Gone);
             }
             return Err(KinError::Elsewhere { pid: id.pid, leader: kin.leader.pid, found, from });
