@@ -106,7 +106,8 @@ impl<'a> Home<'a> {
         for variable in MOVES {
             command.env_remove(variable);
         }
-        command.env("HOME", &self.path).current_dir(&self.path);
+        // What is kept of a file that was wrapped goes with the home directory, too, also as root.
+        command.env("HOME", &self.path).env("XDG_STATE_HOME", self.path.join(".local/state")).current_dir(&self.path);
     }
 
     /// `pinfold ARGUMENTS…` from there, to be completed.
