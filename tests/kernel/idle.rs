@@ -50,7 +50,7 @@ fn a_server_that_does_anything_is_not_idle() {
         return;
     }
     // Whoever answers has to be asked within each span.
-    let span = if slowness() > 1 { "6s" } else { "2s" };
+    let span = if slowness() > 1 { "12s" } else { "2s" };
     let machine = Machine::with_config(&format!(
         "[server]\nidle_after = '{span}'\n[[rule]]\nwhen.server = 'kept'\nserver.idle_after = 'infinity'\n",
     ));
