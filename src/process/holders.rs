@@ -3,13 +3,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 
 /// How many descriptors of one process are looked at.
 const DESCRIPTORS_MAX: usize = 16_384;
+
+/// The filesystem of pipes without a name: `PIPEFS_MAGIC` of linux/magic.h.
+const PIPEFS: rustix::fs::FsWord = 0x5049_5045;
 
 /// What a descriptor is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,11 +34,17 @@ impl Object {
 /// Whether the pipe that is stdin of a process has no writer any more.
 ///
 /// Its end for reading is opened a second time, which takes the permission to look at the process, and polled: that takes
-/// nothing out of it, and no writer waits for readers of a pipe without a name (pipe(7)). An open of one with a name could
-/// be noticed, so only [`Object::Pipe`] is asked about.
-pub fn pipe_has_ended(pid: i32) -> io::Result<bool> {
+/// nothing out of it, and no writer waits for readers of a pipe without a name (pipe(7)). An open of one with a name, or of
+/// a device, could be noticed, and the process may have made its stdin one since it was looked at: so it is held by `O_PATH`,
+/// which opens nothing, until it is known to be this pipe.
+pub fn pipe_has_ended(pid: i32, inode: u64) -> io::Result<bool> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let held: OwnedFd = rustix::fs::open(format!("/proc/{pid}/fd/0"), flags, Mode::empty())?;
+    if rustix::fs::fstatfs(&held)?.f_type != PIPEFS || rustix::fs::fstat(&held)?.st_ino != inode {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "its stdin is another one by now"));
+    }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let opened: OwnedFd = rustix::fs::open(format!("/proc/{pid}/fd/0"), flags, Mode::empty())?;
+    let opened: OwnedFd = rustix::fs::open(format!("/proc/self/fd/{}", held.as_raw_fd()), flags, Mode::empty())?;
     let mut polled = [PollFd::new(&opened, PollFlags::IN)];
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
     Ok(polled[0].revents().contains(PollFlags::HUP))
@@ -92,17 +101,33 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::piped()).spawn().unwrap();
         let (pid, own) = (child.id() as i32, std::process::id() as i32);
         let link = super::super::survey::link(pid, "fd/0").unwrap();
-        let wanted = HashSet::from([Object::parse(&link).unwrap()]);
-        assert!(!pipe_has_ended(pid).unwrap());
+        let pipe = Object::parse(&link).unwrap();
+        let Object::Pipe(inode) = pipe else { panic!("{link}") };
+        let wanted = HashSet::from([pipe]);
+        assert!(!pipe_has_ended(pid, inode).unwrap());
+        assert!(pipe_has_ended(pid, inode + 1).is_err(), "it is another pipe by now");
         assert_eq!(held(own, &wanted).unwrap().len(), 1);
         assert_eq!(held(pid, &wanted).unwrap(), [], "it reads, and that is not to hold the other end");
         drop(child.stdin.take());
         // Another test may have forked meanwhile, and not have executed yet.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while !pipe_has_ended(pid).unwrap() {
+        while !pipe_has_ended(pid, inode).unwrap() {
             assert!(std::time::Instant::now() < deadline, "nobody writes any more");
             std::thread::yield_now();
         }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_is_no_pipe_without_a_name_is_not_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let both = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let inode = std::os::unix::fs::MetadataExt::ino(&both.metadata().unwrap());
+        let mut child = Command::new("sleep").arg("1000").stdin(both).spawn().unwrap();
+        assert!(pipe_has_ended(child.id() as i32, inode).is_err());
         child.kill().unwrap();
         child.wait().unwrap();
     }

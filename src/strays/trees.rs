@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::looks::{looks_like_server, words};
 use super::verdict::Parent;
@@ -131,14 +131,12 @@ impl<'a> Machine<'a> {
 
     /// A process and all that descends from it, but for what is in a leaf.
     fn below(&self, index: usize) -> Vec<usize> {
-        let mut found = vec![index];
+        let (mut found, mut known) = (vec![index], HashSet::from([index]));
         let mut at = 0;
         while let Some(place) = found.get(at).copied() {
             at += 1;
             let children = self.children.get(&self.seen[place].id.pid).into_iter().flatten().copied();
-            let outside: Vec<usize> =
-                children.filter(|child| !self.seen[*child].is_contained && !found.contains(child)).collect();
-            found.extend(outside);
+            found.extend(children.filter(|child| !self.seen[*child].is_contained && known.insert(*child)));
         }
         found
     }

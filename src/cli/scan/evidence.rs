@@ -49,7 +49,8 @@ impl Clues {
             let is_service = is_service(pid, processes.beside[place].own_number);
             // It matters only for what nobody can ask for anything by its stdin.
             let may_listen = matches!(stdin, Stdin::Ended | Stdin::Null | Stdin::Closed);
-            let listens = if may_listen { listens(processes, tree, &unix, &mut tcp) } else { Vec::new() };
+            let listens =
+                if may_listen { listens(processes, tree, &unix, &mut tcp, (deadline, at)) } else { Vec::new() };
             facts.push(Facts { stdin, holder: None, is_service, listens, other_end });
         }
         let mut clues = Self { facts };
@@ -112,7 +113,7 @@ fn stdin(pid: i32, unix: &HashMap<u64, UnixSocket>) -> (Stdin, Option<Object>) {
         Err(_) => return (Stdin::Unknown, None),
     };
     match Object::parse(&link) {
-        Some(pipe @ Object::Pipe(_)) => match holders::pipe_has_ended(pid) {
+        Some(pipe @ Object::Pipe(inode)) => match holders::pipe_has_ended(pid, inode) {
             Ok(true) => (Stdin::Ended, None),
             Ok(false) => (Stdin::Held, Some(pipe)),
             Err(_) => (Stdin::Unknown, Some(pipe)),
@@ -144,6 +145,7 @@ fn listens(
     tree: &Tree,
     unix: &HashMap<u64, UnixSocket>,
     tcp: &mut HashMap<String, HashMap<u64, u16>>,
+    (deadline, at): (Instant, &AtomicI32),
 ) -> Vec<String> {
     let first = processes.seen[tree.processes[0]].id.pid;
     let namespace = survey::link(first, "ns/net").unwrap_or_else(|_| format!("of {first}"));
@@ -152,7 +154,12 @@ fn listens(
     let wanted: HashSet<Object> = listening.chain(ports.keys().copied()).map(Object::Socket).collect();
     let mut found = Vec::new();
     for place in &tree.processes {
-        for object in holders::held(processes.seen[*place].id.pid, &wanted).unwrap_or_default() {
+        let pid = processes.seen[*place].id.pid;
+        if Instant::now() > deadline {
+            break;
+        }
+        at.store(pid, Ordering::Relaxed);
+        for object in holders::held(pid, &wanted).unwrap_or_default() {
             let Object::Socket(inode) = object else { continue };
             let told = ports.get(&inode).map_or_else(|| "a unix socket".to_owned(), |port| format!("TCP port {port}"));
             if !found.contains(&told) && found.len() < LISTENS_MAX {
