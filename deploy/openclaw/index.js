@@ -44,10 +44,11 @@ class Sessions {
   #named = new Map();
 
   name(sessionKey, sessionId) {
-    const name = this.#named.get(sessionId)?.name ?? nameOf(sessionKey, sessionId);
+    const known = this.#named.get(sessionId);
+    const name = known?.name ?? nameOf(sessionKey, sessionId);
     if (name === undefined) return undefined;
     this.#named.delete(sessionId);
-    this.#named.set(sessionId, { name, sessionKey });
+    this.#named.set(sessionId, { name, sessionKey: sessionKey ?? known?.sessionKey });
     if (this.#named.size > SESSIONS_MAX) this.#named.delete(this.#named.keys().next().value);
     return name;
   }
@@ -66,7 +67,7 @@ class Sessions {
 
 /** Where daemons may listen. A session is with the system's or with this user's own; one that it is not with does nothing. */
 function sockets(chosen) {
-  if (chosen) return [chosen];
+  if (chosen) return [chosen].flat();
   const uid = process.getuid();
   const runtime = [process.env.XDG_RUNTIME_DIR, `/run/user/${uid}`].filter((directory) => directory?.startsWith('/'));
   const own = [...runtime.map((directory) => `${directory}/pinfold`), `/tmp/pinfold-${uid}`].filter((directory) => {
@@ -92,48 +93,50 @@ function isAnswer(bytes) {
   }
 }
 
-/** Sends one order and resolves to whether a daemon answered it. Whoever else listens there, or says nothing, is none. */
+/**
+ * Sends one order and resolves to whether a daemon `answered` it. Whoever else listens there is `silent`, as is who says
+ * nothing; where there is no socket the daemon is `absent`.
+ */
 function send(socket, parameters) {
   return new Promise((resolve) => {
     let answer = Buffer.alloc(0);
     const connection = net.connect(socket);
-    const done = (taken) => {
+    const done = (how) => {
       clearTimeout(late);
       connection.destroy();
-      resolve(taken);
+      resolve(how);
     };
-    const late = setTimeout(() => done(false), ANSWER_MAX_MS);
+    const late = setTimeout(() => done('silent'), ANSWER_MAX_MS);
     late.unref();
     connection.unref();
-    connection.on('error', () => done(false));
-    connection.on('close', () => done(false));
+    connection.on('error', (error) => done(error.code === 'ENOENT' ? 'absent' : 'silent'));
+    connection.on('close', () => done('silent'));
     connection.on('data', (bytes) => {
       answer = Buffer.concat([answer, bytes]);
       const end = answer.indexOf(0);
-      if (end >= 0) done(isAnswer(answer.subarray(0, end)));
-      else if (answer.length > ANSWER_MAX_BYTES) done(false);
+      if (end >= 0) done(isAnswer(answer.subarray(0, end)) ? 'answered' : 'silent');
+      else if (answer.length > ANSWER_MAX_BYTES) done('silent');
     });
     connection.write(`${JSON.stringify({ method: 'io.pinfold.End', parameters })}\0`);
   });
 }
 
-/** What pinfold is still to be told, oldest first. */
-class Orders {
+/** What one daemon is still to be told, oldest first. */
+class Line {
   #waiting = [];
   #sending = false;
   #pause = PAUSE_MIN_MS;
-  #absent = false;
-  socket;
-  log = () => {};
 
-  /** To end what was launched before it was `given`. */
-  add(what, given) {
-    const order = { ...what, before: `@${(given / 1000).toFixed(3)}`, wait: false };
-    const same = JSON.stringify(what);
+  constructor(socket, heard) {
+    this.socket = socket;
+    this.heard = heard;
+  }
+
+  add(order) {
     // Several events tell of one end; the latest of them covers the others.
-    if (this.#waiting.some((waiting) => waiting.same === same && waiting.given > given)) return;
-    this.#waiting = this.#waiting.filter((waiting) => waiting.same !== same);
-    this.#waiting.push({ order, same, given, expires: given + ORDER_LIVES_MS });
+    if (this.#waiting.some((waiting) => waiting.same === order.same && waiting.given > order.given)) return;
+    this.#waiting = this.#waiting.filter((waiting) => waiting.same !== order.same);
+    this.#waiting.push(order);
     if (this.#waiting.length > ORDERS_MAX) this.#waiting.shift();
     if (!this.#sending) void this.#send();
   }
@@ -143,23 +146,55 @@ class Orders {
     try {
       while (this.#waiting.length > 0) {
         const [next] = this.#waiting;
-        const taken = await Promise.all(sockets(this.socket).map((socket) => send(socket, next.order)));
-        if (taken.includes(true)) {
+        const how = await send(this.socket, next.parameters);
+        this.heard(this.socket, how === 'answered');
+        if (how === 'answered') {
+          next.isTold = true;
           this.#waiting = this.#waiting.filter((waiting) => waiting !== next);
           this.#pause = PAUSE_MIN_MS;
-          if (this.#absent) this.log('info', 'pinfold answers again');
-          this.#absent = false;
           continue;
         }
-        if (!this.#absent) this.log('warn', 'pinfold does not answer; what ended meanwhile is told to it for 10 minutes');
-        this.#absent = true;
-        this.#waiting = this.#waiting.filter((waiting) => waiting.expires > Date.now());
         await new Promise((resolve) => setTimeout(resolve, this.#pause).unref());
         this.#pause = Math.min(2 * this.#pause, PAUSE_MAX_MS);
+        // A daemon that was never there is told nothing that another one has heard.
+        const stays = (waiting) => waiting.expires > Date.now() && !(how === 'absent' && waiting.isTold);
+        this.#waiting = this.#waiting.filter(stays);
       }
     } finally {
       this.#sending = false;
     }
+  }
+}
+
+/** Orders to whichever daemon has the session: each has a line of its own, so that none waits for another. */
+class Orders {
+  #lines = new Map();
+  #silent = new Set();
+  #isAbsent = false;
+  socket;
+  log = () => {};
+
+  /** To end what was launched before it was `given`. */
+  add(what, given) {
+    const parameters = { ...what, before: `@${(given / 1000).toFixed(3)}`, wait: false };
+    const order = { parameters, same: JSON.stringify(what), given, expires: given + ORDER_LIVES_MS, isTold: false };
+    for (const socket of sockets(this.socket)) {
+      if (!this.#lines.has(socket)) this.#lines.set(socket, new Line(socket, (from, answers) => this.#heard(from, answers)));
+      this.#lines.get(socket).add(order);
+    }
+  }
+
+  #heard(socket, answers) {
+    if (answers) {
+      this.#silent.delete(socket);
+      if (this.#isAbsent) this.log('info', 'pinfold answers again');
+      this.#isAbsent = false;
+      return;
+    }
+    this.#silent.add(socket);
+    if (this.#isAbsent || this.#silent.size < this.#lines.size) return;
+    this.log('warn', 'pinfold does not answer; what ended meanwhile is told to it for 10 minutes');
+    this.#isAbsent = true;
   }
 }
 

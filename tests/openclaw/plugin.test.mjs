@@ -125,6 +125,40 @@ test('an end that is told late carries the time of the event, and so spares what
   await stop();
 });
 
+test('what one daemon has answered is told to another one, too, that does not answer yet', async () => {
+  const [here, restarting, never] = ['here', 'restarting', 'never'].map(socketOf);
+  const answering = await daemon(here);
+  const silent = await daemon(restarting, null);
+  const { tell, lines } = await plugin({ socket: [here, restarting, never] });
+  tell('session_end', { sessionId: 'one', sessionKey: 'agent:main:main' });
+  tell('session_end', { sessionId: 'two', sessionKey: 'agent:main:main' });
+  await eventually(DEADLINE, 'the one that answers has both at once', () => answering.orders.length === 2);
+  await eventually(DEADLINE, 'the other has heard one', () => silent.orders.length > 0);
+  await silent.stop();
+  const again = await daemon(restarting);
+  const sessions = () => new Set(again.orders.map(({ parameters }) => parameters.session));
+  await eventually(DEADLINE, 'it hears of both when it is back', () => sessions().size === 2);
+  assert.equal(answering.orders.length, 2, 'and who has answered is not told again');
+  assert.deepEqual(lines.filter((line) => /does not answer/.test(line)), [], 'one of them answers');
+  await answering.stop();
+  await again.stop();
+});
+
+test('a session is found by its key also after a turn that lacked it', async () => {
+  const socket = socketOf('key');
+  const { orders, stop } = await daemon(socket);
+  delete globalThis[MANAGER];
+  globalThis[MANAGER] = { getOrCreate: async () => {}, disposeSession: async () => {} };
+  const { tell } = await plugin({ socket });
+  await globalThis[MANAGER].getOrCreate({ sessionId: 'sub', sessionKey: 'agent:main:subagent:x', cfg: cfg() });
+  await globalThis[MANAGER].getOrCreate({ sessionId: 'sub', cfg: cfg() });
+  tell('subagent_ended', { targetSessionKey: 'agent:main:subagent:x' });
+  const [order] = await eventually(DEADLINE, 'its end is told', () => orders.length > 0 && orders);
+  assert.equal(order.parameters.session, 'agent:main:subagent:x#sub');
+  await stop();
+  delete globalThis[MANAGER];
+});
+
 const wrong = {
   'says nothing': null,
   'answers garbage': '\u0001\u0002 no JSON at all\0',
