@@ -314,6 +314,80 @@ fn nothing_is_changed_where_nobody_can_be_asked_or_only_a_look_is_wanted() {
 }
 
 #[test]
+fn what_may_be_secret_is_not_shown_and_nothing_steers_the_terminal() {
+    let home = Home::new();
+    let text = MCP.replace(
+        "\"args\": [\"-y\", \"fs\"]",
+        "\"args\": [\"-y\", \"fs\", \"--api-key\", \"s3cret-1\"], \"env\": { \"TOKEN\": \"s3cret-2\" }",
+    );
+    let text = text.replacen('{', "{ \"password\": \"s3cret-3\",", 1);
+    home.write("project/d\x1b[31m\u{202e}/.mcp.json", &text);
+    let name = "d\x1b[31m\u{202e}/.mcp.json";
+    for (status, arguments) in
+        [(0, ["wrap", name, "--dry-run"]), (0, ["wrap", name, "--yes"]), (0, ["unwrap", name, "--yes"])]
+    {
+        let told = home.says(status, &arguments);
+        assert!(told.contains("\"npx\"") && told.contains("TOKEN"), "{told}");
+        assert!(!told.contains("s3cret"), "{told}");
+        assert!(!told.contains(['\x1b', '\u{202e}']), "{told:?}");
+    }
+}
+
+#[test]
+fn of_commands_at_once_none_loses_what_another_has_noted() {
+    let home = Home::new();
+    for round in 0..10 {
+        let path = home.write("project/.mcp.json", MCP);
+        let mut commands: Vec<_> = (0..3)
+            .map(|_| {
+                home.command(&["wrap", ".mcp.json", "--yes"])
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        let statuses: Vec<_> = commands.iter_mut().map(|command| command.wait().unwrap().success()).collect();
+        assert!(statuses.contains(&true), "{round}: {statuses:?}");
+        assert!(std::fs::read_to_string(&path).unwrap().contains("pinfold"), "{round}");
+        home.says(0, &["unwrap", "--all", "--yes"]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), MCP, "{round}: it was not known as wrapped");
+    }
+}
+
+#[test]
+fn what_is_away_with_its_directory_stays_noted_and_nothing_is_forgotten_before_the_answer() {
+    let home = Home::new();
+    let path = home.write("disk/.mcp.json", MCP);
+    let other = home.write("project/.mcp.json", MCP);
+    home.says(0, &["wrap", path.to_str().unwrap(), "--yes"]);
+    home.says(0, &["wrap", ".mcp.json", "--yes"]);
+    std::fs::rename(home.path("disk"), home.path("elsewhere")).unwrap();
+    home.says(2, &["unwrap", "--all"]);
+    assert!(home.says(0, &["unwrap", "--all", "--yes"]).contains("stays noted"));
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), MCP);
+    std::fs::rename(home.path("elsewhere"), home.path("disk")).unwrap();
+    home.says(0, &["unwrap", "--all", "--yes"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), MCP);
+    assert!(home.kept().is_empty(), "{:?}", home.kept());
+}
+
+#[test]
+fn a_word_of_ours_in_a_comment_makes_no_file_ours() {
+    let home = Home::new();
+    let text = format!("// see pinfold-plugin\n{MCP}");
+    let path = home.write(
+        "home/.openclaw/openclaw.json",
+        &text.replace("\"mcpServers\": {", "\"mcp\": { \"servers\": {").replace("} } }\n", "} } } }\n"),
+    );
+    let before = std::fs::read_to_string(&path).unwrap();
+    home.says(0, &["wrap", "openclaw", "--yes"]);
+    home.says(0, &["unwrap", "openclaw", "--yes"]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+    assert!(home.kept().is_empty(), "{:?}", home.kept());
+}
+
+#[test]
 fn a_program_in_front_that_is_gone_is_told_of() {
     let home = Home::new();
     let gone = MCP.replace("\"npx\", \"args\": [", "\"/nowhere/pinfold\", \"args\": [\"run\", \"--\", \"npx\", ");

@@ -1,6 +1,7 @@
 //! How views are laid out for people.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -98,6 +99,25 @@ pub(super) fn tinted(word: &str, tone: Tone) -> String {
     }
 }
 
+/// A text for a terminal: names, paths and files may say anything, and nothing of it steers the terminal or turns around what
+/// stands beside it (control characters, and those that format text in two directions or cannot be seen).
+pub(super) fn shown(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// A path for a terminal.
+pub(super) fn path(path: &Path) -> String {
+    shown(&path.to_string_lossy())
+}
+
 /// A span as people say it, in its two largest units: `1h 5min`, `42s`, `350ms`.
 pub(super) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
@@ -126,6 +146,12 @@ pub(super) fn print_json<T: serde::Serialize>(value: &T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_is_shown_steers_a_terminal() {
+        assert_eq!(shown("a\x1b[31m\u{202e}é\n"), "a\\u{1b}[31m\\u{202e}é\\n");
+        assert_eq!(path(Path::new("/x y/\x07")), "/x y/\\u{7}");
+    }
 
     #[test]
     fn a_wide_character_takes_two_columns() {

@@ -16,6 +16,7 @@ use std::ops::Range;
 use super::places::{Tree, places};
 use super::tree::{Node, What, tree};
 use super::{HostFileError, Syntax};
+use crate::argv::MaskedArgv;
 use crate::session::Name;
 use launch::{Launch, NoLaunch};
 pub(super) use plan::quoted;
@@ -164,6 +165,20 @@ fn walk(syntax: Syntax, root: &Node) -> Vec<(Option<&str>, &str, &Node)> {
         found.extend(entries.map(|(name, node)| (place.project, name, node)));
     }
     found
+}
+
+/// The words of servers' commands that may be shown: those that hold no secret.
+pub(super) fn shown_words(syntax: Syntax, root: &Node) -> Vec<&Node> {
+    let mut shown = Vec::new();
+    for (.., entry) in walk(syntax, root) {
+        let Ok(launch) = Launch::of(entry) else { continue };
+        let nodes = launch.nodes();
+        let words: Vec<&str> = nodes.iter().map(|node| node.text().unwrap_or_default()).collect();
+        let masked = MaskedArgv::mask(&words);
+        let plain = nodes.into_iter().zip(&words).zip(masked.words());
+        shown.extend(plain.filter(|((_, word), masked)| **word == masked.as_str()).map(|((node, _), _)| node));
+    }
+    shown
 }
 
 fn look(project: Option<&str>, name: &str, node: &Node) -> Entry {

@@ -11,6 +11,7 @@
 pub mod diff;
 pub mod edit;
 pub mod hosts;
+mod masked;
 mod places;
 pub mod plugin;
 mod tree;
@@ -18,6 +19,7 @@ mod tree;
 use std::collections::BTreeSet;
 
 use jsonc_parser::{JsonValue, ParseOptions};
+pub use masked::masked;
 use places::Tree;
 use serde_json::Value;
 

@@ -57,13 +57,19 @@ impl Beside {
 
     /// Writes these files, each whole or not at all, and the directory where it is not there.
     pub fn write(&self, files: &Files) -> Result<(), FileError> {
-        match rustix::fs::mkdirat(&self.around, self.name, Mode::from_raw_mode(0o755)) {
-            Err(rustix::io::Errno::EXIST) => {}
-            made => made.map_err(self.failed("make"))?,
-        }
+        let is_new = match rustix::fs::mkdirat(&self.around, self.name, Mode::from_raw_mode(0o755)) {
+            Err(rustix::io::Errno::EXIST) => false,
+            made => made.map(|()| true).map_err(self.failed("make"))?,
+        };
         let directory = self.open().map_err(self.failed("open"))?;
         let own = File::from(directory.try_clone().map_err(self.failed_io("open"))?);
-        self.give(&own)?;
+        if is_new {
+            // Who may rename in the directory around could have put another in its place; an empty one is worth nothing.
+            self.expect_empty(&directory)?;
+            self.give(&own)?;
+        } else {
+            self.expect_owned(&own)?;
+        }
         for (name, text) in files {
             let draft = format!(".{name}.{}", std::process::id());
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -87,6 +93,7 @@ impl Beside {
             Err(rustix::io::Errno::NOENT) => return Ok(()),
             opened => opened.map_err(self.failed("open"))?,
         };
+        self.expect_owned(&File::from(directory.try_clone().map_err(self.failed_io("open"))?))?;
         for (name, _) in files {
             match rustix::fs::unlinkat(&directory, *name, AtFlags::empty()) {
                 Err(rustix::io::Errno::NOENT) => {}
@@ -103,6 +110,24 @@ impl Beside {
     fn open(&self) -> Result<OwnedFd, rustix::io::Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&self.around, self.name, flags, Mode::empty())
+    }
+
+    /// What is not the owner's is none of ours, and is neither given away nor emptied.
+    fn expect_owned(&self, directory: &File) -> Result<(), FileError> {
+        let uid = directory.metadata().map_err(self.failed_io("open"))?.uid();
+        if uid == self.owner.0 {
+            return Ok(());
+        }
+        Err(FileError::Foreign { path: self.path.clone(), uid, wanted: self.owner.0 })
+    }
+
+    fn expect_empty(&self, directory: &OwnedFd) -> Result<(), FileError> {
+        let mut entries = rustix::fs::Dir::read_from(directory).map_err(self.failed("open"))?;
+        let is_named = |entry: &rustix::fs::DirEntry| !matches!(entry.file_name().to_bytes(), b"." | b"..");
+        match entries.find(|entry| entry.as_ref().map_or(true, is_named)) {
+            None => Ok(()),
+            Some(_) => Err(FileError::Changed(self.path.clone())),
+        }
     }
 
     /// Gives a file of ours to the owner.
@@ -164,6 +189,22 @@ mod tests {
         beside.remove(FILES).unwrap();
         assert!(!beside.path().exists());
         beside.remove(FILES).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_somebody_elses_is_neither_given_away_nor_emptied() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let beside = beside(directory.path());
+        std::fs::create_dir(beside.path()).unwrap();
+        std::fs::write(beside.path().join("index.js"), "root's").unwrap();
+        for refused in [beside.write(FILES), beside.remove(FILES)] {
+            assert!(matches!(refused, Err(FileError::Foreign { uid: 0, wanted: 65534, .. })), "{refused:?}");
+        }
+        assert_eq!(std::fs::metadata(beside.path()).unwrap().uid(), 0);
+        assert_eq!(std::fs::read(beside.path().join("index.js")).unwrap(), b"root's");
     }
 
     #[test]

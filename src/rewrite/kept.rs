@@ -8,9 +8,12 @@ use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -23,6 +26,12 @@ const NOTE_BYTES_MAX: u64 = 64 << 10;
 /// How much of a file's own name is in the name of what is kept of it, for people who look.
 const STEM_MAX: usize = 40;
 
+/// How long another command of this user's is waited for.
+const LOCK_MAX: Duration = Duration::from_secs(10);
+
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// What was tried on which file.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {doing} {}", path.display())]
@@ -31,6 +40,19 @@ pub struct KeptError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+impl KeptError {
+    /// Whether somebody else has it, and it is a matter of time.
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == io::ErrorKind::TimedOut
+    }
+}
+
+/// What is kept is not changed by anybody else until this is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: File,
 }
 
 /// What a note says.
@@ -76,21 +98,53 @@ impl Kept {
         Self { directory: state.join("pinfold/wrapped") }
     }
 
+    /// Waits for other commands of this user's, and has further ones wait (flock(2)). Makes the directory where it is missing.
+    pub fn lock(&self) -> Result<Lock, KeptError> {
+        let directory = self.make()?;
+        let start = Instant::now();
+        loop {
+            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock { _directory: directory }),
+                Err(Errno::WOULDBLOCK) if start.elapsed() < LOCK_MAX => std::thread::sleep(LOOK),
+                Err(error) => {
+                    let text = "another pinfold wraps or unwraps all the while";
+                    let taken = io::Error::new(io::ErrorKind::TimedOut, text);
+                    let source = if error == Errno::WOULDBLOCK { taken } else { error.into() };
+                    return Err(KeptError { doing: "lock", path: self.directory.clone(), source });
+                }
+            }
+        }
+    }
+
+    /// The directory, for nobody else to look into; one of somebody else's is not written to.
+    fn make(&self) -> Result<File, KeptError> {
+        let failed = |source| KeptError { doing: "make", path: self.directory.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&self.directory);
+        let directory = opened.map_err(failed)?;
+        let uid = directory.metadata().map_err(failed)?.uid();
+        if uid != rustix::process::geteuid().as_raw() {
+            let text =
+                format!("it belongs to uid {uid}: unset XDG_STATE_HOME, which may be another user's, or move it away");
+            return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, text)));
+        }
+        Ok(directory)
+    }
+
     /// Keeps what stands in a file, and notes the file: where it is, and by which path it was named. Where it `is_wrapped`
     /// already, what was kept when it was not is left as it is.
     pub fn keep(&self, (target, named): (&Path, &Path), bytes: &[u8], is_wrapped: bool) -> Result<Backup, KeptError> {
-        let failed = |source| KeptError { doing: "make", path: self.directory.clone(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
+        let text = serde_json::to_vec(&Note { path: target.to_owned(), named: named.to_owned() });
+        let text = text.map_err(|error| KeptError { doing: "note", path: target.to_owned(), source: error.into() })?;
+        let directory = self.make()?;
         let (note, backup) = self.names(target);
         let is_new = !note.exists();
         if !is_wrapped || !backup.exists() {
             write(&backup, bytes)?;
         }
-        let text = serde_json::to_vec(&Note { path: target.to_owned(), named: named.to_owned() });
-        let text = text.map_err(|error| KeptError { doing: "note", path: target.to_owned(), source: error.into() })?;
         write(&note, &text)?;
-        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|source| KeptError { doing: "write", path: self.directory.clone(), source })?;
+        directory.sync_all().map_err(|source| KeptError { doing: "write", path: self.directory.clone(), source })?;
         Ok(Backup { path: backup, is_new })
     }
 
@@ -148,7 +202,9 @@ fn read(note: &Path) -> Option<Note> {
 /// Writes a file, whole or not at all, that nobody else can read.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), KeptError> {
     let draft = path.with_extension(format!("new-{}", std::process::id()));
-    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
+    // One that was left, or put there, is not written to, and a link is not followed (O_EXCL, open(2)).
+    let _ = std::fs::remove_file(&draft);
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft);
     let written = written.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
     let written = written.and_then(|()| std::fs::rename(&draft, path));
     if written.is_err() {
@@ -205,6 +261,53 @@ mod tests {
         // Bare again, and wrapped again: what stands there now is what counts.
         let again = kept.keep((changed, changed), b"newer", false).unwrap();
         assert_eq!((std::fs::read(again.path).unwrap(), again.is_new), (b"newer".to_vec(), true));
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_draft_is_not_followed() {
+        let state = tempfile::tempdir().unwrap();
+        let kept = Kept::below(state.path());
+        let file = Path::new("/a/mcp.json");
+        kept.make().unwrap();
+        let (_, backup) = kept.names(file);
+        let aim = state.path().join("aim");
+        std::fs::write(&aim, "whole").unwrap();
+        let draft = backup.with_extension(format!("new-{}", std::process::id()));
+        std::os::unix::fs::symlink(&aim, draft).unwrap();
+        kept.keep((file, file), b"bare", false).unwrap();
+        assert_eq!(
+            (std::fs::read(&aim).unwrap(), std::fs::read(&backup).unwrap()),
+            (b"whole".to_vec(), b"bare".to_vec())
+        );
+        assert!(!std::fs::symlink_metadata(backup).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_directory_of_another_users_is_not_written_to() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kept = Kept::below(state.path());
+        kept.make().unwrap();
+        std::os::unix::fs::chown(&kept.directory, Some(65534), None).unwrap();
+        let file = Path::new("/a/mcp.json");
+        assert!(crate::chain::chain(&kept.keep((file, file), b"bare", false).unwrap_err()).contains("uid 65534"));
+        assert!(kept.lock().is_err_and(|error| !error.is_taken()));
+    }
+
+    #[test]
+    fn one_command_at_a_time_changes_what_is_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let kept = Kept::below(state.path());
+        let first = kept.lock().unwrap();
+        let second = std::thread::spawn({
+            let kept = Kept::below(state.path());
+            move || kept.lock().map(drop)
+        });
+        assert!(!second.is_finished());
+        drop(first);
+        second.join().unwrap().unwrap();
     }
 
     #[test]

@@ -13,10 +13,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 use super::attributes::{Attributes, NotGiven};
-use crate::hostfile::FILE_BYTES_MAX;
+use crate::hostfile::{FILE_BYTES_MAX, Syntax};
 
 /// How many names are tried for the file that takes the place of another.
 const DRAFTS_MAX: u32 = 16;
@@ -56,6 +57,31 @@ pub enum FileError {
     /// Somebody has written it since.
     #[error("{} was changed meanwhile, and is left as it is now: try again", .0.display())]
     Changed(PathBuf),
+    /// A directory of ours belongs to somebody else than the file that it stands beside.
+    #[error("{} belongs to uid {uid}, and not to uid {wanted}, whose file it stands beside: move it away", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// Whose it should be.
+        wanted: u32,
+    },
+    /// A user's symbolic link leads root to what is not that user's.
+    #[error(
+        "{} is a symbolic link of uid {by}, and leads to {}, which belongs to uid {uid}: name that file itself if it is meant",
+        link.display(), target.display()
+    )]
+    Led {
+        /// The link.
+        link: PathBuf,
+        /// Whose it is.
+        by: u32,
+        /// Where it leads.
+        target: PathBuf,
+        /// Whose that is.
+        uid: u32,
+    },
     /// It cannot be given back to its owner.
     #[error("{} is left as it is", path.display())]
     NotGiven {
@@ -86,6 +112,12 @@ impl Identity {
             changed: (stat.st_ctime, stat.st_ctime_nsec),
             modified: (stat.st_mtime, stat.st_mtime_nsec),
         }
+    }
+
+    /// A rename changes when the inode was changed, and nothing else of it.
+    fn is_same_but_renamed(&self, other: &Self) -> bool {
+        let but_that = |identity: &Self| (identity.device, identity.inode, identity.size, identity.modified);
+        but_that(self) == but_that(other)
     }
 }
 
@@ -120,6 +152,9 @@ impl Original {
         if !file.metadata().map_err(failed("read"))?.is_file() {
             return Err(FileError::NoFile(target));
         }
+        if rustix::process::geteuid().is_root() {
+            expect_no_lead(path, &target, stat.st_uid)?;
+        }
         let bytes = read_whole(&mut file).map_err(failed("read"))?;
         if bytes.len() > FILE_BYTES_MAX {
             return Err(FileError::TooLong(target));
@@ -138,6 +173,12 @@ impl Original {
         &self.target
     }
 
+    /// How it is written, where it was named by this path. A link is called as its host wants it; what it leads to may be called
+    /// otherwise.
+    pub fn syntax(&self, named: &Path) -> Syntax {
+        Syntax::of(&if named.extension().is_some() { named } else { &self.target }.to_string_lossy())
+    }
+
     pub(super) fn directory(&self) -> &OwnedFd {
         &self.directory
     }
@@ -153,24 +194,31 @@ impl Original {
             return Err(FileError::ManyNames { path: self.target, names });
         }
         let (draft, draft_name) = self.draft()?;
+        let draft_inode = draft.metadata().map_or(0, |found| found.ino());
         let done = self.fill(draft, bytes).and_then(|()| {
             self.unchanged()?;
-            let renamed = rustix::fs::renameat(&self.directory, &draft_name, &self.directory, &self.name);
-            renamed.map_err(|error| self.failed("replace")(error.into()))
+            self.exchange(&draft_name)
         });
-        if done.is_err() {
-            let _ = rustix::fs::unlinkat(&self.directory, &draft_name, AtFlags::empty());
-        }
+        // After an exchange that is the file of before, and else what was to take its place.
+        self.discard(&draft_name, if done.is_ok() { self.identity.inode } else { draft_inode });
         done?;
         // The rename itself; some filesystems have no such thing for directories, and then it is as safe as it gets.
         let _ = rustix::fs::fsync(&self.directory);
         Ok(())
     }
 
+    /// Removes what stands beside it under this name, unless that is another file than this one: then it is a host's.
+    fn discard(&self, name: &OsString, inode: u64) {
+        let there = rustix::fs::statat(self.directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW);
+        if there.is_ok_and(|stat| stat.st_ino == inode) {
+            let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
+        }
+    }
+
     /// Makes the file that is to take its place, which nobody else can read before it has its owner and mode.
     fn draft(&self) -> Result<(File, OsString), FileError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut last = rustix::io::Errno::EXIST;
+        let mut last = Errno::EXIST;
         for attempt in 0..DRAFTS_MAX {
             let mut name = OsString::from(".");
             name.push(&self.name);
@@ -179,7 +227,7 @@ impl Original {
                 Ok(file) => return Ok((file.into(), name)),
                 Err(error) => last = error,
             }
-            if last != rustix::io::Errno::EXIST {
+            if last != Errno::EXIST {
                 break;
             }
         }
@@ -194,11 +242,31 @@ impl Original {
         draft.sync_all().map_err(self.failed("write beside"))
     }
 
+    /// Lets both files change their names, looks at what came out, and takes that back where it is not what was read: a host
+    /// may put a newer one there at any moment, and a rename over it would lose that (`RENAME_EXCHANGE`, rename(2)).
+    fn exchange(&self, draft_name: &OsString) -> Result<(), FileError> {
+        let change = |flags| rustix::fs::renameat_with(&self.directory, draft_name, &self.directory, &self.name, flags);
+        match change(RenameFlags::EXCHANGE) {
+            Ok(()) => {}
+            // A filesystem without it: what was looked at just now is what is replaced, as far as can be told.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return change(RenameFlags::empty()).map_err(|error| self.failed("replace")(error.into()));
+            }
+            Err(error) => return Err(self.failed("replace")(error.into())),
+        }
+        let came_out = rustix::fs::statat(self.directory.as_fd(), draft_name, AtFlags::SYMLINK_NOFOLLOW);
+        if came_out.is_ok_and(|stat| Identity::of(&stat).is_same_but_renamed(&self.identity)) {
+            return Ok(());
+        }
+        change(RenameFlags::EXCHANGE).map_err(|error| self.failed("give back its name to")(error.into()))?;
+        Err(FileError::Changed(self.target.clone()))
+    }
+
     /// Whether the name still means this file, and that has the bytes that were read.
     fn unchanged(&mut self) -> Result<(), FileError> {
+        let has_bytes = read_whole(&mut self.file).is_ok_and(|bytes| bytes == self.bytes);
         let now = rustix::fs::statat(self.directory.as_fd(), &self.name, AtFlags::SYMLINK_NOFOLLOW);
-        let is_same = now.is_ok_and(|stat| Identity::of(&stat) == self.identity)
-            && read_whole(&mut self.file).is_ok_and(|bytes| bytes == self.bytes);
+        let is_same = has_bytes && now.is_ok_and(|stat| Identity::of(&stat) == self.identity);
         if is_same { Ok(()) } else { Err(FileError::Changed(self.target.clone())) }
     }
 
@@ -206,6 +274,18 @@ impl Original {
         let path = self.target.clone();
         move |source| FileError::Failed { doing, path, source }
     }
+}
+
+/// Root may work for a user on that user's files, and by that user's links gets to no others.
+fn expect_no_lead(path: &Path, target: &Path, uid: u32) -> Result<(), FileError> {
+    for part in path.ancestors() {
+        let Ok(found) = std::fs::symlink_metadata(part) else { continue };
+        if found.is_symlink() && found.uid() != 0 && found.uid() != uid {
+            let (link, target) = (part.to_owned(), target.to_owned());
+            return Err(FileError::Led { link, by: found.uid(), target, uid });
+        }
+    }
+    Ok(())
 }
 
 /// All of a file, and no more than one byte beyond what any may have.

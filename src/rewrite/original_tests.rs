@@ -137,3 +137,38 @@ fn what_is_no_file_or_has_no_end_is_not_read() {
     let error = Original::read(&directory.path().join("none")).unwrap_err();
     assert!(matches!(error, FileError::Failed { doing: "find", .. }), "{error}");
 }
+
+#[test]
+fn a_newer_file_that_a_host_puts_there_at_the_last_moment_is_left() {
+    let (directory, path) = file("old");
+    let original = Original::read(&path).unwrap();
+    let (mut draft, name) = original.draft().unwrap();
+    draft.write_all(b"ours").unwrap();
+    let newer = directory.path().join("newer");
+    std::fs::write(&newer, "newer").unwrap();
+    std::fs::rename(&newer, &path).unwrap();
+    assert!(matches!(original.exchange(&name), Err(FileError::Changed(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"newer");
+    assert_eq!(std::fs::read(directory.path().join(&name)).unwrap(), b"ours");
+    // What stands beside it is removed only where it is the file that is meant.
+    original.discard(&name, 0);
+    assert_eq!(names(directory.path()).len(), 2);
+    original.discard(&name, draft.metadata().unwrap().ino());
+    assert_eq!(names(directory.path()), ["a.json"]);
+}
+
+#[test]
+fn by_a_users_link_root_gets_to_no_file_but_that_users() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (directory, path) = file("{}");
+    let link = directory.path().join("link");
+    symlink(directory.path(), &link).unwrap();
+    let by_link = link.join("a.json");
+    assert!(Original::read(&by_link).is_ok());
+    std::os::unix::fs::lchown(&link, Some(65534), Some(65534)).unwrap();
+    assert!(matches!(Original::read(&by_link), Err(FileError::Led { by: 65534, uid: 0, .. })));
+    std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+    assert!(Original::read(&by_link).is_ok());
+}

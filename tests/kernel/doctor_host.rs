@@ -243,8 +243,39 @@ fn a_launch_that_lands_nowhere_is_told_as_that() {
     std::fs::write(&path, text.replace("\"allow\"", "\"refuse\"")).unwrap();
     home.doctor("codex").expect("problem", "launch", "it was not launched (exit status: 125): pinfold: not launched");
     std::fs::write(&path, text.replace(binary(), "/nowhere/pinfold")).unwrap();
-    let remedy = home.doctor("codex").expect("problem", "launch", "/nowhere/pinfold cannot be started");
+    let remedy = home.doctor("codex").expect("problem", "launch", "/nowhere/pinfold is not this pinfold");
     assert!(remedy.contains("`pinfold wrap codex`"), "{remedy}");
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn nothing_that_a_file_names_is_run_and_nothing_runs_with_its_environment() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let home = Home::new(&machine);
+    let mark = home.path.join("ran");
+    let script = home.write("pinfold", &format!("#!/bin/sh\nenv >> '{}'\n", mark.display()));
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for front in ["./pinfold", script.to_str().unwrap()] {
+        home.write(
+            ".mcp.json",
+            &format!(r#"{{"mcpServers": {{"fs": {{"command": "{front}", "args": ["run", "--", "true"]}}}}}}"#),
+        );
+        let visit = home.doctor("claude-code");
+        visit.expect("problem", "launch", "whatever it is was not run");
+        assert_eq!(visit.status, Some(1));
+    }
+    assert!(!mark.exists(), "{:?}", std::fs::read_to_string(mark));
+    // This program itself, with what would have the loader take a file of the project's (ld.so(8)).
+    let preload = ("LD_DEBUG_OUTPUT", home.path.join("loaded").display().to_string());
+    let path = home.host("codex", &[home.way(), vec![preload, ("LD_DEBUG", "files".to_owned())]].concat());
+    home.wrap(&path);
+    home.doctor("codex").expect("ok", "launch", "lands in");
+    let loaded = std::fs::read_dir(&home.path).unwrap().flatten();
+    let loaded: Vec<_> = loaded.filter(|entry| entry.file_name().to_string_lossy().starts_with("loaded")).collect();
+    assert!(loaded.is_empty(), "{loaded:?}");
     machine.expect_nothing_left();
 }
 

@@ -250,21 +250,15 @@ fn lines(findings: &[Finding]) -> String {
             Verdict::Problem => ("PROBLEM", Tone::Bad),
         };
         let margin = format!("{mark:>7}  {:<8} ", finding.what);
-        let paragraph = text::paragraph(&margin, &shown(&finding.detail));
+        let paragraph = text::paragraph(&margin, &text::shown(&finding.detail));
         lines.push_str(&paragraph.replacen(mark, &text::tinted(mark, tone), 1));
         // What helps against several in a row is said once, after the last.
         let again = following.next().is_some_and(|next| next.remedy == finding.remedy);
         if let Some(remedy) = finding.remedy.as_ref().filter(|_| !again) {
-            lines.push_str(&text::paragraph(&format!("{:>18}→ ", ""), &shown(remedy)));
+            lines.push_str(&text::paragraph(&format!("{:>18}→ ", ""), &text::shown(remedy)));
         }
     }
     lines
-}
-
-/// A text for a terminal: files, and what was launched, may say anything.
-fn shown(text: &str) -> String {
-    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(one).collect()
 }
 
 #[cfg(test)]

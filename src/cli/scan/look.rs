@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::super::text;
 use super::evidence::{Clues, Facts};
 use crate::argv::MaskedArgv;
 use crate::cgroup::{Membership, leaf_of};
@@ -92,7 +93,7 @@ fn walk(deadline: Instant, at: &AtomicI32) -> io::Result<Processes> {
         processes.seen.push(Seen {
             id: look.id,
             parent: look.parent,
-            facts: ProcessFacts { pid, comm: printable(&look.comm), argv },
+            facts: ProcessFacts { pid, comm: text::shown(&look.comm), argv },
             directory: survey::link(pid, "cwd").ok(),
             is_piped: piped("fd/0") && piped("fd/1"),
             is_init: own_number == 1,
@@ -193,11 +194,6 @@ impl Teller<'_> {
         }
         (read.then_some(sum), missing)
     }
-}
-
-/// A process names itself as it likes, and shall not speak to the terminal of whoever looks at it.
-fn printable(comm: &str) -> String {
-    comm.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn user(uid: u32) -> Option<String> {

@@ -20,14 +20,7 @@ pub(super) enum FrontError {
 /// The path of this program: the one in `PATH` where that is this very file, which may be a link that outlives an update.
 pub(super) fn program() -> Result<String, FrontError> {
     let own = std::fs::read_link("/proc/self/exe").map_err(FrontError::Unknown)?;
-    let is_own = std::fs::metadata("/proc/self/exe").map_err(FrontError::Unknown)?;
-    let is_same = |path: &Path| {
-        std::fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (is_own.dev(), is_own.ino()))
-    };
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&paths).filter(|path| path.is_absolute()).map(|path| path.join("pinfold"));
-    let in_path = in_path.into_iter().find(|path| path.is_file()).filter(|path| is_same(path));
-    let path = match in_path {
+    let path = match in_path("pinfold").filter(|path| is_same(path)) {
         Some(path) => path,
         None if is_same(&own) => own,
         // It was replaced since it was started, and the kernel shows "… (deleted)".
@@ -38,4 +31,23 @@ pub(super) fn program() -> Result<String, FrontError> {
         Some(text) if is_called => Ok(text.to_owned()),
         _ => Err(FrontError::Called(path)),
     }
+}
+
+/// Whether a host that starts this word starts this program.
+pub(in crate::cli) fn is_this(word: &str) -> bool {
+    let path = if word.contains('/') { Some(PathBuf::from(word)) } else { in_path(word) };
+    path.is_some_and(|path| path.is_absolute() && is_same(&path))
+}
+
+/// Whether a path leads to the file that this program is.
+fn is_same(path: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    identity(path).is_some_and(|found| Some(found) == identity(Path::new("/proc/self/exe")))
+}
+
+/// The first file of this name in `PATH`.
+fn in_path(name: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH")?;
+    let absolute = std::env::split_paths(&paths).filter(|path| path.is_absolute());
+    absolute.map(|path| path.join(name)).find(|path| path.is_file())
 }

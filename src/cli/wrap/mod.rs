@@ -1,6 +1,6 @@
 //! `pinfold wrap` and `pinfold unwrap`: look at what a host's files would become, ask, and put that in their place.
 
-mod front;
+pub(super) mod front;
 pub(super) mod openclaw;
 mod show;
 mod which;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use self::front::FrontError;
 use self::openclaw::Plugin;
-use self::which::Chosen;
+use self::which::{Chosen, Missing};
 use super::{DONE, NO, USAGE, args, failed, text};
 use crate::chain::chain;
 use crate::hostfile::Syntax;
@@ -52,6 +52,7 @@ struct Looked {
 /// What it is, and what it is to be.
 struct Found {
     original: Original,
+    syntax: Syntax,
     edit: Edit,
     plugin: Plugin,
 }
@@ -101,6 +102,8 @@ enum Outcome {
     Failed,
     /// It was wrapped once, and is not there any more.
     Gone,
+    /// It is away with its directory, as on a disk that is not mounted, and may come back.
+    Away,
 }
 
 pub(super) fn wrap(wrap: &args::Wrap) -> u8 {
@@ -135,17 +138,17 @@ pub(super) fn wrap(wrap: &args::Wrap) -> u8 {
     if let Some(status) = unknown_server(&looked, &order) {
         return status;
     }
-    if wrap.check { check(&looked, &order) } else { carry_out(looked, &order, Vec::new()) }
+    if wrap.check { check(&looked, &order) } else { carry_out(looked, Vec::new(), &order) }
 }
 
 pub(super) fn unwrap(unwrap: &args::Unwrap) -> u8 {
     if unwrap.json && !unwrap.yes && !unwrap.dry_run {
         return json_does_not_ask();
     }
-    let mut gone = Vec::new();
+    let mut missing = Vec::new();
     let files = match &unwrap.what {
         Some(what) => which::named(what),
-        None => which::kept(&mut gone),
+        None => which::kept(&mut missing),
     };
     let files = match files {
         Ok(files) => files,
@@ -165,23 +168,7 @@ pub(super) fn unwrap(unwrap: &args::Unwrap) -> u8 {
     if let Some(status) = unknown_server(&looked, &order) {
         return status;
     }
-    let mut told = Vec::new();
-    for path in gone {
-        let backup = if order.dry_run { None } else { forget(&path, None) };
-        if !order.json {
-            text::print(&show::gone(&path, backup.as_deref()));
-        }
-        told.push(Told {
-            path,
-            host: None,
-            outcome: Outcome::Gone,
-            backup,
-            error: None,
-            entries: Vec::new(),
-            plugin: None,
-        });
-    }
-    carry_out(looked, &order, told)
+    carry_out(looked, missing, &order)
 }
 
 fn json_does_not_ask() -> u8 {
@@ -193,9 +180,7 @@ fn json_does_not_ask() -> u8 {
 fn look(file: Chosen, order: &Order<'_>) -> Looked {
     let read = Original::read(&file.path).map_err(|error| chain(&error));
     let found = read.and_then(|original| {
-        let syntax = Syntax::of(&original.target().to_string_lossy());
-        // A link is called as its host wants it; what it leads to may be called otherwise.
-        let syntax = if file.path.extension().is_some() { Syntax::of(&file.path.to_string_lossy()) } else { syntax };
+        let syntax = original.syntax(&file.path);
         let host = file.host.and_then(|host| Name::parse(host).ok());
         let edit = match order.way {
             Way::In => {
@@ -210,7 +195,7 @@ fn look(file: Chosen, order: &Order<'_>) -> Looked {
             Way::Out if order.servers.is_empty() => openclaw::remove(&original, edit)?,
             Way::In | Way::Out => (edit, Plugin::Stays),
         };
-        Ok(Found { original, edit, plugin })
+        Ok(Found { original, syntax, edit, plugin })
     });
     Looked { file, found }
 }
@@ -221,13 +206,13 @@ fn unknown_server(looked: &[Looked], order: &Order<'_>) -> Option<u8> {
     let names = || edits().flat_map(|edit| &edit.entries).map(|entry| entry.name.as_str());
     let unknown = order.servers.iter().find(|server| names().all(|name| name != *server))?;
     for error in looked.iter().filter_map(|looked| looked.found.as_ref().err()) {
-        eprintln!("pinfold: {error}");
+        eprintln!("pinfold: {}", text::shown(error));
     }
-    let mut all: Vec<String> = names().map(show::shown).collect();
+    let mut all: Vec<String> = names().map(text::shown).collect();
     all.sort_unstable();
     all.dedup();
     let there = if all.is_empty() { "there is none".to_owned() } else { format!("there are {}", all.join(", ")) };
-    eprintln!("pinfold: no server is called {unknown:?} in {}: {there}; nothing was changed", order.said);
+    eprintln!("pinfold: no server is called {unknown:?} in {}: {there}; nothing was changed", text::shown(&order.said));
     Some(NO)
 }
 
@@ -248,7 +233,7 @@ fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
         let is_whole = bare.is_empty() && !lacks_plugin;
         all &= is_whole && error.is_none();
         if !order.json {
-            error.iter().for_each(|error| eprintln!("pinfold: {error}"));
+            error.iter().for_each(|error| eprintln!("pinfold: {}", text::shown(error)));
             if let Ok(found) = found {
                 text::print(&show::checked(file, &found.edit, &bare, lacks_plugin));
             }
@@ -274,11 +259,11 @@ fn lacks(entry: &edit::Entry, order: &Order<'_>) -> bool {
 }
 
 /// Shows the edits, asks, does them, and tells what became of each.
-fn carry_out(looked: Vec<Looked>, order: &Order<'_>, mut told: Vec<Told>) -> u8 {
+fn carry_out(looked: Vec<Looked>, missing: Vec<Missing>, order: &Order<'_>) -> u8 {
     for Looked { file, found } in looked.iter().filter(|_| !order.json) {
         match found {
             Ok(found) => _ = text::print(&show::file(file, found, order.way)),
-            Err(error) => eprintln!("pinfold: {error}"),
+            Err(error) => eprintln!("pinfold: {}", text::shown(error)),
         }
     }
     let changing = looked.iter().filter(|looked| looked.found.as_ref().is_ok_and(Found::changes)).count();
@@ -289,6 +274,14 @@ fn carry_out(looked: Vec<Looked>, order: &Order<'_>, mut told: Vec<Told>) -> u8 
     {
         return status;
     }
+    // Until the last of them is written nobody else of this user changes what is kept of any.
+    let _lock = match Kept::own().filter(|_| !order.dry_run).map(|kept| kept.lock()).transpose() {
+        Ok(lock) => lock,
+        // Without a place for notes there are none to be confused.
+        Err(error) if order.way == Way::Out && !error.is_taken() => None,
+        Err(error) => return failed(&error),
+    };
+    let mut told: Vec<Told> = missing.into_iter().map(|missing| tell_missing(missing, order)).collect();
     told.extend(looked.into_iter().map(|looked| apply(looked, order)));
     let any = |outcome: Outcome| told.iter().any(|told| told.outcome == outcome);
     if order.json {
@@ -322,6 +315,17 @@ fn ask(files: usize) -> Result<(), u8> {
     }
     eprintln!("nothing was changed");
     Err(NO)
+}
+
+/// Forgets a file that is gone for good, and tells of one that is not there.
+fn tell_missing(missing: Missing, order: &Order<'_>) -> Told {
+    let Missing { path, is_away } = missing;
+    let backup = if order.dry_run || is_away { None } else { forget(&path, None) };
+    if !order.json {
+        text::print(&if is_away { show::away(&path) } else { show::gone(&path, backup.as_deref()) });
+    }
+    let outcome = if is_away { Outcome::Away } else { Outcome::Gone };
+    Told { path, host: None, outcome, backup, error: None, entries: Vec::new(), plugin: None }
 }
 
 /// Does one edit, and tells what came of it.
@@ -371,7 +375,7 @@ fn apply(looked: Looked, order: &Order<'_>) -> Told {
         Err(error) => {
             told.outcome = Outcome::Failed;
             if !order.json {
-                eprintln!("pinfold: {error}");
+                eprintln!("pinfold: {}", text::shown(&error));
             }
             told.error = Some(error);
         }
@@ -384,7 +388,7 @@ fn put_in(found: Found, named: &Path) -> Result<PathBuf, String> {
     let kept =
         Kept::own().ok_or("nothing was changed: there is no home directory to keep what stands there: set HOME")?;
     let is_wrapped = found.is_wrapped();
-    let Found { original, edit, plugin } = found;
+    let Found { original, edit, plugin, .. } = found;
     let target = original.target().to_owned();
     let left = |error: &dyn std::error::Error| format!("{} is left as it is: {}", target.display(), chain(error));
     let backup = kept.keep((&target, named), original.bytes(), is_wrapped).map_err(|error| left(&error))?;
@@ -409,7 +413,7 @@ fn put_in(found: Found, named: &Path) -> Result<PathBuf, String> {
 /// Replaces what stands there, and forgets the file where nothing of ours is left in it; tells where other bytes are kept.
 fn take_out(found: Found) -> Result<Option<PathBuf>, String> {
     let is_left = found.is_left();
-    let Found { original, edit, plugin } = found;
+    let Found { original, edit, plugin, .. } = found;
     let target = original.target().to_owned();
     original.replace(edit.after.as_bytes()).map_err(|error| replaced(&error))?;
     plugin.go()?;

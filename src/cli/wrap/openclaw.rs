@@ -112,9 +112,10 @@ pub(super) fn remove(original: &Original, edit: Edit) -> Result<(Edit, Plugin), 
     Ok((edit, Plugin::Goes(beside)))
 }
 
-/// Whether a file speaks of the plug-in's directory.
+/// Whether the settings of the plug-in are in a file, and not only the word.
 pub(super) fn is_there(bytes: &[u8]) -> bool {
-    bytes.windows(plugin::DIRECTORY.len()).any(|window| window == plugin::DIRECTORY.as_bytes())
+    let speaks_of_it = bytes.windows(plugin::DIRECTORY.len()).any(|window| window == plugin::DIRECTORY.as_bytes());
+    speaks_of_it && plugin::remove(bytes).is_ok_and(|changes| !changes.is_empty())
 }
 
 /// The version of the OpenClaw that `PATH` leads to.
@@ -123,8 +124,8 @@ pub(in crate::cli) fn installed() -> Option<String> {
     let program = std::env::split_paths(&paths).map(|path| path.join("openclaw")).find(|path| path.is_file())?;
     let program: PathBuf = std::fs::canonicalize(program).ok()?;
     let read = |directory: &std::path::Path| {
-        let text = std::fs::read_to_string(directory.join("package.json")).ok()?;
-        let package: Value = serde_json::from_str(&text).ok()?;
+        let file = Original::read(&directory.join("package.json")).ok()?;
+        let package: Value = serde_json::from_slice(file.bytes()).ok()?;
         (package["name"] == "openclaw").then(|| package["version"].as_str().map(str::to_owned))?
     };
     program.ancestors().skip(1).find_map(read)

@@ -8,6 +8,7 @@ use super::super::text::{self, Tone};
 use super::{Chosen, Found, Way};
 use crate::hostfile::diff::{self, Line};
 use crate::hostfile::edit::{Edit, Entry, State};
+use crate::hostfile::masked;
 
 /// How an entry stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,16 +71,10 @@ pub(super) fn gone_front(entry: &Entry) -> Option<&str> {
     is_gone.then_some(front)
 }
 
-/// A name for a terminal: no control characters.
-pub(super) fn shown(name: &str) -> String {
-    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    name.chars().map(one).collect()
-}
-
 fn called(entry: &Entry) -> String {
     match &entry.project {
-        Some(project) => format!("{} (of {})", shown(&entry.name), shown(project)),
-        None => shown(&entry.name),
+        Some(project) => format!("{} (of {})", text::shown(&entry.name), text::shown(project)),
+        None => text::shown(&entry.name),
     }
 }
 
@@ -89,7 +84,7 @@ fn all_called<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
 
 fn head(file: &Chosen, what: &str) -> String {
     let host = file.host.map_or_else(String::new, |host| format!(" ({host})"));
-    format!("{}{host}: {what}\n", file.path.display())
+    format!("{}{host}: {what}\n", text::path(&file.path))
 }
 
 fn servers(count: usize) -> String {
@@ -116,13 +111,14 @@ pub(super) fn file(file: &Chosen, found: &Found, way: Way) -> String {
     };
     let mut lines = head(file, &what);
     lines.push_str(&left(edit, way));
-    lines.extend(found.plugin.shown().map(|shown| text::paragraph("  ", &shown)));
-    for line in diff::lines(&edit.before, &edit.changes) {
-        lines.push_str(&match line {
+    lines.extend(found.plugin.shown().map(|shown| text::paragraph("  ", &text::shown(&shown))));
+    let line = |text: &str| text.split('\t').map(text::shown).collect::<Vec<_>>().join("\t");
+    for shown in diff::lines(&masked(found.syntax, &edit.before), &edit.changes) {
+        lines.push_str(&match shown {
             Line::Place(text) => format!("{text}\n"),
-            Line::Same(text) => format!(" {text}\n"),
-            Line::Gone(text) => text::tinted(&format!("-{text}"), Tone::Bad) + "\n",
-            Line::New(text) => text::tinted(&format!("+{text}"), Tone::Good) + "\n",
+            Line::Same(text) => format!(" {}\n", line(&text)),
+            Line::Gone(text) => text::tinted(&format!("-{}", line(&text)), Tone::Bad) + "\n",
+            Line::New(text) => text::tinted(&format!("+{}", line(&text)), Tone::Good) + "\n",
         });
     }
     lines
@@ -149,7 +145,7 @@ fn left(edit: &Edit, way: Way) -> String {
     }
     if way == Way::In {
         for (entry, front) in edit.entries.iter().filter_map(|entry| Some((entry, gone_front(entry)?))) {
-            say(called(entry), &format!("{} is not there any more; {AGAIN}", shown(front)));
+            say(called(entry), &format!("{} is not there any more; {AGAIN}", text::shown(front)));
         }
     }
     for entry in &edit.entries {
@@ -196,22 +192,33 @@ pub(super) fn edited(found: &Found) -> String {
 pub(super) fn done(path: &Path, edited: &str, way: Way, backup: Option<&Path>) -> String {
     match (way, backup) {
         (Way::In, Some(backup)) => {
-            format!("wrapped {edited} in {}; what stood there before is in {}\n", path.display(), backup.display())
+            format!("wrapped {edited} in {}; what stood there before is in {}\n", text::path(path), text::path(backup))
         }
-        (Way::In, None) => format!("wrapped {edited} in {}\n", path.display()),
-        (Way::Out, None) => format!("unwrapped {edited} in {}\n", path.display()),
+        (Way::In, None) => format!("wrapped {edited} in {}\n", text::path(path)),
+        (Way::Out, None) => format!("unwrapped {edited} in {}\n", text::path(path)),
         (Way::Out, Some(backup)) => format!(
             "unwrapped {edited} in {}; other parts were changed since it was wrapped: what stood there then is in {}\n",
-            path.display(),
-            backup.display()
+            text::path(path),
+            text::path(backup)
         ),
     }
 }
 
 /// That a file which was wrapped is not there any more.
 pub(super) fn gone(path: &Path, backup: Option<&Path>) -> String {
-    let kept = backup.map_or_else(String::new, |backup| format!("; what stood there is in {}", backup.display()));
-    format!("{} is gone{kept}\n", path.display())
+    let kept = backup.map_or_else(String::new, |backup| format!("; what stood there is in {}", text::path(backup)));
+    format!("{} is gone{kept}\n", text::path(path))
+}
+
+/// That a file which was wrapped cannot be looked at now.
+pub(super) fn away(path: &Path) -> String {
+    text::paragraph(
+        "",
+        &format!(
+            "{} is not there, and neither is its directory: should it come back, it is wrapped still, and stays noted",
+            text::path(path)
+        ),
+    )
 }
 
 /// What comes next.
@@ -220,7 +227,8 @@ pub(super) fn after(way: Way, said: &str) -> String {
         Way::In => text::paragraph(
             "",
             &format!(
-                "what the host launches from now on is contained, what runs already is not; `pinfold unwrap {said}` takes it back"
+                "what the host launches from now on is contained, what runs already is not; `pinfold unwrap {}` takes it back",
+                text::shown(said)
             ),
         ),
         Way::Out => {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::{NO, USAGE};
+use super::super::{NO, USAGE, text};
 use crate::chain::chain;
 use crate::hostfile::hosts::{self, HOSTS};
 use crate::rewrite::find::{self, Surroundings};
@@ -25,7 +25,7 @@ pub(super) struct NoFiles {
 impl NoFiles {
     /// Says so, and gives the exit status.
     pub(super) fn tell(&self) -> u8 {
-        eprintln!("pinfold: {}", self.message);
+        eprintln!("pinfold: {}", text::shown(&self.message));
         self.status
     }
 }
@@ -65,8 +65,16 @@ fn host_of(path: &Path) -> Option<&'static str> {
     of(path).or_else(|| of(&std::fs::canonicalize(path).ok()?))
 }
 
+/// A file that was wrapped, and is not there.
+#[derive(Debug)]
+pub(super) struct Missing {
+    pub(super) path: PathBuf,
+    /// Its directory is not there either.
+    pub(super) is_away: bool,
+}
+
 /// The files that were wrapped; those that are not there any more are told apart.
-pub(super) fn kept(gone: &mut Vec<PathBuf>) -> Result<Vec<Chosen>, NoFiles> {
+pub(super) fn kept(missing: &mut Vec<Missing>) -> Result<Vec<Chosen>, NoFiles> {
     let listed = match Kept::own() {
         Some(kept) => kept.files().map_err(|error| NoFiles { message: chain(&error), status: NO })?,
         None => Vec::new(),
@@ -74,7 +82,10 @@ pub(super) fn kept(gone: &mut Vec<PathBuf>) -> Result<Vec<Chosen>, NoFiles> {
     let mut files = Vec::new();
     for path in listed {
         match std::fs::metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => gone.push(path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let is_away = !path.parent().is_some_and(Path::is_dir);
+                missing.push(Missing { path, is_away });
+            }
             _ => files.push(Chosen { host: host_of(&path), path }),
         }
     }

@@ -18,6 +18,10 @@ const FILES: &[(&str, &str)] = &[
         "{ mcp: { servers: { 'fs': { command: 'np\\'x', args: ['-y', /* why */ \"x\",], env: { K: 'v' } } } } } // end",
     ),
     ("a.json", "{\"mcpServers\":{\"fs\":{\"command\":\"npx\",\"args\":[/* none */]},\"é \":{\"command\":\"c\"}}}"),
+    (
+        "a.json",
+        "{\"mcpServers\":{\"-fs\":{\"command\":\"npx\",\"args\":[\"x\"]},\"--\":{\"command\":\"npx\",\"args\":[]}}}",
+    ),
     ("a.json", "{\"mcp\":{\"fs\":{\"type\":\"local\",\"command\":[ \"npx\",\"-y\"],\"enabled\":false}}}"),
     (
         "a.json",
@@ -243,4 +247,10 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_name_that_would_be_taken_for_an_option_is_left_out() {
+    let edit = wrapped("a.json", "{\"mcpServers\":{\"-fs\":{\"command\":\"npx\",\"args\":[\"x\"]}}}");
+    assert!(edit.after.contains(r#""args":["run", "--host", "h", "--", "npx", "x"]"#), "{}", edit.after);
 }

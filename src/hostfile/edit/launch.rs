@@ -81,13 +81,18 @@ impl<'a> Launch<'a> {
         }
     }
 
-    /// The program and all arguments; `None` for an argument that is no text.
-    pub(super) fn words(&self) -> Vec<Option<&'a str>> {
+    /// The program and all arguments.
+    pub(super) fn nodes(&self) -> Vec<&'a Node> {
         let program = match self.form {
-            Form::Split { command, .. } => Some(command.value.text()),
+            Form::Split { command, .. } => Some(&command.value),
             Form::Whole { .. } => None,
         };
-        program.into_iter().chain(self.items().iter().map(Node::text)).collect()
+        program.into_iter().chain(self.items()).collect()
+    }
+
+    /// The same as words; `None` for an argument that is no text.
+    pub(super) fn words(&self) -> Vec<Option<&'a str>> {
+        self.nodes().into_iter().map(Node::text).collect()
     }
 
     /// How many of the words are pinfold's own, where it is in front: those up to the server's command.

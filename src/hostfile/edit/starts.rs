@@ -1,5 +1,7 @@
 //! What each entry of a file starts, for whoever looks and edits nothing.
 
+use std::collections::HashSet;
+
 use super::super::places::{Tree, places};
 use super::super::tree::{Node, What, tree};
 use super::super::{HostFileError, Syntax, is_on, settings};
@@ -27,13 +29,15 @@ pub fn starts(syntax: Syntax, bytes: &[u8]) -> Result<Vec<Start>, HostFileError>
     let values = settings(syntax, bytes)?;
     let text = std::str::from_utf8(bytes).map_err(|_| HostFileError::Syntax { language: "UTF-8 text", at: None })?;
     let root = tree(syntax, text.trim_start_matches('\u{feff}')).ok_or(HostFileError::NoObject)?;
-    let is_on = |project: Option<&str>, name: &str| {
-        let mut of_project = places(&values).into_iter().filter(|place| place.project == project);
-        of_project.any(|place| place.table.field(name).is_some_and(is_on))
-    };
+    // A file may have thousands of projects.
+    let mut on = HashSet::new();
+    for place in places(&values) {
+        let entries = place.table.fields().unwrap_or_default();
+        on.extend(entries.into_iter().filter(|(_, entry)| is_on(entry)).map(|(name, _)| (place.project, name)));
+    }
     let start = |(project, name, node): (Option<&str>, &str, &Node)| Start {
         entry: look(project, name, node),
-        is_on: is_on(project, name),
+        is_on: on.contains(&(project, name)),
         front: front(node).unwrap_or_default(),
         environment: environment(node),
     };

@@ -44,7 +44,7 @@ fn claude_code() -> Finding {
     for path in settings_of_claude_code() {
         let Some(bytes) = files::read(&path).transpose() else { continue };
         let told = |error| format!("{}: {error}", path.display());
-        match bytes.and_then(|bytes| settings(Syntax::Json, &bytes).map_err(told)) {
+        match bytes.and_then(|(_, bytes)| settings(Syntax::Json, &bytes).map_err(told)) {
             Ok(settings) if settings["disableAllHooks"] == true => {
                 return Finding::note(WHAT, format!("{} switches all hooks off", path.display()), "");
             }
@@ -90,7 +90,7 @@ const MANIFEST: &str = "openclaw.plugin.json";
 fn of_openclaw(found: &[HostFile]) -> Finding {
     const REMEDY: &str = "`pinfold wrap openclaw --plugin`, and restart the gateway";
     let Some((path, bytes, settings)) = found.iter().find_map(|file| {
-        let bytes = file.bytes.as_ref().ok()?;
+        let (_, bytes) = file.said.as_ref().ok()?;
         Some((&file.path, bytes, settings(Syntax::Json, bytes).ok()?))
     }) else {
         return Finding::problem(
@@ -118,7 +118,11 @@ fn of_openclaw(found: &[HostFile]) -> Finding {
     let version = manifest(&directory).and_then(|manifest| manifest["version"].as_str().map(str::to_owned));
     let version = version.map_or_else(String::new, |version| format!(" {version}"));
     let told = format!("the plug-in{version} in {} is loaded by {at}", directory.display());
-    if FILES.iter().zip(&has).any(|((_, ours), has)| has.as_deref() != Some(ours.as_bytes())) {
+    if FILES
+        .iter()
+        .zip(&has)
+        .any(|((_, ours), has)| has.as_ref().map(|(_, bytes)| bytes.as_slice()) != Some(ours.as_bytes()))
+    {
         return Finding::note(WHAT, format!("{told}; it is another one than this pinfold brings along"), REMEDY);
     }
     let version = openclaw::installed().or_else(|| plugin::written_by(bytes));
@@ -162,7 +166,7 @@ fn plugin_directory(config: &Path, plugins: &Value) -> Option<PathBuf> {
 }
 
 fn manifest(directory: &Path) -> Option<Value> {
-    settings(Syntax::Json, &files::read(&directory.join(MANIFEST)).ok()??).ok()
+    settings(Syntax::Json, &files::read(&directory.join(MANIFEST)).ok()??.1).ok()
 }
 
 #[cfg(test)]

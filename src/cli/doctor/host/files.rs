@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::chain::chain;
+use crate::hostfile::Syntax;
 use crate::hostfile::hosts::HostFiles;
 use crate::rewrite::find::{self, Surroundings};
 use crate::rewrite::original::{FileError, Original};
@@ -12,14 +13,14 @@ use crate::rewrite::original::{FileError, Original};
 pub(super) struct HostFile {
     /// Where.
     pub(super) path: PathBuf,
-    /// What it says, or why that is not known.
-    pub(super) bytes: Result<Vec<u8>, String>,
+    /// How it is written and what it says, or why that is not known.
+    pub(super) said: Result<(Syntax, Vec<u8>), String>,
 }
 
 /// The files that are there, in this environment and this directory.
 pub(super) fn files(host: &HostFiles) -> Vec<HostFile> {
     let found = find::files(host, &Surroundings::own()).into_iter();
-    found.filter_map(|path| Some(HostFile { bytes: read(&path).transpose()?, path })).collect()
+    found.filter_map(|path| Some(HostFile { said: read(&path).transpose()?, path })).collect()
 }
 
 /// Where they would be.
@@ -28,9 +29,9 @@ pub(super) fn places(host: &HostFiles) -> Vec<PathBuf> {
 }
 
 /// Reads a file; none where there is none.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
+pub(super) fn read(path: &Path) -> Result<Option<(Syntax, Vec<u8>)>, String> {
     match Original::read(path) {
-        Ok(file) => Ok(Some(file.bytes().to_vec())),
+        Ok(file) => Ok(Some((file.syntax(path), file.bytes().to_vec()))),
         Err(FileError::Failed { source, .. })
             if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
         {

@@ -14,7 +14,6 @@ use super::super::{args, text};
 use super::Finding;
 use crate::chain::chain;
 use crate::client::{self, Client, ClientError};
-use crate::hostfile::Syntax;
 use crate::hostfile::edit::{Entry, Start, State, starts};
 use crate::hostfile::hosts::HostFiles;
 use crate::snapshot::SessionView;
@@ -56,8 +55,7 @@ pub(super) fn doctor(doctor: &args::Doctor, host: &'static HostFiles) -> u8 {
     }
     let mut wrapped = Vec::new();
     for file in &found {
-        let starts = file.bytes.clone().and_then(|bytes| {
-            let syntax = Syntax::of(&file.path.to_string_lossy());
+        let starts = file.said.clone().and_then(|(syntax, bytes)| {
             starts(syntax, &bytes).map_err(|error| format!("{}: {error}", file.path.display()))
         });
         report.findings.push(match &starts {

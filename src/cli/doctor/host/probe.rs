@@ -1,13 +1,15 @@
 //! A launch as a host would make it, of a process that does nothing: whether it comes to stand in a leaf, and leaves it.
 //!
-//! It goes through pinfold as the host's file has it, with the little environment that hosts give their servers. It is in a
-//! session of its own, so that it counts in nobody's budget and replaces nobody's server.
+//! It has the options that the host's file gives pinfold, and the little environment that hosts give their servers. It is in
+//! a session of its own, so that it counts in nobody's budget and replaces nobody's server. What runs is this very program
+//! and nothing that the file names: whoever wrote that, as in a project from elsewhere, would have it run as whoever asks.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::super::super::wrap::front;
 use super::super::Finding;
 use crate::cgroup::Membership;
 use crate::chain::chain;
@@ -19,6 +21,12 @@ use crate::wire::{Call, Fault, ListReply, Located};
 
 /// What the official SDKs hand on to a server of all that the host has; an entry's own environment comes on top.
 const HANDED_ON: [&str; 6] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"];
+
+/// What of an entry's own environment leads a launch to one daemon or another, or past all of them.
+const LEADING: [&str; 2] = ["PINFOLD_SOCKET", "PINFOLD_UNCONTAINED"];
+
+/// This program, whatever stands by now at the path that it was started from (proc_pid_exe(5)).
+const OWN: &str = "/proc/self/exe";
 
 /// Tells which process it is, and ends with its stdin.
 const PROCESS: [&str; 3] = ["/bin/sh", "-c", "echo $$; read -r _ || exit 0"];
@@ -44,18 +52,28 @@ impl Trouble {
     }
 }
 
-/// Launches and ends a process behind this entry's front.
+/// Launches and ends a process behind this entry's front, where that is this program.
 pub(super) fn probe(start: &Start, host: &str, client: &mut Client) -> Finding {
     let name = &start.entry.name;
-    match landed(start, host, client) {
+    let front = start.front.first().map_or("", String::as_str);
+    if !front::is_this(front) {
+        let detail = format!("{name}: not tried: {front} is not this pinfold, and whatever it is was not run");
+        let remedy = format!("`pinfold unwrap {host}` and then `pinfold wrap {host}` put this one in front");
+        return Finding::problem("launch", detail, &remedy);
+    }
+    match landed(start, client) {
         Ok(told) => Finding::ok("launch", format!("{name}: {told}")),
         Err(trouble) => Finding::problem("launch", format!("{name}: {}", trouble.what), &trouble.remedy),
     }
 }
 
 /// What two entries have to have in common for one launch to speak for both.
-pub(super) fn kind(start: &Start) -> (Vec<&str>, &[(String, String)]) {
-    (without(&start.front, "--server").collect(), &start.environment)
+pub(super) fn kind(start: &Start) -> (Vec<&str>, Vec<&(String, String)>) {
+    (without(&start.front, "--server").collect(), leading(start).collect())
+}
+
+fn leading(start: &Start) -> impl Iterator<Item = &(String, String)> {
+    start.environment.iter().filter(|(name, _)| LEADING.contains(&name.as_str()))
 }
 
 /// Pinfold's words without this option and its value.
@@ -71,26 +89,21 @@ fn without<'a>(front: &'a [String], option: &'a str) -> impl Iterator<Item = &'a
 
 fn command(start: &Start) -> Command {
     // A session that is named there is one that others are in.
-    let mut words = without(&start.front, "--session");
-    let mut command = Command::new(words.next().unwrap_or_default());
+    let words = without(&start.front, "--session").skip(1);
+    let mut command = Command::new(OWN);
     command.args(words).args(PROCESS).env_clear();
     command.envs(HANDED_ON.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-    command.envs(start.environment.iter().map(|(name, value)| (name, value)));
+    command.envs(leading(start).map(|(name, value)| (name, value)));
     command.env(SESSION_VARIABLE, format!("pinfold-doctor-{}", std::process::id()));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-fn landed(start: &Start, host: &str, client: &mut Client) -> Result<String, Trouble> {
-    let mut command = command(start);
-    let mut launched = match command.spawn() {
-        Ok(child) => Launched(child),
-        Err(error) => {
-            let program = command.get_program().to_string_lossy().into_owned();
-            let remedy = format!("`pinfold unwrap {host}` and `pinfold wrap {host}` write the path of this pinfold");
-            return Err(Trouble::new(format!("{program} cannot be started as the host would: {error}"), remedy));
-        }
-    };
+fn landed(start: &Start, client: &mut Client) -> Result<String, Trouble> {
+    let spawned = command(start).spawn();
+    let mut launched = Launched(spawned.map_err(|error| {
+        Trouble::new(format!("nothing can be started: {error}"), "see what limits the processes of this user")
+    })?);
     let pid = launched.process()?;
     let (server, place) = located(pid, client, &mut launched)?;
     let asked = Instant::now();
