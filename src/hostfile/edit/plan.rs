@@ -9,8 +9,8 @@ use crate::session::Name;
 const MULTILINE: &str = "its command goes over several lines";
 const DASHES: &str = "its list is laid out in an unusual way";
 
-/// Pinfold's own arguments. A server whose name would be taken for an option is called by what it runs. An empty list that was there before is marked by `--server=NAME` in one word, so that the way
-/// back knows whether to leave a list.
+/// Pinfold's own arguments. A server whose name would be taken for an option is called by what it runs. An empty list that was
+/// there before is marked by `--server=NAME` in one word, so that the way back knows whether to leave a list.
 fn own_arguments(front: Front<'_>, server: &str, was_empty: bool) -> Vec<String> {
     let mut words = vec!["run".to_owned()];
     let options = [
