@@ -164,7 +164,7 @@ fn prove(launched: &Launched) -> Result<(), LaunchError> {
     let proved = ends(&found.v2, &wanted)
         && (!companion("memory") || ends(&found.memory, &sibling))
         && (!companion("pids") || ends(&found.pids, &sibling));
-    if proved { Ok(()) } else { Err(LaunchError::NotPlaced { wanted, found: format!("{found:?}") }) }
+    if proved { Ok(()) } else { Err(LaunchError::NotPlaced { wanted, found: found.to_string() }) }
 }
 
 /// Where a daemon answered, it decides; where none can be had, the user who asked for it does.

@@ -23,6 +23,18 @@ pub struct Membership {
     pub pids: Option<String>,
 }
 
+impl std::fmt::Display for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.v2.as_deref().unwrap_or("no cgroup of v2"))?;
+        for (controller, path) in [("memory", &self.memory), ("pids", &self.pids)] {
+            if let Some(path) = path {
+                write!(f, ", {controller}: {path}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Membership {
     /// Reads what the kernel says of one process (`self` of the calling one).
     pub fn of(pid: impl std::fmt::Display) -> std::io::Result<Self> {

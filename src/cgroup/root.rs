@@ -68,6 +68,9 @@ pub enum TreeError {
         /// Where the filesystem is.
         mount: PathBuf,
     },
+    /// The root given does not exist.
+    #[error("there is no cgroup {}: make it with mkdir, or give --root one that exists", .0.display())]
+    Missing(PathBuf),
     /// Others' processes stand where only cgroups may.
     #[error(
         "{} holds processes that are not pinfold's ({pids:?}), and a cgroup with processes cannot give its children \
@@ -125,7 +128,10 @@ pub(super) fn open(options: &TreeOptions) -> Result<Opened, TreeError> {
     if mount.cgroup(&path).is_none() {
         return Err(TreeError::OutsideMount { root: path, mount: mount.point });
     }
-    let root = Cgroup::open(&path)?;
+    let root = Cgroup::open(&path).map_err(|error| match error {
+        error if error.is_gone() => TreeError::Missing(path.clone()),
+        error => error.into(),
+    })?;
     let refused = |error: CgroupError| match error {
         error if error.is_read_only() => TreeError::ReadOnly(path.clone()),
         error if error.is_denied() => TreeError::NotDelegated(path.clone()),

@@ -74,7 +74,7 @@ pub enum AdmitError {
     #[error(transparent)]
     Knob(#[from] KnobError),
     /// The move was accepted, and the kernel tells another place.
-    #[error("moved the process to {wanted}, and the kernel tells {found:?}")]
+    #[error("moved the process to {wanted}, and the kernel tells {found}")]
     NotMoved {
         /// Where it should be.
         wanted: String,
@@ -82,7 +82,7 @@ pub enum AdmitError {
         found: Membership,
     },
     /// Its own cgroup cannot be seen from here: another cgroup namespace.
-    #[error("the cgroup {0:?} of the process is not visible in this daemon's cgroup namespace")]
+    #[error("the cgroup {0} of the process is not visible in this daemon's cgroup namespace")]
     Invisible(Membership),
     /// Moving it would free it from a limit.
     #[error("moving the process would free it from {file} = {value} of {}", cgroup.display())]

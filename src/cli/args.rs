@@ -213,7 +213,7 @@ pub(super) struct Ls {
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// The session.
+    /// The session: its id, or its key, by which metrics and alerts call it.
     #[arg(value_parser = SessionId::parse, required_unless_present = "pid")]
     pub(super) session: Option<SessionId>,
     /// Find the session and the server that this process belongs to. Status 1 where none of yours holds it, or there is no such
@@ -246,7 +246,7 @@ fn interval(given: &str) -> Result<TimeSpan, String> {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
 pub(super) struct End {
-    /// Sessions to end.
+    /// Sessions to end: their ids, or their keys, by which metrics and alerts call them.
     #[arg(value_name = "SESSION", value_parser = SessionId::parse, group = "what")]
     pub(super) sessions: Vec<SessionId>,
     /// End one server only: the session's id, a slash, and the server's name or leaf.

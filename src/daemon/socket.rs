@@ -398,7 +398,7 @@ async fn label(
 /// Shows one session, and looks for what escaped from it.
 async fn status(service: &Service, peer: Peer, id: &SessionId) -> Result<StatusReply, ConnectionError> {
     let mut entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
-    entries.retain(|entry| entry.id == *id);
+    entries.retain(|entry| entry.id == *id || entry.key.as_str() == id.as_str());
     let wanted: Vec<_> = entries.iter().map(publish::Entry::wanted).collect();
     let mut reply = StatusReply { sessions: read_views(service, entries).await?, complete: true };
     for (session, wanted) in reply.sessions.iter_mut().zip(wanted) {

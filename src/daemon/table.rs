@@ -172,6 +172,13 @@ pub(super) struct Session {
     pub(super) machines: Vec<GroupPaths>,
 }
 
+impl Session {
+    /// Whether this is the session that a word of the caller means: its id, or its key, by which metrics and alerts call it.
+    pub(super) fn is_called(&self, key: &SessionKey, word: &SessionId) -> bool {
+        self.id == *word || key.as_str() == word.as_str()
+    }
+}
+
 /// A process that owns servers.
 #[derive(Debug)]
 pub(super) struct Owner {

@@ -12,6 +12,7 @@ use crate::wire::{End, Fault, Relabel};
 /// What an order names: all that is given must hold.
 #[derive(Debug, Default)]
 pub(super) struct Selection<'a> {
+    /// Its id, or its key.
     pub(super) session: Option<&'a SessionId>,
     /// A name, or a leaf.
     pub(super) server: Option<&'a str>,
@@ -69,7 +70,7 @@ impl Driver {
     ) -> Result<Vec<u64>, Fault> {
         let mut targets = Vec::new();
         for (key, session) in &self.table.sessions {
-            let named = selection.session.is_none_or(|id| *id == session.id);
+            let named = selection.session.is_none_or(|word| session.is_called(key, word));
             let may = peer.uid == 0 || peer.uid == session.uid;
             if !named || !may {
                 continue;

@@ -50,6 +50,26 @@ fn several_sessions_are_ended_by_one_command_and_the_others_live() {
 }
 
 #[test]
+fn a_session_is_called_by_its_key_as_an_alert_does_as_well_as_by_its_id() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let _servers = [server(&machine, "a/b", "one"), server(&machine, "other", "two")];
+    let key = machine.session("a/b")["key"].as_str().unwrap().to_owned();
+    assert_ne!(key, "a/b");
+    let shown = machine.ask(&["status", &key]);
+    assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).starts_with("a/b ("), "{shown:?}");
+    assert!(machine.ask(&["label", &key, "by=key"]).status.success());
+    assert_eq!(machine.session("a/b")["servers"][0]["labels"]["by"], "key");
+    let ended = machine.ask(&["end", "--server", &format!("{key}/one")]);
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(running(&machine), ["other/two"]);
+    end(&machine, &["other"]);
+    machine.expect_nothing_left();
+}
+
+#[test]
 fn two_instances_of_a_server_are_told_apart_by_their_leaves() {
     if !offered() {
         return;

@@ -68,6 +68,22 @@ fn one_daemon_works_on_one_tree() {
 }
 
 #[test]
+fn a_root_that_is_not_there_is_told_with_what_to_do() {
+    if !offered() || !subtree_offered() {
+        return;
+    }
+    let machine = Machine::without_daemon();
+    let missing = machine.root().join("not/there");
+    let mut daemon = machine.pinfold(&["serve", "--root"]);
+    daemon.arg(&missing).arg("--socket").arg(machine.path("second.sock"));
+    let output = daemon.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains(&format!("there is no cgroup {}: make it with mkdir", missing.display())), "{told}");
+    assert!(!missing.exists());
+}
+
+#[test]
 fn a_wrong_configuration_is_no_reason_to_run_uncontained() {
     if !offered() {
         return;

@@ -4,7 +4,27 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::hostfile::hosts::{Base, HOSTS};
+
+/// Which files each host has, for the help.
+fn files() -> String {
+    // A variable that is set stands in the place of what is below the home directory.
+    let mut text = "Files of the hosts (a variable where that is set, instead of what is below ~):\n".to_owned();
+    for host in HOSTS {
+        let files = host.files.iter().map(|(base, path)| match base {
+            Base::Home => format!("~/{path}"),
+            Base::Config => format!("~/.config/{path}"),
+            Base::Here => format!("./{path}"),
+            Base::Directory(variable) => format!("${variable}/{path}"),
+            Base::File(variable) => format!("${variable}"),
+        });
+        text.push_str(&format!("  {:11} {}\n", host.name, files.collect::<Vec<_>>().join(", ")));
+    }
+    text
+}
+
 #[derive(Debug, Args)]
+#[command(after_help = files())]
 pub(in crate::cli) struct Wrap {
     /// A host, for its files of this user and in this directory: openclaw, claude-code, cursor, vscode, gemini-cli, codex,
     /// goose, opencode or zed; or one file.
