@@ -3,6 +3,8 @@
 //!
 //! It is blocking and small. What fails before the exec is one line on stderr and exit status 125, 126 or 127.
 
+mod confinement;
+
 use std::ffi::{CString, OsString};
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,6 +19,7 @@ use crate::argv::{self, CommandDigest, MaskedArgv};
 use crate::cgroup::Membership;
 use crate::chain::chain;
 use crate::client::{self, Client, ClientError, Other};
+use crate::confine::Confine;
 use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
@@ -54,6 +57,8 @@ pub struct LaunchOptions {
     pub grace: Option<TimeSpan>,
     /// Run without containment rather than not at all.
     pub uncontained: bool,
+    /// `--confine`.
+    pub confine: Option<Confine>,
     /// `--socket`.
     pub socket: Option<PathBuf>,
     /// The command and its arguments; never empty.
@@ -82,6 +87,11 @@ pub fn launch(options: &LaunchOptions) -> u8 {
             return EXIT_PINFOLD;
         }
     };
+    let granted = placed.as_ref().map_or(Confine::No, |(launched, _)| launched.confine);
+    if let Err(error) = confinement::confine(granted.max(options.confine.unwrap_or_default())) {
+        say(&format!("not launched: {}", chain(&error)));
+        return EXIT_PINFOLD;
+    }
     for warning in placed.iter().flat_map(|(launched, _)| &launched.warnings) {
         say(&format!("warning: {warning}"));
     }
@@ -138,6 +148,7 @@ fn ask(options: &LaunchOptions) -> Result<(Launched, Client), ClientError> {
         limits: options.limits,
         grace: options.grace,
         uncontained: options.uncontained,
+        confine: options.confine,
         stdin: send(stdin.as_fd()),
         stderr: send(stderr.as_fd()),
         pidfd: pidfd.as_ref().and_then(|pidfd| send(pidfd.as_fd())),
@@ -159,7 +170,11 @@ fn prove(launched: &Launched) -> Result<(), LaunchError> {
     let wanted = format!("/{}/{}", above.to_string_lossy(), launched.leaf);
     let sibling = format!("/{}/{}", launched.key, launched.leaf);
     let found = Membership::of("self").unwrap_or_default();
-    let ends = |path: &Option<String>, wanted: &str| path.as_ref().is_some_and(|path| path.ends_with(wanted));
+    // Whoever launches from inside a confined server has that one's leaf as its root, and stands beside it.
+    let beside = format!("/../{}", launched.leaf);
+    let ends = |path: &Option<String>, wanted: &str| {
+        path.as_ref().is_some_and(|path| path.ends_with(wanted) || *path == beside)
+    };
     let companion = |name: &str| launched.companions.iter().any(|companion| companion == name);
     let proved = ends(&found.v2, &wanted)
         && (!companion("memory") || ends(&found.memory, &sibling))

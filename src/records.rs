@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::argv::{CommandDigest, MaskedArgv};
 use crate::cgroup::{GroupPaths, Membership};
+use crate::confine::Confine;
 use crate::label::Labels;
 use crate::limits::{LimitWishes, Limits};
 use crate::naming::{LeafName, SessionKey};
@@ -97,6 +98,9 @@ pub struct Record {
     /// What its launch asked for itself. `None` where an earlier version wrote the record.
     #[serde(default)]
     pub asked: Option<Asked>,
+    /// How it was confined.
+    #[serde(default)]
+    pub confine: Confine,
     /// The limits that held its launcher where that came from, and hold its session. `None` as before.
     #[serde(default)]
     pub held: Option<Limits>,

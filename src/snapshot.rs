@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::argv::MaskedArgv;
+use crate::confine::Confine;
 use crate::label::Labels;
 use crate::limits::Bytes;
 use crate::session::{Name, SessionId};
@@ -113,6 +114,9 @@ pub struct ServerView {
     /// `watched`, or `unwatched` where a hang-up of its stdin cannot be seen.
     #[serde(default)]
     pub stdin: StdinWatch,
+    /// How it was confined when it was launched.
+    #[serde(default)]
+    pub confine: Confine,
     /// Its first process has left the leaf.
     #[serde(default)]
     pub escaped: bool,

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::argv::{CommandDigest, MaskedArgv};
+use crate::confine::Confine;
 use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::occurrence::Occurrence;
@@ -81,6 +82,9 @@ pub struct Launch {
     /// It would run without containment rather than not at all.
     #[serde(default)]
     pub uncontained: bool,
+    /// `--confine`; `None`: as the configuration says.
+    #[serde(default)]
+    pub confine: Option<Confine>,
     /// Index of its stdin among the descriptors.
     #[serde(default)]
     pub stdin: Option<usize>,
@@ -108,6 +112,9 @@ pub struct Launched {
     /// The v1 hierarchies that hold a companion of the leaf: `memory`, `pids`.
     #[serde(default)]
     pub companions: Vec<String>,
+    /// How the launcher is to confine itself before it execs.
+    #[serde(default)]
+    pub confine: Confine,
     /// Limits that were asked for and do not hold here.
     #[serde(default)]
     pub warnings: Vec<String>,

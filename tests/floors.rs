@@ -9,6 +9,7 @@ const FLOORS: &[(&str, u8)] = &[
     // Words: values that cannot be wrong once built.
     ("argv", 0),
     ("chain", 0),
+    ("confine", 0),
     ("label", 0),
     ("limits", 0),
     ("outcome", 0),
@@ -48,7 +49,7 @@ const FLOORS: &[(&str, u8)] = &[
 ];
 
 /// Words may use words that stand before them in this order: a floor of values has no cycles, but has neighbours.
-const WORDS: &[&str] = &["chain", "limits", "timespan", "timestamp", "session", "label", "argv", "outcome"];
+const WORDS: &[&str] = &["chain", "confine", "limits", "timespan", "timestamp", "session", "label", "argv", "outcome"];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {

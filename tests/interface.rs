@@ -66,6 +66,7 @@ fn server() -> ServerView {
         pressure: PressureView::default(),
         pids_refusals: 0,
         stdin: StdinWatch::Watched,
+        confine: Default::default(),
         escaped: false,
         escaped_pids: Vec::new(),
         warnings: Vec::new(),
@@ -218,6 +219,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         leaf: String::new(),
         cgroup: String::new(),
         companions: Vec::new(),
+        confine: Default::default(),
         warnings: Vec::new(),
     };
     let adopted = Adopted {

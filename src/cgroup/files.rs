@@ -72,6 +72,12 @@ pub(super) struct MountLine {
     pub(super) options: String,
 }
 
+/// Where cgroup hierarchies of either version are mounted, as this process sees it.
+pub fn mount_points() -> std::io::Result<Vec<std::path::PathBuf>> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(cgroup_mounts(&text).into_iter().map(|line| line.point.into()).collect())
+}
+
 /// The cgroup mounts of a mountinfo file, both versions.
 pub(super) fn cgroup_mounts(mountinfo: &str) -> Vec<MountLine> {
     mountinfo.lines().filter_map(mount_line).filter(|line| line.kind.starts_with("cgroup")).collect()

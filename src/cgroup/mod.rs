@@ -21,7 +21,7 @@ mod usage;
 
 pub use adjust::{Adjusted, Changed, Kept};
 pub use dir::{Cgroup, CgroupError};
-pub use files::Membership;
+pub use files::{Membership, mount_points};
 pub use group::{Controllers, Group, GroupPaths, Make};
 pub use knobs::{KnobError, percent};
 pub use layout::{Layout, LayoutError, Mount};

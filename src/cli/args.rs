@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::confine::Confine;
 use crate::hostfile::hosts::HOSTS;
 use crate::label::Label;
 use crate::limits::{CpuMax, LimitWishes, MemorySize, PidsMax, Weight};
@@ -87,6 +88,11 @@ pub(super) struct Run {
     /// Run without containment rather than not at all; PINFOLD_UNCONTAINED=allow says the same.
     #[arg(long)]
     pub(super) uncontained: bool,
+    /// Close its ways out of its leaf: its cgroups are read-only for it, service managers and container daemons are hidden,
+    /// and nothing that it executes gains rights; with strict it has no capabilities either, which root needs [default: what
+    /// the configuration says, which this cannot weaken].
+    #[arg(long, value_name = "yes|strict", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub(super) confine: Option<Confine>,
     #[command(flatten)]
     pub(super) socket: Socket,
     /// The command and its arguments.

@@ -30,6 +30,7 @@ pub(super) fn run(run: args::Run) -> u8 {
         limits: run.limits.wishes(),
         grace: run.grace,
         uncontained: run.uncontained || allowed,
+        confine: run.confine,
         socket: run.socket.socket,
         command: run.command,
     })

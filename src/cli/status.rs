@@ -2,6 +2,7 @@
 
 use super::{DONE, NO, args, failed, ls, nearest, text};
 use crate::client::{self, ClientError, Other};
+use crate::confine::Confine;
 use crate::session::SessionId;
 use crate::snapshot::SessionView;
 use crate::wire::{Call, Fault, Located, StatusReply};
@@ -114,7 +115,7 @@ fn page(session: &SessionView) -> String {
     }
     for server in &session.servers {
         page.push_str(&format!(
-            "\n  {} ({}), process {}, since {}\n    {}\n    processes: {}; memory: {} RSS, {} at most, limit {}; stdin {}{}\n",
+            "\n  {} ({}), process {}, since {}\n    {}\n    processes: {}; memory: {} RSS, {} at most, limit {}; stdin {}{}{}\n",
             ls::called(&server.name, &server.leaf, session.servers.iter().map(|server| &server.name)),
             server.state,
             server.leader_pid,
@@ -125,6 +126,11 @@ fn page(session: &SessionView) -> String {
             ls::amount(server.memory.peak_bytes),
             ls::amount(server.memory.max_bytes),
             if server.stdin == crate::snapshot::StdinWatch::Watched { "watched" } else { "unwatched" },
+            match server.confine {
+                Confine::No => "",
+                Confine::Yes => "; confined",
+                Confine::Strict => "; confined, without capabilities",
+            },
             if server.escaped { "; ESCAPED: its first process has left the leaf" } else { "" },
         ));
         if !server.labels.is_empty() {

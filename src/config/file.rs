@@ -10,6 +10,7 @@ use super::values::{
     Ttl, Variable, WaitMax,
 };
 use super::{history, metrics};
+use crate::confine::Confine;
 use crate::limits::{CpuMax, LimitWishes, PidsMax, Weight};
 use crate::policy::{
     HostRule, OnExcess, OnPids, Rate, Rule, ServerWishes, SessionWishes, Settings, Uncontained, WhenRule,
@@ -101,7 +102,8 @@ table_of_limits!(ServerTable {
     memory_high_pressure: Percent,
     memory_high_for: StallSpan,
     instances_max: Cap,
-    on_excess: OnExcess
+    on_excess: OnExcess,
+    confine: Confine
 });
 
 impl SessionTable {
@@ -122,6 +124,7 @@ impl ServerTable {
             memory_high_for: self.memory_high_for.map(|StallSpan(span)| span),
             instances_max: self.instances_max.map(|Cap(max)| max),
             on_excess: self.on_excess,
+            confine: self.confine,
         }
     }
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::confine::Confine;
 use crate::limits::{Bytes, MemorySize};
 use crate::policy::{OnExcess, OnPids, Rate, SessionWishes, Uncontained};
 use crate::session::{Name, SessionId};
@@ -69,6 +70,7 @@ fn the_sample_shows_every_key() {
         "servers_max",
         "instances_max",
         "on_excess",
+        "confine",
         "sessions_per_user_max",
         "servers_per_user_max",
         "sessions_per_host_max",
@@ -127,9 +129,11 @@ fn every_key_is_understood() {
         memory_high_for = "1min"
         instances_max = 2
         on_excess = "refuse"
+        confine = "yes"
         [[rule]]
         when.server = "a*"
         server.memory_max = "16M"
+        server.confine = "strict"
         [[rule]]
         when.host = "a*"
         session.ttl = "infinity"
@@ -177,6 +181,10 @@ fn every_key_is_understood() {
     assert_eq!(
         (settings.server.instances_max, settings.server.on_excess),
         (Some(Limit::At(2)), Some(OnExcess::Refuse))
+    );
+    assert_eq!(
+        (settings.server.confine, settings.rules[0].server.confine),
+        (Some(Confine::Yes), Some(Confine::Strict))
     );
     assert_eq!(settings.machine.memory_max, Some(MemorySize::Infinity));
     assert_eq!(settings.server.limits.memory_max, Some(MemorySize::Amount(Bytes(3 << 29))));
@@ -248,6 +256,8 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ("[daemon]\nservers_per_user_max = 0", "p.toml:2: servers_per_user_max = 0: \"0\" is not a cap; write"),
         ("[server]\ninstances_max = 0", "p.toml:2: instances_max = 0: \"0\" is not a cap; write"),
         ("[server]\non_excess = \"end\"", "p.toml:2: on_excess = \"end\": unknown variant `end`"),
+        ("[server]\nconfine = true", "p.toml:2: confine = true: "),
+        ("[server]\nconfine = \"caps\"", "p.toml:2: confine = \"caps\": unknown variant `caps`"),
         ("[launches]\nburst = -1", "p.toml:2: burst = -1: \"-1\" is not a number of launches; write"),
         ("[launches]\nevery = \"0s\"", "p.toml:2: every = \"0s\": 0s is no span between two launches; write"),
         ("[launches]\nwait_max = \"11s\"", "p.toml:2: wait_max = \"11s\": a host does not wait for its server for 11s"),

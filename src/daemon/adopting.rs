@@ -147,6 +147,7 @@ fn as_launch(wish: Adopt, words: &[String]) -> Launch {
         limits: wish.limits,
         grace: wish.grace,
         uncontained: false,
+        confine: None,
         stdin: None,
         stderr: None,
         pidfd: None,

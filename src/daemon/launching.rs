@@ -16,6 +16,7 @@ use super::message::Peer;
 use super::table::Owner;
 use super::watch::Source;
 use crate::cgroup::Caller;
+use crate::confine::Confine;
 use crate::naming::SessionKey;
 use crate::occurrence::What;
 use crate::policy::{
@@ -172,6 +173,7 @@ impl Driver {
             server: &request.wish.server,
             wishes: &request.wish.limits,
             grace: request.wish.grace.map(|grace| grace.duration()),
+            confine: request.wish.confine.unwrap_or_default().max(self.confine_of(request.inside.as_ref())),
             offered: &self.offers,
         };
         let grant = match policy::decide(&self.settings, &asked) {
@@ -180,6 +182,14 @@ impl Driver {
         };
         let instance = self.instance(request, &key, &name, &grant).map_err(Denial::lasting)?;
         Ok(Plan { key, name, uid, host, owner, program, grant, instance, waited: Duration::ZERO })
+    }
+
+    /// How whoever launches from inside a leaf is confined.
+    fn confine_of(&self, inside: Option<&Caller>) -> Confine {
+        let Some(caller) = inside else { return Confine::No };
+        let holder =
+            self.table.servers.values().find(|server| server.key == caller.key && server.leaf_name == caller.leaf);
+        holder.map_or(Confine::No, |server| server.confine)
     }
 
     /// The number of the owner's watch. What owns itself, because nobody else does, has none: its own exit is told as that.

@@ -10,6 +10,7 @@ use super::driver::Driver;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{Caller, GroupPaths, Leaf, Membership};
 use crate::chain::chain;
+use crate::confine::Confine;
 use crate::label::Labels;
 use crate::naming::SessionKey;
 use crate::policy::{self, SERVER_VARIABLE, SESSION_VARIABLE, Settings};
@@ -85,6 +86,7 @@ impl Driver {
             idle_after: None,
             stall: policy::STALL,
             asked: None,
+            confine: Confine::No,
             held: None,
             adopted: false,
             moving_from: None,

@@ -19,11 +19,12 @@ use crate::backend::{self, AdmitError, Backend, Kin, Unplaced};
 use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Leaf, Membership};
 use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
+use crate::confine::Confine;
 use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
 use crate::naming::LeafName;
 use crate::occurrence::What;
 use crate::outcome::Exit;
-use crate::policy::{Member, Refusal, may_be_moved};
+use crate::policy::{Grant, Member, Refusal, may_be_moved};
 use crate::records::{Asked, Record};
 use crate::session::ProcessId;
 use crate::sys::crash;
@@ -52,6 +53,13 @@ pub(super) enum Admitted {
     Failed(Unplaced),
     /// The record of the launch could not be written, so nothing was made.
     Unrecorded(String),
+}
+
+/// What the operator and the user should know of a server that is placed.
+pub(super) fn warnings(grant: &Grant, runs_already: bool) -> Vec<String> {
+    let unconfined = runs_already && grant.confine > Confine::No;
+    let told = unconfined.then(|| "it is not confined, as what runs already cannot be: launch it again".to_owned());
+    grant.warnings.iter().cloned().chain(told).collect()
 }
 
 /// Who is to be placed where.
@@ -96,6 +104,7 @@ impl Driver {
             stall: plan.grant.stall,
             watchdog: None,
             asked: Some(Asked { limits: request.wish.limits, grace: request.wish.grace }),
+            confine: if request.moving.is_some() { Confine::No } else { plan.grant.confine },
             held: None,
             adopted: request.moving.is_some(),
             settings: self.reloads.generation,
@@ -108,7 +117,7 @@ impl Driver {
             leaf: None,
             started_at: Timestamp::of(SystemTime::now()),
             ending_since: None,
-            warnings: plan.grant.warnings.clone(),
+            warnings: warnings(&plan.grant, request.moving.is_some()),
             escaped: false,
             escapees_told: false,
             memory_kill_told: false,
@@ -296,6 +305,7 @@ impl Driver {
             leaf: server.leaf_name.as_str().to_owned(),
             cgroup: group.v2.display().to_string(),
             companions: companions.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()).collect(),
+            confine: server.confine,
             warnings: server.warnings.clone(),
         };
         let (pid, warnings) = (server.leader.pid, launched.warnings.clone());

@@ -70,6 +70,7 @@ fn facts(server: &Server, session: &Path) -> ServerView {
         stdin: if server.stdin.is_some() { StdinWatch::Watched } else { StdinWatch::Unwatched },
         escaped: server.escaped,
         escaped_pids: Vec::new(),
+        confine: server.confine,
         warnings: server.warnings.clone(),
     }
 }

@@ -37,6 +37,7 @@ impl Driver {
             idle_after: server.idle.as_ref().map(Idle::after),
             stall: server.stall,
             asked: server.asked.clone(),
+            confine: server.confine,
             held: server.held,
             adopted: server.adopted,
             moving_from: None,

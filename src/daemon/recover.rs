@@ -168,6 +168,7 @@ impl Driver {
             stall: record.stall,
             watchdog: None,
             asked: record.asked.clone(),
+            confine: record.confine,
             held: record.held,
             adopted: record.adopted,
             settings: self.reloads.generation,

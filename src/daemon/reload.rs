@@ -19,6 +19,7 @@ use super::Options;
 use super::driver::Driver;
 use super::hostfiles::{self, HostFiles, Turns};
 use super::message::Message;
+use super::placing::warnings;
 use super::table::{Entry, Server};
 use crate::backend::{Place, Told, Wanted, WantedLeaf, WantedSession};
 use crate::chain::chain;
@@ -213,6 +214,7 @@ impl Driver {
             server: &server.name,
             wishes: &asked.limits,
             grace: asked.grace.map(|grace| grace.duration()),
+            confine: server.confine,
             offered: &self.offers,
         };
         Some(policy::regrant(&self.settings, &request))
@@ -270,15 +272,14 @@ impl Driver {
     fn give_manners(&mut self, number: u64, grant: Grant) {
         let (terms, now) = (self.terms(grant.grace, grant.stdin_grace), self.now());
         let Some(server) = self.table.servers.get_mut(&number) else { return };
-        let idle_after = grant.idle_after.at();
+        let (idle_after, warnings) = (grant.idle_after.at(), warnings(&grant, server.adopted));
         let was = server.idle.as_ref().map(Idle::after);
         let same = (server.terms, server.on_pids, server.stall, was) == (terms, grant.on_pids, grant.stall, idle_after)
-            && server.warnings == grant.warnings;
+            && server.warnings == warnings;
         if was != idle_after {
             server.idle = idle_after.map(|after| Idle::begin(after, now));
         }
-        (server.terms, server.on_pids, server.stall, server.warnings) =
-            (terms, grant.on_pids, grant.stall, grant.warnings);
+        (server.terms, server.on_pids, server.stall, server.warnings) = (terms, grant.on_pids, grant.stall, warnings);
         if !same {
             self.record_again(number);
         }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
+use crate::confine::Confine;
 use crate::label::Labels;
 use crate::lifecycle::{Idle, State, Terms, Watchdog};
 use crate::limits::{Bytes, Limits};
@@ -50,6 +51,8 @@ pub(super) struct Server {
     pub(super) watchdog: Option<Watchdog>,
     /// What its launch asked for itself, where that is known.
     pub(super) asked: Option<Asked>,
+    /// How it was confined.
+    pub(super) confine: Confine,
     /// What held its launcher where that came from, where that is known.
     pub(super) held: Option<Limits>,
     /// It ran already when it was moved into its leaf.

@@ -60,6 +60,7 @@ pub(super) fn picture(id: &str) -> Picture {
         pressure,
         pids_refusals: 3,
         stdin: StdinWatch::Watched,
+        confine: Default::default(),
         escaped: false,
         escaped_pids: Vec::new(),
         warnings: Vec::new(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Refusal;
 use super::settings::{OnExcess, OnPids, STALL, Settings};
+use crate::confine::Confine;
 use crate::limits::{Bytes, CpuMax, Limit, LimitWishes, Limits, MEMORY_MAX_FLOOR, MemorySize, PidsMax, Weight};
 use crate::outcome::{Level, Stall};
 use crate::session::{Name, SessionId};
@@ -28,6 +29,8 @@ pub struct Request<'a> {
     pub wishes: &'a LimitWishes,
     /// The grace that the launch itself asks for.
     pub grace: Option<Duration>,
+    /// How it is to be confined, or has to be as the server that launches it is.
+    pub confine: Confine,
     /// What this machine can hold.
     pub offered: &'a Offers,
 }
@@ -103,6 +106,8 @@ pub struct Grant {
     pub instances_max: Limit<u32>,
     /// What becomes of one more.
     pub on_excess: OnExcess,
+    /// How the server is confined.
+    pub confine: Confine,
     /// What the operator and the user should know: limits that were dropped or that cannot be reached. One clause each.
     pub warnings: Vec<String>,
 }
@@ -162,6 +167,8 @@ fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
         },
         instances_max: manners.instances_max.unwrap_or(Limit::Infinity),
         on_excess: manners.on_excess.unwrap_or(OnExcess::Replace),
+        // Whoever launches may ask for more than the operator, and never for less.
+        confine: manners.confine.unwrap_or_default().max(request.confine),
         warnings,
     })
 }

@@ -41,6 +41,7 @@ struct Launch {
     server: &'static str,
     wishes: LimitWishes,
     grace: Option<Duration>,
+    confine: Confine,
 }
 
 fn launch() -> Launch {
@@ -50,6 +51,7 @@ fn launch() -> Launch {
         server: "fs",
         wishes: LimitWishes::default(),
         grace: None,
+        confine: Confine::No,
     }
 }
 
@@ -62,6 +64,7 @@ impl Launch {
             server: &Name::parse(self.server).unwrap(),
             wishes: &self.wishes,
             grace: self.grace,
+            confine: self.confine,
             offered: &self.offers,
         };
         decide(&self.settings, &request)
@@ -371,5 +374,27 @@ proptest! {
             let holds = server.memory_max.is_some() || launch.offers.memory == Offer::NothingToLimit;
             prop_assert!(!asked || holds, "what was asked for holds, or the launch is refused");
         }
+    }
+}
+
+#[test]
+fn a_launch_is_confined_as_the_operator_says_or_more_and_never_less() {
+    let granted = |general: Option<Confine>, rule: Option<Confine>, asked: Confine| {
+        let mut launch = Launch { confine: asked, ..launch() };
+        launch.settings.server.confine = general;
+        let server = ServerWishes { confine: rule, ..ServerWishes::default() };
+        launch.settings.rules.push(Rule { server, ..Rule::default() });
+        launch.granted().confine
+    };
+    use Confine::{No, Strict, Yes};
+    for (general, rule, asked, expected) in [
+        (None, None, No, No),
+        (None, None, Strict, Strict),
+        (Some(Yes), None, No, Yes),
+        (Some(Yes), None, Strict, Strict),
+        (Some(Strict), Some(No), No, No),
+        (Some(No), Some(Strict), Yes, Strict),
+    ] {
+        assert_eq!(granted(general, rule, asked), expected, "{general:?} {rule:?} {asked}");
     }
 }

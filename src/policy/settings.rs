@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
 use super::rate::Rate;
+use crate::confine::Confine;
 use crate::limits::{Bytes, Limit, LimitWishes, MemorySize, PidsMax};
 use crate::outcome::Stall;
 use crate::session::{Name, SessionId};
@@ -109,6 +110,7 @@ impl Settings {
             memory_high_for: Some(STALL.span),
             instances_max: Some(Limit::Infinity),
             on_excess: Some(OnExcess::Replace),
+            confine: Some(Confine::No),
         }
     }
 
@@ -207,6 +209,8 @@ pub struct ServerWishes {
     pub instances_max: Option<Limit<u32>>,
     /// What becomes of one more.
     pub on_excess: Option<OnExcess>,
+    /// How the server is confined, at the least.
+    pub confine: Option<Confine>,
 }
 
 impl ServerWishes {
@@ -223,6 +227,7 @@ impl ServerWishes {
             memory_high_for: self.memory_high_for.or(wider.memory_high_for),
             instances_max: self.instances_max.or(wider.instances_max),
             on_excess: self.on_excess.or(wider.on_excess),
+            confine: self.confine.or(wider.confine),
         }
     }
 }

@@ -71,6 +71,7 @@ impl Server {
             pressure: pressure(self.seconds.1),
             pids_refusals: 0,
             stdin: StdinWatch::Watched,
+            confine: Default::default(),
             escaped: !self.escaped_pids.is_empty(),
             escaped_pids: self.escaped_pids.to_vec(),
             warnings: Vec::new(),
