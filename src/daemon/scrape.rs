@@ -41,7 +41,7 @@ impl Driver {
         let ended = |occurrence: &&Arc<Occurrence>| matches!(occurrence.what, What::Ended(_));
         Facts {
             // Root sees all.
-            entries: publish::entries(&self.table, 0, &self.backend),
+            entries: publish::entries(&self.table, None, &self.backend),
             ends: ending.map(|server| age(server.ending_since)).collect(),
             delayed: self.counts.delayed,
             sessions_max: self.settings.sessions_max,

@@ -17,6 +17,7 @@ use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Exit, Stall};
 use crate::policy::OnPids;
 use crate::process;
+use crate::realm::{Container, Realm};
 use crate::records::{Asked, Expiry, Instance};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::timestamp::Timestamp;
@@ -162,14 +163,24 @@ impl Server {
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) uid: u32,
+    /// The container whose it is.
+    pub(super) container: Option<Container>,
     pub(super) named_by: NamedBy,
     pub(super) host: Option<Name>,
     /// Its servers' numbers.
     pub(super) servers: Vec<u64>,
     /// When its time is over, where it has a time-to-live.
     pub(super) expires: Option<Expiry>,
-    /// The machine levels that its leaves were made below; more than one where callers stand in different v1 cgroups.
+    /// The machine levels that its leaves were made below; more than one where callers stand in different v1
+    /// cgroups.
     pub(super) machines: Vec<GroupPaths>,
+}
+
+impl Session {
+    /// Whose it is beside its user's.
+    pub(super) fn realm(&self) -> Realm {
+        Container::realm_of(self.container.as_ref())
+    }
 }
 
 /// A process that owns servers.
