@@ -10,6 +10,7 @@ mod adopt;
 mod chaos;
 mod clients;
 mod configured;
+mod containers;
 mod daemon;
 mod death;
 mod doctor_host;
