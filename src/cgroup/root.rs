@@ -39,8 +39,8 @@ pub enum TreeError {
     /// The cgroup filesystem cannot be written at all.
     #[error(
         "{} is mounted read-only, as in a default container: run the container with writable cgroups \
-         (podman: --security-opt unmask=/sys/fs/cgroup; docker: --privileged, or --security-opt writable-cgroups=true \
-         where containerd has it), or run pinfold on the host", .0.display()
+         (podman: --security-opt unmask=/sys/fs/cgroup; docker: --security-opt writable-cgroups=true from 28 on, else \
+         --privileged), or mount /run/pinfold of a host that runs pinfold", .0.display()
     )]
     ReadOnly(PathBuf),
     /// No permission to make a cgroup.
