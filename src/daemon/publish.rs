@@ -25,6 +25,8 @@ pub(super) struct Entry {
     pub(super) host: Option<Name>,
     backend: &'static str,
     cgroup: String,
+    /// It stands below a container, and not in what is the machine's.
+    pub(super) is_below: bool,
     expires: Option<Expiry>,
     pub(super) servers: Vec<(ServerView, ProcessId, Option<Arc<Leaf>>)>,
 }
@@ -47,6 +49,7 @@ fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &Backend) 
         host: session.host.clone(),
         backend: backend.word(),
         cgroup: directory.display().to_string(),
+        is_below: below.is_some(),
         expires: session.expires,
         servers: servers.map(|server| (facts(server, &directory), server.leader, server.leaf.clone())).collect(),
     }

@@ -191,6 +191,35 @@ fn a_daemon_that_takes_over_knows_whose_container_a_session_is() {
 }
 
 #[test]
+fn a_server_that_made_namespaces_for_itself_launches_into_its_own_session_and_ends_that_alone() {
+    if !offered() || !root_offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let other = machine.run(&["--session", "other"], "exec sleep 1000");
+    let pinfold = crate::support::binary();
+    let script = format!(
+        "exec unshare --cgroup --pid --fork --kill-child --mount-proc sh -c '{pinfold} ls; {pinfold} end other --now; \
+         {pinfold} end --all --server=inner; sleep 1000 | {pinfold} run --server inner -- sleep 1000 & wait'"
+    );
+    let mut server = machine.run(&["--session", "own", "--server", "outer"], &script);
+    let names = eventually("it has launched another one beside itself", || {
+        let session = machine.session("own");
+        let names: Vec<String> =
+            session["servers"].as_array().unwrap().iter().map(|one| one["name"].to_string()).collect();
+        if names.len() == 2 { Ok(names) } else { Err(format!("{names:?}; {}", machine.log())) }
+    });
+    assert_eq!(names, ["\"outer\"", "\"inner\""]);
+    assert!(machine.leaf("own").starts_with(machine.tree()));
+    expect_sessions(&machine, &["other", "own"]);
+    let ended = machine.ask(&["end", "--all", "--now"]);
+    assert!(ended.status.success(), "{ended:?}");
+    server.exit_status();
+    drop((server, other));
+    machine.expect_nothing_left();
+}
+
+#[test]
 fn a_container_that_ends_takes_its_sessions_along() {
     if !offered() || !root_offered() {
         return;

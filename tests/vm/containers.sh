@@ -150,6 +150,7 @@ serve_containers() { # BACKEND
     awaited 'the host ends what is in a container' 'h on-the-host running 1' seen "$pinfold"
     check 'to the last process and cgroup' "0 0" "$(left_below "$cgroup") $(find "$cgroup" -type d -name 'fs.*' | wc -l)"
 
+    sandboxed "$1"
     forged "$1"
     removed "$1"
     limited "$1"
@@ -159,6 +160,23 @@ serve_containers() { # BACKEND
     stop_daemon TERM
     podman rm --force --time 1 --all >/dev/null 2>&1
     check "$1: no record is left" 0 "$(records)"
+}
+
+# Namespaces of its own in a unit that is systemd's, as bubblewrap makes them: no container to stand below, and yet apart.
+sandboxed() { # BACKEND
+    local place
+    systemd-run --quiet --unit=host-of-box --service-type=exec --property=TasksMax=infinity -- sh -c "sleep 1000000 |
+        unshare --cgroup --pid --fork --kill-child --mount-proc $pinfold run --session box --server boxed -- sleep 1000000"
+    awaited 'a sandbox in a unit launches' 'box boxed running 1,h on-the-host running 1' seen "$pinfold"
+    place=$("$pinfold" ls --json | python3 -c '
+import json, sys
+print(*[session["cgroup"] for session in json.load(sys.stdin) if session["id"] == "box"])')
+    check 'to where the hosts of the machine do' yes \
+        "$([[ $place == */pinfold.slice/* || $place == */tree/pinfold/* ]] && echo yes || echo "$place")"
+    check 'and sees nothing of those' '[]' \
+        "$(unshare --cgroup --pid --fork --mount-proc "$pinfold" ls --json)"
+    systemctl stop host-of-box
+    awaited 'it ends with its host' 'h on-the-host running 1' seen "$pinfold"
 }
 
 # A container that may write its cgroups makes directories of the names of another's leaf, and stands in them.
