@@ -19,6 +19,12 @@ pub enum Realm {
 }
 
 impl Realm {
+    /// Whether it is a container's. What a user launches in containers is counted apart from the rest, and together: whoever
+    /// makes namespaces gains one more share by it, and no more than one.
+    pub fn is_container(self) -> bool {
+        self != Self::Host
+    }
+
     /// Whether somebody of this realm may see and end what is of another, as far as that depends on realms: the host all of
     /// it, and a container its own.
     pub fn reaches(self, other: Self) -> bool {

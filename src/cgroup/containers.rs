@@ -25,13 +25,12 @@ pub(super) const MOVED: &str = "pinfold-moved";
 const NAMESPACES: [&str; 3] = ["pid", "user", "cgroup"];
 
 impl Directories {
-    /// The container that a process is in, if it is in one. What cannot be read is told as another namespace: nobody reaches
-    /// further for hiding.
+    /// The container that a process is in, if it is in one.
     pub fn container_of(&self, pid: i32) -> Option<Container> {
         let differs = |kind: &str| {
             let own = std::fs::read_link(format!("/proc/self/ns/{kind}"));
             let theirs = std::fs::read_link(format!("/proc/{pid}/ns/{kind}"));
-            !own.is_ok_and(|own| theirs.is_ok_and(|theirs| own == theirs))
+            own.ok().zip(theirs.ok()).map_or_else(|| !seems_to_share(pid), |(own, theirs)| own != theirs)
         };
         let different: Vec<&str> = NAMESPACES.into_iter().filter(|kind| differs(kind)).collect();
         if different.is_empty() {
@@ -73,6 +72,17 @@ impl Directories {
         let Some(cgroup) = directory.and_then(|path| Cgroup::open(path).ok()) else { return Default::default() };
         (Controllers::enabled(&cgroup).unwrap_or_default(), Controllers::of(&cgroup).unwrap_or_default())
     }
+}
+
+/// Whether a process whose namespaces may not be read shares them as far as anybody may see: root's, for the daemon of a user
+/// (`NSpid` of proc_pid_status(5), and user_namespaces(7)). One that is gone does not: nobody reaches further for hiding.
+fn seems_to_share(pid: i32) -> bool {
+    let read = |process: &str, file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}")).ok();
+    let pid = pid.to_string();
+    let numbers = read(&pid, "status").unwrap_or_default();
+    let numbers =
+        numbers.lines().find_map(|line| line.strip_prefix("NSpid:")).map(|line| line.split_whitespace().count());
+    numbers == Some(1) && read(&pid, "uid_map").is_some_and(|theirs| read("self", "uid_map") == Some(theirs))
 }
 
 /// The root of a process's cgroup namespace: how its cgroup is called there is the end of how it is called here. It takes the

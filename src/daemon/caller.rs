@@ -60,3 +60,10 @@ pub(super) fn inside(backend: &Backend, peer: Peer, pidfd: Option<&OwnedFd>) -> 
     let place = place.ok_or_else(|| Fault::NotPermitted("the process that asks for this is gone".into()))?;
     Ok(backend.locate(&place))
 }
+
+/// What somebody in a container should know of the daemon beside what all do.
+pub(super) fn note(peer: Peer) -> Option<String> {
+    let note = "you are in a container: its servers stand below its own cgroup, and have limits of their own only where \
+                move_processes under [containers] allows it";
+    peer.realm.is_container().then(|| note.to_owned())
+}

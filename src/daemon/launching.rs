@@ -73,7 +73,8 @@ impl Plan {
     /// Who launches what, for how often that may be.
     pub(super) fn source(&self, request: &LaunchRequest) -> LaunchSource {
         let kind = self.host.as_ref().map_or_else(|| self.program.clone(), ToString::to_string);
-        LaunchSource { uid: self.uid, owner: self.owner, kind, server: request.wish.server.clone() }
+        let in_container = self.container.is_some();
+        LaunchSource { uid: self.uid, in_container, owner: self.owner, kind, server: request.wish.server.clone() }
     }
 }
 
@@ -180,8 +181,8 @@ impl Driver {
             }
             .into());
         }
-        let reader = request.peer.uid;
-        let newcomer = Newcomer { uid, reader, host: host.as_ref(), session_is_known: known.is_some() };
+        let reader = (request.peer.uid, request.peer.realm);
+        let newcomer = Newcomer { uid, realm, reader, host: host.as_ref(), session_is_known: known.is_some() };
         self.has_room(&newcomer, request.launcher).map_err(Denial::lasting)?;
         let below = request.container.as_ref().filter(|_| request.is_below);
         let offers = below.map(|container| self.backend.offers_below(container, self.settings.move_processes));

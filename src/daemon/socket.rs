@@ -130,7 +130,7 @@ async fn admit(stream: UnixStream, service: &Service) {
     };
     let served = async {
         let place: Place =
-            service.places.open((peer.uid, peer.realm != Realm::Host)).ok_or(ConnectionError::Crowd(peer.uid))?;
+            service.places.open((peer.uid, peer.realm.is_container())).ok_or(ConnectionError::Crowd(peer.uid))?;
         let _turn = place.turn().await;
         connection(stream, peer, pidfd.as_ref(), service).await
     };
@@ -250,7 +250,7 @@ async fn answer(
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
         Call::Events(watch) => wire::encode_reply(&follow::recent(service, peer, &watch).await?),
         Call::History(question) => reply(ended(service, peer, question).await?),
-        Call::Describe => wire::encode_reply(&describe(service).await?),
+        Call::Describe => wire::encode_reply(&describe(service, peer).await?),
         Call::GetInfo => wire::encode_reply(&serde_json::json!({
             "vendor": "pinfold",
             "product": "pinfold",
@@ -475,11 +475,11 @@ async fn ended(service: &Service, peer: Peer, question: Question) -> Result<Resu
     Ok(answer.map_err(|error| Fault::NoHistory(chain(&error))))
 }
 
-async fn describe(service: &Service) -> Result<Description, ConnectionError> {
+async fn describe(service: &Service, peer: Peer) -> Result<Description, ConnectionError> {
     let (counts, config) = ask(service, Message::Describe).await?;
     Ok(Description {
         config: config.map(|path| path.display().to_string()),
-        notes: service.backend.notes(),
+        notes: service.backend.notes().into_iter().chain(caller::note(peer)).collect(),
         launches: counts.launches,
         refusals: counts.refusals,
         uncontained: counts.uncontained,

@@ -80,7 +80,8 @@ impl Driver {
         // Whoever has waited goes first: it is looked at at once, and this launch after it.
         let taken = if ahead { Err(now) } else { self.take_token(&source, request.peer.realm) };
         let Err(next) = taken else { return self.go_ahead(request, plan, reply) };
-        let of_user = self.storms.waiting.values().filter(|waiting| waiting.source.uid == source.uid).count();
+        let user = |source: &Source| (source.uid, source.in_container);
+        let of_user = self.storms.waiting.values().filter(|waiting| user(&waiting.source) == user(&source)).count();
         if rate.wait_max.is_zero() || of_user >= WAITING_MAX {
             let refusal = policy::too_often(&source, &rate);
             return self.turn_away(&request, Denial::lasting(refusal), reply);

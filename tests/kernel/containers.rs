@@ -162,6 +162,8 @@ fn a_container_sees_and_ends_its_own_sessions_only_whoever_it_is_in_there() {
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && told.contains("on the host only"), "{order:?}: {refused:?}");
     }
+    let doctor = String::from_utf8_lossy(&one.ask(&machine, &["doctor"]).stdout).into_owned();
+    assert!(doctor.contains("you are in a container"), "{doctor}");
     machine.ask(&["end", "--all", "--now"]);
     drop((same_id, on_the_host));
     machine.expect_nothing_left();

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# In the guest, as root on the system manager: containers, made by podman with crun of a root that the guest has itself.
+# In the guest, as root on the system manager unless said otherwise: containers, made by podman with crun of a root that the guest has itself.
 #
 #   containers.sh systemd|cgroupfs   the host's daemon, of this backend, serves hosts inside containers over its mounted socket
 #   containers.sh inside             a daemon inside a container, or its refusal
+#   containers.sh user               a user's own daemon, and what that user runs in a user namespace, as a rootless container does;
+#                                    as that user, on its manager, and without podman
 set -uo pipefail
 
 kept=/var/lib/containers-test
@@ -270,6 +272,41 @@ inside() {
     check 'and an end ends all of it' '[] 0' "$(tail -n 2 <<<"$told" | paste -sd ' ')"
 }
 
+# May not look into the cgroup namespace: the caller's own cgroup counts, below a unit that this user's manager delegated.
+user() {
+    local socket=$XDG_RUNTIME_DIR/of-containers/pinfold.sock place
+    mkdir -p "${socket%/*}"
+    mkdir "$job/container" "$job/beside"
+    "$pinfold" serve --socket "$socket" 2>"$XDG_RUNTIME_DIR/log" &
+    daemon=$!
+    export PINFOLD_SOCKET=$socket
+    awaited "a user's daemon answers" yes eval "$pinfold ls >/dev/null 2>&1 && echo yes"
+    contained() { # CGROUP COMMAND...
+        sh -c 'echo $$ >"$1/cgroup.procs"; shift; exec unshare --user --map-root-user --cgroup --pid --fork --kill-child \
+            --mount-proc "$@"' sh "$@"
+    }
+    sleep 1000000 | contained "$job/container" "$pinfold" run --session s --server fs -- sleep 1000000 &
+    awaited 'it serves what the user runs in a user namespace' 's fs running 1' seen "$pinfold"
+    place=$("$pinfold" ls --json | python3 -c '
+import json, sys
+print(*[server["cgroup"] for session in json.load(sys.stdin) for server in session["servers"]])')
+    check 'below its own cgroup' "$job/container" "${place%/pinfold.*}"
+    check 'which sees its session' 1 "$(contained "$job/container" "$pinfold" ls --json | grep -c '"id": *"s"')"
+    check 'and nobody else in another' '[]' "$(contained "$job/beside" "$pinfold" ls --json)"
+    "$pinfold" end s --now >/dev/null
+    check 'an end leaves nothing' '0 ' "$(left_below "$job") $(cat "$job/container/cgroup.procs")"
+    stop_daemon TERM
+}
+
+if [[ $1 == user ]]; then
+    pinfold=$XDG_RUNTIME_DIR/pinfold
+    install -m 755 /mnt/host/pinfold "$pinfold"
+    job=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)
+    user
+    ((failed == 0)) || tail -n 20 "$XDG_RUNTIME_DIR/log"
+    echo "$passed ok, $failed failed"
+    exit "$((failed > 0))"
+fi
 mkdir -p "$kept"
 make_image
 case $1 in
