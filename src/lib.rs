@@ -12,7 +12,7 @@
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`], [`occurrence`], [`strays`] | all that may be seen of a session from outside; what happens to it; what runs without pinfold |
 //! | 1 | [`policy`], [`lifecycle`], [`naming`], [`hostfile`] | rules: no I/O, no clock, no locks, no logging |
-//! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`confine`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
+//! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`confine`], [`realm`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
 //!
 //! # One session, from launch to removal
 //!
@@ -58,6 +58,7 @@ pub mod occurrence;
 pub mod outcome;
 pub mod policy;
 pub mod process;
+pub mod realm;
 pub mod records;
 pub mod rewrite;
 pub mod session;

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::realm::Realm;
 use crate::session::{Name, SessionId};
 
 /// The text is not a name that this module makes.
@@ -45,8 +46,18 @@ impl SessionKey {
 
     /// The key of this user's session.
     pub fn new(uid: u32, id: &SessionId) -> Self {
-        // The uid has a fixed width, so no two pairs feed the same bytes.
-        let digest = Sha256::new().chain_update(uid.to_be_bytes()).chain_update(id.as_str()).finalize();
+        Self::of(uid, id, Realm::Host)
+    }
+
+    /// The key of this user's session in a realm: the same id in two containers means two sessions.
+    pub fn of(uid: u32, id: &SessionId, realm: Realm) -> Self {
+        // The uid has a fixed width, and no id holds a NUL byte, so no two sessions feed the same bytes.
+        let mut digest = Sha256::new().chain_update(uid.to_be_bytes()).chain_update(id.as_str());
+        if let Realm::Container(container) = realm {
+            digest.update([0]);
+            digest.update(container);
+        }
+        let digest = digest.finalize();
         let mut key = slug(id.as_str(), Self::SLUG_BYTES, |c| c.is_ascii_alphanumeric(), "s");
         key.push('_');
         for byte in &digest[..Self::HEX_DIGITS / 2] {
@@ -274,6 +285,14 @@ mod tests {
     fn two_users_equal_ids_have_two_keys() {
         assert_ne!(key(1000, "s1"), key(1001, "s1"));
         assert_ne!(key(1000, "a b"), key(1000, "a_b"), "the slugs are equal, the sessions are not");
+    }
+
+    #[test]
+    fn one_id_in_two_containers_and_on_the_host_has_three_keys() {
+        let id = SessionId::parse("s1").unwrap();
+        let of = |cgroup: &str| SessionKey::of(1000, &id, crate::realm::Container::at(cgroup).realm());
+        assert_ne!(of("/docker/1"), of("/docker/2"));
+        assert_ne!(of("/docker/1"), key(1000, "s1"));
     }
 
     #[test]

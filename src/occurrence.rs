@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Level, Outcome};
+use crate::realm::Realm;
 use crate::session::{Name, SessionId};
 use crate::timestamp::Timestamp;
 
@@ -22,6 +23,9 @@ pub struct Occurrence {
     pub at: Timestamp,
     /// Whose it is: the user whose session it is, or who asked for the launch.
     pub uid: u32,
+    /// Whose it is beside that: who may see it depends on it, and nobody is told.
+    #[serde(skip)]
+    pub realm: Realm,
     /// The session; `null` where a launch was refused before it had one.
     pub session: Option<SessionId>,
     /// What directories and labels call the session.

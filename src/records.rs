@@ -21,6 +21,7 @@ use crate::limits::{LimitWishes, Limits};
 use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Cause, Stall};
 use crate::policy::{OnPids, STALL};
+use crate::realm::Container;
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::sys::crash;
 use crate::timespan::TimeSpan;
@@ -53,6 +54,9 @@ pub struct Record {
     pub key: String,
     /// Its own directory.
     pub leaf: String,
+    /// The container that its session belongs to.
+    #[serde(default)]
+    pub container: Option<Container>,
     /// The host, where it is known.
     pub host: Option<Name>,
     /// The server's name.
@@ -188,7 +192,8 @@ impl Record {
     pub fn place(&self) -> Option<crate::cgroup::Caller> {
         let key = SessionKey::parse(&self.key).ok()?;
         let leaf = LeafName::parse(&self.leaf).ok()?;
-        Some(crate::cgroup::Caller { key, leaf })
+        let below = Container::realm_of(self.container.as_ref());
+        Some(crate::cgroup::Caller { key, leaf, below })
     }
 }
 

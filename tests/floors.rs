@@ -13,6 +13,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("label", 0),
     ("limits", 0),
     ("outcome", 0),
+    ("realm", 0),
     ("session", 0),
     ("timespan", 0),
     ("timestamp", 0),
@@ -49,7 +50,8 @@ const FLOORS: &[(&str, u8)] = &[
 ];
 
 /// Words may use words that stand before them in this order: a floor of values has no cycles, but has neighbours.
-const WORDS: &[&str] = &["chain", "confine", "limits", "timespan", "timestamp", "session", "label", "argv", "outcome"];
+const WORDS: &[&str] =
+    &["chain", "confine", "limits", "timespan", "timestamp", "session", "label", "argv", "outcome", "realm"];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {

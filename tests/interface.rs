@@ -96,7 +96,18 @@ fn session() -> SessionView {
 
 fn occurrence(what: What) -> Occurrence {
     let (at, server) = ("2026-01-01T00:00:00Z".parse().unwrap(), server().name);
-    Occurrence { number: 1, at, uid: 0, session: None, key: None, host: None, server, leaf: None, what }
+    Occurrence {
+        number: 1,
+        at,
+        uid: 0,
+        realm: pinfold::realm::Realm::Host,
+        session: None,
+        key: None,
+        host: None,
+        server,
+        leaf: None,
+        what,
+    }
 }
 
 /// Of each kind one, but for ends.

@@ -5,6 +5,8 @@
 
 readonly cache=$PWD/tests/.cache
 readonly venv=$cache/servers-venv
+# Of all that is on npm, this carries the schema of Compose.
+readonly compose_schema=dclint@3.1.0
 # What chrome-devtools-mcp asks for; and what stands in where a distribution's is older.
 readonly node_least=20.19.0 node_instead=22.23.3 npm_instead=11.19.1
 
@@ -150,6 +152,25 @@ fill_venv() {
         UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 UV_CACHE_DIR=$cache/uv UV_CONSTRAINT=tests/servers/requirements.txt \
             UV_PYTHON=$venv/bin/python UV_PYTHON_DOWNLOADS=never \
             quietly "$venv/bin/uvx" mcp-server-time --help
+}
+
+# What the papers for containers are checked against: the schemas of Kubernetes and of Compose, as these packages carry them.
+container_schemas() {
+    { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } ||
+        debian 'python3 with venv' python3 python3-venv || return
+    { cat tests/containers/requirements.txt && echo "$compose_schema" && python3 --version; } |
+        stamped "$cache/containers/.installed" fill_container_schemas
+}
+
+fill_container_schemas() {
+    quietly python3 -m venv --clear "$cache/containers" &&
+        quietly "$cache/containers/bin/pip" install --requirement tests/containers/requirements.txt &&
+        quietly npm install --prefix "$cache/containers" --no-save --ignore-scripts --omit=dev "$compose_schema"
+}
+
+container_papers() {
+    "$cache/containers/bin/python" tests/containers/check \
+        "$cache/containers/node_modules/${compose_schema%@*}/schemas/compose.schema.json"
 }
 
 # Debian's package, taken apart into the cache: installed, it would start a server of its own, and at each boot.

@@ -81,9 +81,11 @@ impl Backend {
         for machine in distinct(leaves().map(|leaf| leaf.leaf.machine())) {
             let below: Vec<&Group> = leaves().map(|leaf| leaf.leaf.group()).collect();
             match self {
-                Self::Cgroupfs(tree) => told.add(Place::Machine, tree.adjust(machine, &wanted.machine, how, &below)),
-                Self::Systemd(units) => {
+                Self::Systemd(units) if !units.directories().is_below(&machine.paths()) => {
                     told.add(Place::Machine, units.adjust_machine(machine, &wanted.machine, how, &below))
+                }
+                _ => {
+                    told.add(Place::Machine, self.directories().adjust(machine, &wanted.machine, how, &below));
                 }
             }
         }
@@ -92,13 +94,15 @@ impl Backend {
     fn adjust_session(&self, wanted: &WantedSession, how: (Pass, Lowering), told: &mut Told) {
         let Some(limits) = &wanted.limits else { return };
         let below: Vec<&Group> = wanted.leaves.iter().map(|leaf| leaf.leaf.group()).collect();
+        let is_below = |leaf: &WantedLeaf| self.directories().is_below(&leaf.leaf.machine().paths());
+        let in_container = wanted.leaves.iter().any(is_below);
         for session in distinct(wanted.leaves.iter().map(|leaf| leaf.leaf.session())) {
             let place = Place::Session(wanted.key.clone());
             match self {
-                Self::Cgroupfs(tree) => told.add(place, tree.adjust(session, limits, how, &below)),
-                Self::Systemd(units) => {
+                Self::Systemd(units) if !in_container => {
                     told.add(place, units.adjust_session((&wanted.key, session), limits, how, &below))
                 }
+                _ => told.add(place, self.directories().adjust(session, limits, how, &below)),
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::cgroup::{
 };
 use crate::policy::{Member, Refusal};
 use crate::process::{self, Family};
+use crate::realm::Realm;
 use crate::session::ProcessId;
 
 /// The most processes of one tree.
@@ -147,7 +148,7 @@ impl Backend {
             Err(unplaced) => unplaced,
         };
         let Unplaced { error, left } = unplaced;
-        let place = Caller { key: wanted.key.clone(), leaf: wanted.leaf.clone() };
+        let place = Caller { key: wanted.key.clone(), leaf: wanted.leaf.clone(), below: Realm::Host };
         let left = self.send_back(&place, left.map(|leaf| *leaf), &from, kin.known.iter().copied().chain([kin.leader]));
         Err(Unplaced { error, left: left.map(Box::new) })
     }
@@ -233,7 +234,7 @@ impl Backend {
 
     fn move_in(&self, leaf: &Leaf, pid: i32, pidfd: &OwnedFd) -> Result<(), AdmitError> {
         match self {
-            Self::Cgroupfs(tree) => Ok(tree.move_in(leaf, pid, pidfd.as_fd())?),
+            Self::Cgroupfs(tree) => Ok(tree.directories().move_in(leaf, pid, pidfd.as_fd())?),
             Self::Systemd(units) => units.move_in(leaf, pid, pidfd.as_fd()),
         }
     }

@@ -1,6 +1,7 @@
 //! One face for what makes cgroups. An enum, because the members are known when this is compiled and one is chosen once.
 
 mod adjust;
+mod containers;
 mod held;
 mod kin;
 mod units;
@@ -15,6 +16,7 @@ use crate::chain::chain;
 use crate::limits::Limits;
 use crate::naming::SessionKey;
 use crate::policy::{Offer, Offers, Refusal};
+use crate::realm::Container;
 use crate::systemd::{Bus, BusMissing, Stopped, SystemdError};
 pub use adjust::{Place, Told, Wanted, WantedLeaf, WantedSession};
 pub use held::{CannotCopy, HeldError};
@@ -230,26 +232,35 @@ impl Backend {
         }
     }
 
-    /// Where the machine level of a caller is.
-    pub fn machine_paths(&self, caller: &Membership) -> Result<GroupPaths, AdmitError> {
-        match self {
-            Self::Cgroupfs(tree) => Ok(tree.machine_paths(caller)?),
-            Self::Systemd(units) => Ok(GroupPaths { v2: units.root(), memory: None, pids: None }),
+    /// Where the machine level of a caller is: below its container, where its leaf is to be made there.
+    pub fn machine_paths(&self, caller: &Membership, below: Option<&Container>) -> Result<GroupPaths, AdmitError> {
+        match (self, below) {
+            (_, Some(container)) => Ok(self.directories().machine_paths(container, caller)?),
+            (Self::Cgroupfs(tree), None) => Ok(tree.machine_paths(caller)?),
+            (Self::Systemd(units), None) => Ok(GroupPaths { v2: units.root(), memory: None, pids: None }),
         }
     }
 
     /// Places a launcher in a new leaf, under its limits, and proves it.
     pub fn admit(&self, wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
+        let told = |unplaced: crate::cgroup::Unplaced| Unplaced { error: unplaced.error.into(), left: unplaced.left };
         match self {
-            Self::Cgroupfs(tree) => {
-                tree.admit(wanted).map_err(|unplaced| Unplaced { error: unplaced.error.into(), left: unplaced.left })
-            }
+            _ if self.is_below(wanted.paths) => self.directories().admit_below(wanted).map_err(told),
+            Self::Cgroupfs(tree) => tree.admit(wanted).map_err(told),
             Self::Systemd(units) => units.admit(wanted),
         }
     }
 
+    fn is_below(&self, machine: &GroupPaths) -> bool {
+        self.directories().is_below(machine)
+    }
+
     /// Which leaf a process stands in, if it is one of ours.
     pub fn locate(&self, membership: &Membership) -> Option<Caller> {
+        self.locate_in_tree(membership).or_else(|| self.directories().locate(membership))
+    }
+
+    fn locate_in_tree(&self, membership: &Membership) -> Option<Caller> {
         match self {
             Self::Cgroupfs(tree) => tree.locate(membership),
             Self::Systemd(units) => units.locate(membership),
@@ -268,16 +279,16 @@ impl Backend {
     /// is known.
     pub fn adopt(&self, at: &Caller, machine: &GroupPaths, held: Option<&Limits>) -> Result<Leaf, CgroupError> {
         match self {
-            Self::Cgroupfs(tree) => tree.adopt(at, machine),
-            Self::Systemd(units) => units.adopt(at, held),
+            Self::Systemd(units) if !self.is_below(machine) => units.adopt(at, held),
+            _ => self.directories().adopt(at, machine),
         }
     }
 
     /// Opens what is left of a leaf that somebody removed: for a server whose first process lives elsewhere.
     pub fn adopt_remains(&self, at: &Caller, machine: &GroupPaths) -> Result<Leaf, CgroupError> {
         match self {
-            Self::Cgroupfs(tree) => tree.adopt_remains(at, machine),
-            Self::Systemd(units) => units.adopt_remains(at),
+            Self::Systemd(units) if !self.is_below(machine) => units.adopt_remains(at),
+            _ => self.directories().adopt_remains(at, machine),
         }
     }
 
@@ -293,8 +304,8 @@ impl Backend {
     /// Removes an empty leaf that a dead daemon left.
     pub fn sweep(&self, at: &Caller, machine: &GroupPaths) -> Result<(), SweepError> {
         match self {
-            Self::Cgroupfs(tree) => Ok(tree.sweep(at, machine)?),
-            Self::Systemd(units) => units.sweep(at),
+            Self::Systemd(units) if !self.is_below(machine) => units.sweep(at),
+            _ => Ok(self.directories().sweep(at, machine)?),
         }
     }
 
@@ -316,8 +327,9 @@ impl Backend {
     /// Removes what is left of a session whose last server is gone.
     pub fn remove_session(&self, key: &SessionKey, machine: &[GroupPaths]) -> Result<(), SweepError> {
         match self {
-            Self::Cgroupfs(tree) => Ok(tree.remove_session(key, machine)?),
-            Self::Systemd(units) => units.remove_session(key),
+            // A session is that of one container, or of none.
+            Self::Systemd(units) if !machine.iter().any(|machine| self.is_below(machine)) => units.remove_session(key),
+            _ => Ok(self.directories().remove_session(key, machine)?),
         }
     }
 

@@ -26,9 +26,28 @@ pub struct Controllers {
 impl Controllers {
     /// Those that a v2 cgroup can hand on to its children: `cgroup.controllers`.
     pub fn of(cgroup: &Cgroup) -> Result<Self, CgroupError> {
-        let offered = cgroup.read("cgroup.controllers")?;
-        let has = |name| offered.split_whitespace().any(|word| word == name);
-        Ok(Self { memory: has("memory"), pids: has("pids"), cpu: has("cpu"), io: has("io") })
+        Ok(Self::listed(&cgroup.read("cgroup.controllers")?))
+    }
+
+    /// Those that the children of a v2 cgroup have: `cgroup.subtree_control`.
+    pub fn enabled(cgroup: &Cgroup) -> Result<Self, CgroupError> {
+        Ok(Self::listed(&cgroup.read("cgroup.subtree_control")?))
+    }
+
+    fn listed(list: &str) -> Self {
+        let has = |name| list.split_whitespace().any(|word| word == name);
+        Self { memory: has("memory"), pids: has("pids"), cpu: has("cpu"), io: has("io") }
+    }
+
+    /// Their names.
+    pub fn words(self) -> Vec<&'static str> {
+        let all = [(self.memory, "memory"), (self.pids, "pids"), (self.cpu, "cpu"), (self.io, "io")];
+        all.into_iter().filter_map(|(holds, name)| holds.then_some(name)).collect()
+    }
+
+    /// Whether this one is among them.
+    pub fn has(self, word: &str) -> bool {
+        self.words().contains(&word)
     }
 }
 
@@ -130,15 +149,7 @@ impl Group {
         if self.memory.is_some() || self.pids.is_some() {
             return Ok(());
         }
-        let wanted: Vec<&str> = [
-            (controllers.memory, "+memory"),
-            (controllers.pids, "+pids"),
-            (controllers.cpu, "+cpu"),
-            (controllers.io, "+io"),
-        ]
-        .into_iter()
-        .filter_map(|(holds, name)| holds.then_some(name))
-        .collect();
+        let wanted: Vec<String> = controllers.words().iter().map(|word| format!("+{word}")).collect();
         if wanted.is_empty() { Ok(()) } else { self.v2.write("cgroup.subtree_control", &wanted.join(" ")) }
     }
 
@@ -151,6 +162,11 @@ impl Group {
         knobs::set_pids(self.pids.as_ref().unwrap_or(&self.v2), limits)?;
         knobs::set_cpu(&self.v2, limits)?;
         knobs::set_io(&self.v2, limits)
+    }
+
+    /// Whether it has any file that a limit could stand in.
+    pub fn tells_limits(&self) -> bool {
+        self.memory.is_some() || self.pids.is_some() || self.v2.has("memory.max") || self.v2.has("pids.max")
     }
 
     /// What the kernel holds now; what it does not tell is `None`.

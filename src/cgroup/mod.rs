@@ -6,7 +6,9 @@
 
 mod activity;
 mod adjust;
+mod containers;
 mod dir;
+mod directories;
 mod files;
 mod group;
 mod knobs;
@@ -21,6 +23,7 @@ mod usage;
 
 pub use adjust::{Adjusted, Changed, Kept};
 pub use dir::{Cgroup, CgroupError};
+pub use directories::Directories;
 pub use files::{Membership, mount_points};
 pub use group::{Controllers, Group, GroupPaths, Make};
 pub use knobs::{KnobError, percent};

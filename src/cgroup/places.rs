@@ -6,6 +6,7 @@
 use super::files::Membership;
 use super::tree::{COMPANIONS, Caller, MACHINE};
 use crate::naming::{LeafName, MACHINE_SLICE, SessionKey};
+use crate::realm::Realm;
 
 /// Hex digits in the name of a companion's machine level.
 const TAG_DIGITS: usize = 6;
@@ -31,7 +32,7 @@ fn directories(parts: &[&str]) -> Option<Caller> {
     if *machine != MACHINE && !is_companion() {
         return None;
     }
-    Some(Caller { key: SessionKey::parse(key).ok()?, leaf: LeafName::parse(leaf).ok()? })
+    Some(Caller { key: SessionKey::parse(key).ok()?, leaf: LeafName::parse(leaf).ok()?, below: Realm::Host })
 }
 
 /// `pinfold.slice/<session>.slice/<session>-<n>.scope/<leaf>`.
@@ -40,7 +41,7 @@ fn units(parts: &[&str]) -> Option<Caller> {
     let key = SessionKey::of_slice(slice).filter(|_| *machine == MACHINE_SLICE)?;
     let (of_scope, _) = SessionKey::of_scope(scope)?;
     let leaf = LeafName::parse(leaf).ok()?;
-    (of_scope == key).then_some(Caller { key, leaf })
+    (of_scope == key).then_some(Caller { key, leaf, below: Realm::Host })
 }
 
 #[cfg(test)]

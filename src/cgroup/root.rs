@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use super::containers::MOVED;
 use super::dir::{Cgroup, CgroupError};
 use super::files::{self, Membership};
 use super::group::Controllers;
@@ -16,9 +17,6 @@ use crate::sys::crash;
 
 /// Where an on-demand daemon lives: not in its host's cgroup, or it would die with the host.
 const DAEMON: &str = "pinfold-daemon";
-
-/// Where the processes of a cgroup go that must be empty, because its children get controllers.
-const MOVED: &str = "pinfold-moved";
 
 /// How often the processes of the root are moved before it is given up: they may fork meanwhile.
 const VACATE_TRIES: usize = 20;
@@ -41,8 +39,8 @@ pub enum TreeError {
     /// The cgroup filesystem cannot be written at all.
     #[error(
         "{} is mounted read-only, as in a default container: run the container with writable cgroups \
-         (podman: --security-opt unmask=/sys/fs/cgroup; docker: --privileged, or --security-opt writable-cgroups=true \
-         where containerd has it), or run pinfold on the host", .0.display()
+         (podman: --security-opt unmask=/sys/fs/cgroup; docker: --security-opt writable-cgroups=true from 28 on, else \
+         --privileged), or mount /run/pinfold of a host that runs pinfold", .0.display()
     )]
     ReadOnly(PathBuf),
     /// No permission to make a cgroup.
@@ -181,7 +179,7 @@ fn default_root(layout: &Layout) -> Result<PathBuf, TreeError> {
 }
 
 /// systemd marks what it delegates with an extended attribute (systemd's CGROUP_DELEGATION).
-fn is_delegated(directory: &Path) -> bool {
+pub(super) fn is_delegated(directory: &Path) -> bool {
     let mut value = [0u8; 8];
     ["trusted.delegate", "user.delegate"]
         .iter()
@@ -218,26 +216,32 @@ fn enable_controllers(root: &Cgroup, mount: &Path, changed: &mut Vec<&'static st
 
 /// Moves the processes of the root out of the way: our own, and all of them where the root is that of a container.
 fn vacate(root: &Cgroup, mount: &Path) -> Result<(), TreeError> {
-    let (moved, _) = root.ensure_child(MOVED)?;
     let own = std::process::id() as i32;
-    let container = root.path() == mount;
+    let others: Vec<i32> = root.processes()?.into_iter().filter(|pid| *pid != own).take(5).collect();
+    if root.path() != mount && !others.is_empty() {
+        return Err(TreeError::Occupied { path: root.path().to_owned(), pids: others });
+    }
+    empty_into(root, MOVED)?;
+    let pids: Vec<i32> = root.processes()?.into_iter().take(5).collect();
+    if pids.is_empty() { Ok(()) } else { Err(TreeError::Occupied { path: root.path().to_owned(), pids }) }
+}
+
+/// Moves all processes of a cgroup to a child of it, as long as there are any. They may fork meanwhile.
+pub(super) fn empty_into(cgroup: &Cgroup, child: &str) -> Result<(), CgroupError> {
+    let (moved, _) = cgroup.ensure_child(child)?;
     for _ in 0..VACATE_TRIES {
-        let pids = root.processes()?;
+        let pids = cgroup.processes()?;
         if pids.is_empty() {
-            return Ok(());
-        }
-        let others: Vec<i32> = pids.iter().copied().filter(|pid| *pid != own).take(5).collect();
-        if !container && !others.is_empty() {
-            return Err(TreeError::Occupied { path: root.path().to_owned(), pids: others });
+            break;
         }
         for pid in pids {
             match moved.write("cgroup.procs", &pid.to_string()) {
-                Err(error) if !error.is_gone() => return Err(error.into()),
+                Err(error) if !error.is_gone() => return Err(error),
                 _ => {}
             }
         }
     }
-    Err(TreeError::Occupied { path: root.path().to_owned(), pids: root.processes()?.into_iter().take(5).collect() })
+    Ok(())
 }
 
 /// Makes one directory whose parent exists, or finds it made.

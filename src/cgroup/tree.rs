@@ -1,27 +1,22 @@
 //! The `cgroupfs` tree: `<root>/pinfold/<session>/<leaf>`, in a subtree that we may write.
-//!
-//! On a hybrid machine each caller's companions stand below the caller's own v1 cgroups, so that nobody leaves a limit
-//! that already held; on pure v2 a launch that would leave one is refused.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use wildmatch::WildMatch;
 
-use super::adjust::Adjusted;
 use super::dir::{Cgroup, CgroupError};
+use super::directories::Directories;
 use super::files::Membership;
-use super::group::{Controllers, Group, GroupPaths, Make};
+use super::group::{Controllers, GroupPaths};
 use super::knobs::KnobError;
-use super::layout::{Layout, Mount};
-use super::leaf::{Above, Leaf, has_exited, is_exiting};
+use super::layout::Layout;
+use super::leaf::Leaf;
 use super::root;
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
-use crate::policy::{Lowering, Pass};
+use crate::realm::Realm;
 use crate::session::ProcessId;
 
 /// The directory of the machine level, below the root.
@@ -29,9 +24,6 @@ pub(super) const MACHINE: &str = "pinfold";
 
 /// How the name of a companion's machine level begins, of this tree or another.
 pub(super) const COMPANIONS: &str = "/pinfold.";
-
-/// How often an admission begins anew because a session's last leaf was removed under it.
-const TRIES: usize = 5;
 
 /// Who is to be placed where, under which limits.
 #[derive(Debug)]
@@ -44,7 +36,7 @@ pub struct Admission<'a> {
     pub key: &'a SessionKey,
     /// Its leaf, which does not exist yet.
     pub leaf: &'a LeafName,
-    /// Where the machine level is for it ([`Tree::machine_paths`]), as its record has it.
+    /// Where the machine level is for it ([`Tree::machine_paths`], [`Directories::machine_paths`]), as its record has it.
     pub paths: &'a GroupPaths,
     /// Of all of pinfold.
     pub machine: Limits,
@@ -52,6 +44,8 @@ pub struct Admission<'a> {
     pub session: Limits,
     /// Of the leaf.
     pub server: Limits,
+    /// Whether the processes of its container may be moved out of the way of limits.
+    pub move_processes: bool,
     /// Units that it may leave whatever held it there.
     pub allow_leave: &'a [WildMatch],
     /// The process that owns it: its host.
@@ -126,23 +120,20 @@ pub struct Caller {
     pub key: SessionKey,
     /// The leaf.
     pub leaf: LeafName,
+    /// The container that it says to be below; the host where it is in our own tree, in which nobody else makes anything.
+    pub below: Realm,
 }
 
 /// The tree of one daemon.
 #[derive(Debug)]
 pub struct Tree {
-    layout: Layout,
+    directories: Directories,
     /// The subtree that is ours to write.
     root: PathBuf,
-    /// What the companions' machine level is called below a caller's own v1 cgroup.
-    companion: String,
     /// The kernel's path of `<root>/pinfold`.
     machine: String,
-    controllers: Controllers,
     changes: root::Changes,
     _lock: OwnedFd,
-    /// Held while the levels that launches share are made and limited, so that what one of them sets is what it reads back.
-    shared_levels: Mutex<()>,
 }
 
 impl Tree {
@@ -150,21 +141,16 @@ impl Tree {
     pub fn open(options: &root::TreeOptions) -> Result<Self, root::TreeError> {
         let opened = root::open(options)?;
         let machine_directory = opened.root.join(MACHINE);
-        let digest = Sha256::digest(machine_directory.as_os_str().as_encoded_bytes());
-        let tag: String = digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect();
         let machine = opened.layout.v2().cgroup(&machine_directory).ok_or(root::TreeError::OutsideMount {
             root: opened.root.clone(),
             mount: opened.layout.v2().point.clone(),
         })?;
         let tree = Self {
-            layout: opened.layout,
+            directories: Directories::of(opened.layout, &machine_directory, opened.controllers),
             root: opened.root,
-            companion: format!("{MACHINE}.{tag}"),
             machine,
-            controllers: opened.controllers,
             changes: opened.changes,
             _lock: opened.lock,
-            shared_levels: Mutex::default(),
         };
         if options.leave_host {
             tree.leave_companions()?;
@@ -174,7 +160,7 @@ impl Tree {
 
     /// A daemon that was started from inside a leaf, of whatever tree, would be killed with the leaf's companions.
     fn leave_companions(&self) -> Result<(), CgroupError> {
-        let Layout::Hybrid { memory, pids, .. } = &self.layout else { return Ok(()) };
+        let Layout::Hybrid { memory, pids, .. } = self.layout() else { return Ok(()) };
         let own = Membership::of("self").unwrap_or_default();
         for (mount, cgroup) in [(memory, own.memory), (pids, own.pids)] {
             let Some((outside, _)) = cgroup.as_deref().and_then(|cgroup| cgroup.split_once(COMPANIONS)) else {
@@ -189,12 +175,17 @@ impl Tree {
 
     /// What is mounted here.
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        self.directories.layout()
+    }
+
+    /// Its directories, and those of its sessions elsewhere.
+    pub fn directories(&self) -> &Directories {
+        &self.directories
     }
 
     /// Which controllers hold limits.
     pub fn controllers(&self) -> Controllers {
-        self.controllers
+        self.directories.controllers
     }
 
     /// The subtree that is ours.
@@ -209,8 +200,8 @@ impl Tree {
 
     /// Whether this kernel can limit swap: v1 needs `swapaccount`.
     pub fn swap_is_limited(&self) -> bool {
-        match &self.layout {
-            Layout::Pure { .. } => self.controllers.memory,
+        match self.layout() {
+            Layout::Pure { .. } => self.controllers().memory,
             Layout::Hybrid { memory, .. } => {
                 memory.as_ref().is_some_and(|mount| mount.point.join("memory.memsw.limit_in_bytes").exists())
             }
@@ -228,7 +219,7 @@ impl Tree {
         let mut parts = below.split('/');
         let key = SessionKey::parse(parts.next()?).ok()?;
         let leaf = LeafName::parse(parts.next()?).ok()?;
-        Some(Caller { key, leaf })
+        Some(Caller { key, leaf, below: Realm::Host })
     }
 
     /// The leaves that stand in the tree now, for the daemon that takes over from one that died.
@@ -238,7 +229,11 @@ impl Tree {
         for name in machine.children()? {
             let Ok(key) = SessionKey::parse(&name) else { continue };
             for leaf in machine.child(&name)?.children()? {
-                found.extend(LeafName::parse(&leaf).ok().map(|leaf| Caller { key: key.clone(), leaf }));
+                found.extend(LeafName::parse(&leaf).ok().map(|leaf| Caller {
+                    key: key.clone(),
+                    leaf,
+                    below: Realm::Host,
+                }));
             }
         }
         Ok(found)
@@ -246,247 +241,23 @@ impl Tree {
 
     /// Where the machine level of a caller is.
     pub fn machine_paths(&self, caller: &Membership) -> Result<GroupPaths, AdmitError> {
-        let companion = |mount: &Option<Mount>, cgroup: &Option<String>| -> Result<_, AdmitError> {
-            match (mount, cgroup) {
-                (Some(mount), Some(cgroup)) => {
-                    // A launch from inside a leaf: its companions are siblings, below the same caller's cgroup.
-                    let outside = cgroup.split(&format!("/{}/", self.companion)).next().unwrap_or(cgroup);
-                    let own = mount.directory(outside).ok_or_else(|| AdmitError::Invisible(caller.clone()))?;
-                    Ok(Some(own.join(&self.companion)))
-                }
-                _ => Ok(None),
-            }
-        };
-        let v2 = self.root.join(MACHINE);
-        match &self.layout {
-            Layout::Pure { .. } => Ok(GroupPaths { v2, memory: None, pids: None }),
-            Layout::Hybrid { memory, pids, .. } => {
-                Ok(GroupPaths { v2, memory: companion(memory, &caller.memory)?, pids: companion(pids, &caller.pids)? })
-            }
-        }
+        self.directories.with_companions(self.root.join(MACHINE), caller)
     }
 
     /// Makes the leaf, sets all limits, moves the launcher in, and proves it from the kernel's own words.
     pub fn admit(&self, wanted: &Admission<'_>) -> Result<Leaf, Unplaced> {
         let from = Membership::of(wanted.pid).map_err(|_| AdmitError::LauncherGone)?;
-        self.refuse_shedding(&from)?;
-        let leaf = self.make_leaf(wanted.paths, wanted)?;
-        match self.move_in(&leaf, wanted.pid, wanted.pidfd) {
-            Ok(()) => Ok(leaf),
-            Err(error) => {
-                // The launcher still has to print why: it goes back to where it came from, if it can.
-                self.move_back(&from, wanted);
-                let left = leaf.remove().is_err().then(|| Box::new(leaf));
-                Err(Unplaced { error, left })
-            }
-        }
-    }
-
-    fn make_leaf(&self, paths: &GroupPaths, wanted: &Admission<'_>) -> Result<Leaf, AdmitError> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.try_make_leaf(paths, wanted) {
-                // The session's last server was removed, and the session's directory with it, between two steps here.
-                Err(AdmitError::Cgroup(error) | AdmitError::Knob(KnobError::Cgroup(error)))
-                    if error.is_gone() && tries < TRIES => {}
-                other => return other,
-            }
-        }
-    }
-
-    fn try_make_leaf(&self, paths: &GroupPaths, wanted: &Admission<'_>) -> Result<Leaf, AdmitError> {
-        let (machine, session) = self.make_shared_levels(paths, wanted)?;
-        let group = session.make_child(wanted.leaf.as_str(), Make::New)?;
-        let limited = group.set_limits(&wanted.server).map_err(AdmitError::from);
-        let limited = limited.and_then(|()| Ok(group.die_as_one()?));
-        if let Err(error) = limited {
-            let _ = session.remove_child(wanted.leaf.as_str());
-            return Err(error);
-        }
-        Ok(self.leaf(wanted.key, wanted.leaf, [machine, session, group]))
-    }
-
-    fn make_shared_levels(&self, paths: &GroupPaths, wanted: &Admission<'_>) -> Result<(Group, Group), AdmitError> {
-        let _alone = self.shared_levels.lock().unwrap_or_else(PoisonError::into_inner);
-        for path in [Some(&paths.v2), paths.memory.as_ref(), paths.pids.as_ref()].into_iter().flatten() {
-            root::ensure_directory(path)?;
-        }
-        let machine = Group::open(paths)?;
-        limit_shared(&machine, &wanted.machine)?;
-        machine.delegate_controllers(self.controllers)?;
-        let session = machine.make_child(wanted.key.as_str(), Make::Ensure)?;
-        limit_shared(&session, &wanted.session)?;
-        session.delegate_controllers(self.controllers)?;
-        Ok((machine, session))
-    }
-
-    /// Changes the limits of a level that launches share, in place.
-    pub fn adjust(
-        &self,
-        group: &Group,
-        wanted: &Limits,
-        how: (Pass, Lowering),
-        below: &[&Group],
-    ) -> Adjusted<KnobError> {
-        let _alone = self.shared_levels.lock().unwrap_or_else(PoisonError::into_inner);
-        group.adjust(wanted, how, below, |limits| group.set_limits(limits))
-    }
-
-    /// Opens a leaf that an earlier daemon made.
-    pub fn adopt(&self, at: &Caller, paths: &GroupPaths) -> Result<Leaf, CgroupError> {
-        let machine = Group::open(paths)?;
-        let session = Group::open(&paths.child(at.key.as_str()))?;
-        let group = Group::open(&paths.child(at.key.as_str()).child(at.leaf.as_str()))?;
-        Ok(self.leaf(&at.key, &at.leaf, [machine, session, group]))
-    }
-
-    /// Opens what is left of a leaf of which somebody has removed directories.
-    pub fn adopt_remains(&self, at: &Caller, paths: &GroupPaths) -> Result<Leaf, CgroupError> {
-        let session = paths.child(at.key.as_str());
-        let groups = [paths, &session, &session.child(at.leaf.as_str())].map(Group::open_remains);
-        let [machine, session, group] = groups;
-        Ok(self.leaf(&at.key, &at.leaf, [machine?, session?, group?]))
-    }
-
-    fn leaf(&self, key: &SessionKey, leaf: &LeafName, [machine, session, group]: [Group; 3]) -> Leaf {
-        let cgroup = format!("{}/{}/{}", self.machine, key.as_str(), leaf.as_str());
-        Leaf::new(
-            leaf.clone(),
-            group,
-            Above { session: Arc::new(session), machine: Arc::new(machine), scope: None },
-            cgroup,
-        )
-    }
-
-    /// Moves a process, held by its pidfd, into a leaf and its companions, and proves it from the kernel's own words.
-    pub fn move_in(&self, leaf: &Leaf, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), AdmitError> {
-        let group = leaf.group();
-        let alive = || if has_exited(pidfd) { Err(AdmitError::LauncherGone) } else { Ok(()) };
-        alive()?;
-        for directory in [group.memory.as_ref(), group.pids.as_ref(), Some(&group.v2)].into_iter().flatten() {
-            match directory.write("cgroup.procs", &pid.to_string()) {
-                Err(error) if error.is_gone() => {
-                    alive()?;
-                    return Err(error.into());
-                }
-                other => other?,
-            }
-        }
-        // A zombie is moved "successfully": only a live process whose place the kernel tells is placed.
-        alive()?;
-        let found = Membership::of(pid).map_err(|_| AdmitError::LauncherGone)?;
-        let expected = |directory: &Option<Cgroup>, mount: Option<&Mount>, found: &Option<String>| match directory {
-            Some(directory) => mount.and_then(|mount| mount.cgroup(directory.path())) == *found,
-            None => true,
-        };
-        let (memory, pids) = match &self.layout {
-            Layout::Pure { .. } => (None, None),
-            Layout::Hybrid { memory, pids, .. } => (memory.as_ref(), pids.as_ref()),
-        };
-        let placed = leaf.holds(&found)
-            && expected(&group.memory, memory, &found.memory)
-            && expected(&group.pids, pids, &found.pids);
-        if placed && leaf.populated()? {
-            return Ok(());
-        }
-        if is_exiting(pidfd) {
-            return Err(AdmitError::LauncherGone);
-        }
-        Err(AdmitError::NotMoved { wanted: group.v2.path().display().to_string(), found })
-    }
-
-    fn move_back(&self, from: &Membership, wanted: &Admission<'_>) {
-        let (memory, pids) = match &self.layout {
-            Layout::Pure { .. } => (None, None),
-            Layout::Hybrid { memory, pids, .. } => (memory.as_ref(), pids.as_ref()),
-        };
-        for (mount, cgroup) in [(memory, &from.memory), (pids, &from.pids), (Some(self.layout.v2()), &from.v2)] {
-            let directory = mount.zip(cgroup.as_deref()).and_then(|(mount, cgroup)| mount.directory(cgroup));
-            // Once it is gone its number may be a stranger's.
-            let directory = directory.filter(|_| !has_exited(wanted.pidfd));
-            if let Some(directory) = directory.and_then(|path| Cgroup::open(path).ok()) {
-                // Where it may not go back, it exits where it is: its leaf waits for that before it is removed.
-                let _ = directory.write("cgroup.procs", &wanted.pid.to_string());
-            }
-        }
-    }
-
-    /// A launcher leaves what is attached to the cgroups between its own and what it has in common with our tree, and on
-    /// pure v2 their limits.
-    fn refuse_shedding(&self, from: &Membership) -> Result<(), AdmitError> {
-        let (v2, limited) = (self.layout.v2(), matches!(self.layout, Layout::Pure { .. }));
-        if self.locate(from).is_some() {
-            return Ok(());
-        }
-        let invisible = || AdmitError::Invisible(from.clone());
-        let mut place = from.v2.as_deref().and_then(|cgroup| v2.directory(cgroup)).ok_or_else(invisible)?;
-        while !self.root.starts_with(&place) && place != v2.point {
-            let cgroup = Cgroup::open(&place)?;
-            if let Some(program) = cgroup.programs().first() {
-                return Err(AdmitError::ShedsProgram { kind: program.word(), cgroup: place });
-            }
-            for file in ["memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max"] {
-                let Some(value) = cgroup.read(file).ok().filter(|_| limited) else { continue };
-                let value = value.trim();
-                if !value.starts_with("max") {
-                    return Err(AdmitError::Sheds { file, value: value.to_owned(), cgroup: place });
-                }
-            }
-            let Some(above) = place.parent() else { break };
-            place = above.to_owned();
-        }
-        Ok(())
-    }
-
-    /// Removes a session's directories once its last leaf is gone, and the companions' machine level if nobody else
-    /// uses it: it stands in a cgroup that is not ours, whose owner could not remove it while ours is there.
-    /// That a session is in use again is no error.
-    pub fn remove_session(&self, key: &SessionKey, above: &[GroupPaths]) -> Result<(), CgroupError> {
-        for machine in above {
-            for directory in [machine.memory.as_ref(), machine.pids.as_ref(), Some(&machine.v2)].into_iter().flatten() {
-                let cgroup = match Cgroup::open(directory) {
-                    Ok(cgroup) => cgroup,
-                    Err(error) if error.is_gone() => continue,
-                    Err(error) => return Err(error),
-                };
-                match cgroup.remove_child(key.as_str()) {
-                    Err(error) if !error.is_busy() => return Err(error),
-                    _ => {}
-                }
-                if *directory != machine.v2 {
-                    root::remove_if_empty(directory);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes an empty leaf that a dead daemon left, with its companions, as far as they were made.
-    pub fn sweep(&self, at: &Caller, machine: &GroupPaths) -> Result<(), CgroupError> {
-        let session = machine.child(at.key.as_str());
-        for directory in [session.memory, session.pids, Some(session.v2)].into_iter().flatten() {
-            match Cgroup::open(directory).and_then(|session| session.remove_tree(at.leaf.as_str())) {
-                Err(error) if !error.is_gone() => return Err(error),
-                _ => {}
-            }
-        }
-        self.remove_session(&at.key, std::slice::from_ref(machine))
+        let towards = self.locate(&from).is_none().then_some(self.root.as_path());
+        self.directories.admit(wanted, &from, towards)
     }
 
     /// Removes an empty leaf that no record tells of; one with processes is refused by the kernel.
     pub fn sweep_unknown(&self, at: &Caller) -> Result<(), CgroupError> {
-        self.sweep(at, &GroupPaths { v2: self.root.join(MACHINE), memory: None, pids: None })
+        self.directories.sweep(at, &GroupPaths { v2: self.root.join(MACHINE), memory: None, pids: None })
     }
 
     /// Takes the tree's own directories back, as far as they are empty: at the daemon's end.
     pub fn close(&self) {
         root::close(&self.root, &self.changes);
     }
-}
-
-/// Limits a level that may have others in it. What would be below what they use is left: no launch ends another.
-fn limit_shared(group: &Group, wanted: &Limits) -> Result<(), KnobError> {
-    let adjusted = group.adjust(wanted, (Pass::Both, Lowering::NotBelowUsage), &[], |limits| group.set_limits(limits));
-    adjusted.error.map_or(Ok(()), Err)
 }

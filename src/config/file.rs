@@ -38,6 +38,8 @@ pub(super) struct File {
     #[serde(default)]
     launches: Launches,
     #[serde(default)]
+    containers: Containers,
+    #[serde(default)]
     pub(super) metrics: metrics::Table,
     #[serde(default)]
     pub(super) history: history::Table,
@@ -56,6 +58,7 @@ impl File {
             server: self.server.wishes(),
             rules: self.rule.iter().map(|rule| rule.0.clone()).collect(),
             launches: self.launches.rate(),
+            move_processes: self.containers.move_processes.unwrap_or(built_in.move_processes),
             ..built_in
         }
     }
@@ -247,6 +250,13 @@ struct Launches {
     burst: Option<Burst>,
     every: Option<Every>,
     wait_max: Option<WaitMax>,
+}
+
+/// `[containers]`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Containers {
+    move_processes: Option<bool>,
 }
 
 impl Launches {

@@ -78,6 +78,7 @@ fn the_sample_shows_every_key() {
         "burst",
         "every",
         "wait_max",
+        "move_processes",
         "listen",
         "listen_anywhere",
         "hosts",

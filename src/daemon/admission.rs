@@ -57,6 +57,7 @@ impl Driver {
         let holdings = self.table.sessions.values().map(|session| Holding {
             id: &session.id,
             uid: session.uid,
+            realm: session.realm(),
             host: session.host.as_ref(),
             servers: count(session.servers.iter().filter(|number| others(number, None)).count()),
             of_host: count(session.servers.iter().filter(|number| others(number, Some(newcomer.host))).count()),

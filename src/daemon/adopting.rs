@@ -106,7 +106,7 @@ pub(super) fn look(
     let uid = if real == effective { effective } else { 0 };
     let adopter = Adopter { uid: by.uid, session_uid: uid, line, daemon: std::process::id() as i32, named: pid };
     let launch = LaunchRequest {
-        peer: Peer { uid, pid: by.pid },
+        peer: Peer { uid, ..by },
         wish: as_launch(wish, &words),
         launcher: leader,
         pidfd,
@@ -114,6 +114,8 @@ pub(super) fn look(
         stderr,
         ancestors,
         environment,
+        container: None,
+        is_below: false,
         inside: None,
         asked_at,
         moving: Some(Arc::new(Moving { by: adopter, known })),

@@ -9,9 +9,10 @@ use tokio::sync::broadcast;
 use super::driver::Driver;
 use super::historian::Kept;
 use super::log;
-use super::table::Server;
+use super::table::{Server, Session};
 use crate::naming::SessionKey;
 use crate::occurrence::{Ended, Occurrence, What};
+use crate::realm::{Container, Realm};
 use crate::records::Record;
 use crate::session::{Name, SessionId};
 use crate::timestamp::Timestamp;
@@ -46,11 +47,12 @@ impl Default for Chronicle {
 impl Chronicle {
     fn add(&mut self, about: About, what: What) -> Arc<Occurrence> {
         self.told += 1;
-        let About { uid, session, key, host, server, leaf } = about;
+        let About { uid, realm, session, key, host, server, leaf } = about;
         let occurrence = Arc::new(Occurrence {
             number: self.told,
             at: Timestamp::of(SystemTime::now()),
             uid,
+            realm,
             session,
             key: key.map(|key| key.as_str().to_owned()),
             host,
@@ -82,6 +84,7 @@ impl Chronicle {
 #[derive(Debug, Clone)]
 pub(super) struct About {
     pub(super) uid: u32,
+    pub(super) realm: Realm,
     pub(super) session: Option<SessionId>,
     pub(super) key: Option<SessionKey>,
     pub(super) host: Option<Name>,
@@ -90,11 +93,12 @@ pub(super) struct About {
 }
 
 impl About {
-    /// A server, of this session and user.
-    pub(super) fn server(server: &Server, session: SessionId, uid: u32) -> Self {
+    /// A server, of this session.
+    pub(super) fn server(server: &Server, session: &Session) -> Self {
         Self {
-            uid,
-            session: Some(session),
+            uid: session.uid,
+            realm: session.realm(),
+            session: Some(session.id.clone()),
             key: Some(server.key.clone()),
             host: server.host.clone(),
             server: server.name.clone(),
@@ -106,6 +110,7 @@ impl About {
     pub(super) fn record(record: &Record) -> Self {
         Self {
             uid: record.uid,
+            realm: Container::realm_of(record.container.as_ref()),
             session: Some(record.session.clone()),
             key: SessionKey::parse(&record.key).ok(),
             host: record.host.clone(),
@@ -133,7 +138,7 @@ impl Driver {
     pub(super) fn about(&self, number: u64) -> Option<About> {
         let server = self.table.servers.get(&number)?;
         let session = self.table.sessions.get(&server.key)?;
-        Some(About::server(server, session.id.clone(), session.uid))
+        Some(About::server(server, session))
     }
 
     /// Something happened.
@@ -151,7 +156,7 @@ mod tests {
 
     fn about(server: &str) -> About {
         let server = Name::parse(server).unwrap();
-        About { uid: 0, session: None, key: None, host: None, server, leaf: None }
+        About { uid: 0, realm: Realm::Host, session: None, key: None, host: None, server, leaf: None }
     }
 
     #[test]

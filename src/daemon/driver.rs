@@ -208,8 +208,8 @@ impl Driver {
                 let _ = reply.send(self.not_executed(peer, errno));
             }
             Message::Escaped(number, escapees) => self.escaped(number, &escapees),
-            Message::List { uid, reply } => {
-                let _ = reply.send(publish::entries(&self.table, uid, &self.backend));
+            Message::List { peer, reply } => {
+                let _ = reply.send(publish::entries(&self.table, Some(peer), &self.backend));
             }
             Message::Follow(reply) => {
                 let _ = reply.send(self.chronicle.follow());

@@ -32,7 +32,8 @@ impl Driver {
         let Some((server, gone)) = self.table.remove(number) else { return };
         let cause = server.state.cause().unwrap_or(Cause::LeaderExited);
         let session = self.table.sessions.get(&server.key).or(gone.session.as_ref());
-        let Some((id, uid)) = session.map(|session| (session.id.clone(), session.uid)) else { return };
+        let Some(session) = session else { return };
+        let (id, about) = (session.id.clone(), About::server(&server, session));
         let outcome = Outcome {
             cause,
             processes: server.stock.processes,
@@ -46,7 +47,7 @@ impl Driver {
             let lifetime_seconds = server.started_at.time().elapsed().unwrap_or_default().as_secs_f64();
             let end_seconds = server.ending_since.map(|since| self.now().saturating_sub(since).as_secs_f64());
             let ended = occurrence::Ended { outcome, started_at: server.started_at, lifetime_seconds, end_seconds };
-            kept = self.ended(About::server(&server, id.clone(), uid), ended);
+            kept = self.ended(about, ended);
         }
         if gone.session.is_some() {
             self.counters.forget(server.key.as_str());

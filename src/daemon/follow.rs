@@ -14,10 +14,9 @@ use crate::wire::{self, EventsReply, Watch};
 /// How much goes into one reply.
 const BATCH_MAX: usize = 100;
 
-/// What of it the peer may see, and asked for. Root sees all.
+/// What of it the peer may see, and asked for.
 fn is_for(peer: Peer, watch: &Watch, occurrence: &Occurrence) -> bool {
-    let visible = peer.uid == 0 || peer.uid == occurrence.uid;
-    visible && (watch.session.is_none() || watch.session == occurrence.session)
+    peer.reaches(occurrence.uid, occurrence.realm) && (watch.session.is_none() || watch.session == occurrence.session)
 }
 
 fn copies(peer: Peer, watch: &Watch, all: &[Arc<Occurrence>]) -> Vec<Occurrence> {

@@ -178,6 +178,7 @@ mod tests {
             number,
             at: now,
             uid: 0,
+            realm: crate::realm::Realm::Host,
             session: Some(SessionId::parse("s").unwrap()),
             key: None,
             host: None,

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::driver::Driver;
+use super::launching::Plan;
 use super::message::Message;
 use super::table::Entry;
 use super::way::{self, Found};
@@ -28,6 +29,7 @@ use crate::chain::chain;
 use crate::lifecycle::{Due, Event, State};
 use crate::policy::{Configured, Content, Settings, Watched};
 use crate::session::Name;
+use crate::wire::Launch;
 
 /// How long nothing must happen to a file before it is read: whoever writes it may not be done.
 const QUIET: Duration = Duration::from_millis(200);
@@ -300,7 +302,8 @@ impl Driver {
         for number in self.table.servers.keys().copied().collect::<Vec<_>>() {
             let Some(server) = self.table.servers.get(&number) else { continue };
             let Some(session) = self.table.sessions.get(&server.key) else { continue };
-            let Some(host) = server.host.as_ref().filter(|_| server.entry != Entry::Unnamed) else { continue };
+            let is_watched = server.entry != Entry::Unnamed && session.container.is_none();
+            let Some(host) = server.host.as_ref().filter(|_| is_watched) else { continue };
             match (server.entry, self.configured.has(host, session.uid, &server.name)) {
                 (Entry::Unseen, Some(true)) => self.saw_entry(number),
                 (Entry::Seen, Some(false)) => self.feed(number, Event::Due(Due::Unconfigured)),
@@ -309,11 +312,13 @@ impl Driver {
         }
     }
 
-    /// What ties a launch to an entry.
-    pub(super) fn entry(&self, host: Option<&Name>, uid: u32, server: &Name, named: bool) -> Entry {
-        match host {
-            _ if !named => Entry::Unnamed,
-            Some(host) if self.configured.has(host, uid, server) == Some(true) => Entry::Seen,
+    /// What ties a launch to an entry. The files that are watched are those of the users of this machine, and say nothing of
+    /// what a container launches.
+    pub(super) fn entry(&self, plan: &Plan, wish: &Launch) -> Entry {
+        match plan.host.as_ref() {
+            _ if !wish.named => Entry::Unnamed,
+            _ if plan.container.is_some() => Entry::Unseen,
+            Some(host) if self.configured.has(host, plan.uid, &wish.server) == Some(true) => Entry::Seen,
             _ => Entry::Unseen,
         }
     }

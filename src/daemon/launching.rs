@@ -13,7 +13,7 @@ use super::chronicle::About;
 use super::driver::Driver;
 use super::log::LINES;
 use super::message::Peer;
-use super::table::Owner;
+use super::table::{Owner, Session};
 use super::watch::Source;
 use crate::cgroup::Caller;
 use crate::confine::Confine;
@@ -23,6 +23,7 @@ use crate::policy::{
     self, Decision, Grant, Newcomer, Refusal, Request, SessionName, SessionNaming, Source as LaunchSource,
 };
 use crate::process::{self, Ancestor};
+use crate::realm::{Container, Realm};
 use crate::records::Instance;
 use crate::session::{Name, ProcessId};
 use crate::sys::crash;
@@ -40,6 +41,10 @@ pub(super) struct LaunchRequest {
     /// The processes above the launcher, nearest first.
     pub(super) ancestors: Vec<Ancestor>,
     pub(super) environment: Vec<(String, String)>,
+    /// The container that it is in.
+    pub(super) container: Option<Container>,
+    /// Its leaf is made below that.
+    pub(super) is_below: bool,
     /// The leaf that the launcher already is in.
     pub(super) inside: Option<Caller>,
     /// When it asked.
@@ -53,6 +58,8 @@ pub(super) struct Plan {
     pub(super) key: SessionKey,
     pub(super) name: SessionName,
     pub(super) uid: u32,
+    /// The container whose session it is.
+    pub(super) container: Option<Container>,
     pub(super) host: Option<Name>,
     pub(super) owner: ProcessId,
     /// What the owner's program is called.
@@ -67,7 +74,8 @@ impl Plan {
     /// Who launches what, for how often that may be.
     pub(super) fn source(&self, request: &LaunchRequest) -> LaunchSource {
         let kind = self.host.as_ref().map_or_else(|| self.program.clone(), ToString::to_string);
-        LaunchSource { uid: self.uid, owner: self.owner, kind, server: request.wish.server.clone() }
+        let in_container = self.container.is_some();
+        LaunchSource { uid: self.uid, in_container, owner: self.owner, kind, server: request.wish.server.clone() }
     }
 }
 
@@ -102,8 +110,9 @@ impl Driver {
         let wish = &request.wish;
         let about = About {
             uid: request.peer.uid,
+            realm: request.peer.realm,
             session: wish.session.clone(),
-            key: wish.session.as_ref().map(|id| SessionKey::new(request.peer.uid, id)),
+            key: wish.session.as_ref().map(|id| SessionKey::of(request.peer.uid, id, request.peer.realm)),
             host: wish.host.clone(),
             server: wish.server.clone(),
             leaf: None,
@@ -123,7 +132,14 @@ impl Driver {
     }
 
     pub(super) fn plan(&self, request: &LaunchRequest) -> Result<Plan, Denial> {
-        let inside = request.inside.as_ref().and_then(|caller| self.table.sessions.get(&caller.key));
+        // Below a container the names of directories prove nothing: the session has to be that container's.
+        let is_its = |caller: &Caller, session: &Session| {
+            caller.below == Realm::Host || (caller.below == session.realm() && caller.below == request.peer.realm)
+        };
+        let inside = request
+            .inside
+            .as_ref()
+            .and_then(|caller| self.table.sessions.get(&caller.key).filter(|session| is_its(caller, session)));
         if request.inside.is_some() && inside.is_none() {
             return Err(Refusal {
                 reason: "this comes from inside a session that this daemon does not hold".into(),
@@ -155,18 +171,22 @@ impl Driver {
             SessionNaming::Refused(refusal) => return Err(refusal.into()),
         };
         let uid = inside.map_or(request.peer.uid, |session| session.uid);
-        let key = SessionKey::new(uid, &name.id);
+        let container = inside.map_or_else(|| request.container.clone(), |session| session.container.clone());
+        let realm = Container::realm_of(container.as_ref());
+        let key = SessionKey::of(uid, &name.id, realm);
         let known = self.table.sessions.get(&key);
-        if known.is_some_and(|session| session.id != name.id || session.uid != uid) {
+        if known.is_some_and(|session| session.id != name.id || session.uid != uid || session.realm() != realm) {
             return Err(Refusal {
                 reason: format!("the key {} of this session belongs to another one", key.as_str()),
                 remedy: "choose another session id".into(),
             }
             .into());
         }
-        let reader = request.peer.uid;
-        let newcomer = Newcomer { uid, reader, host: host.as_ref(), session_is_known: known.is_some() };
+        let reader = (request.peer.uid, request.peer.realm);
+        let newcomer = Newcomer { uid, realm, reader, host: host.as_ref(), session_is_known: known.is_some() };
         self.has_room(&newcomer, request.launcher).map_err(Denial::lasting)?;
+        let below = request.container.as_ref().filter(|_| request.is_below);
+        let offers = below.map(|container| self.backend.offers_below(container, self.settings.move_processes));
         let asked = Request {
             host: host.as_ref(),
             session: &name.id,
@@ -174,14 +194,14 @@ impl Driver {
             wishes: &request.wish.limits,
             grace: request.wish.grace.map(|grace| grace.duration()),
             confine: request.wish.confine.unwrap_or_default().max(self.confine_of(request.inside.as_ref())),
-            offered: &self.offers,
+            offered: offers.as_ref().unwrap_or(&self.offers),
         };
         let grant = match policy::decide(&self.settings, &asked) {
             Decision::Granted(grant) => grant,
             Decision::Refused(refusal) => return Err(refusal.into()),
         };
         let instance = self.instance(request, &key, &name, &grant).map_err(Denial::lasting)?;
-        Ok(Plan { key, name, uid, host, owner, program, grant, instance, waited: Duration::ZERO })
+        Ok(Plan { key, name, uid, container, host, owner, program, grant, instance, waited: Duration::ZERO })
     }
 
     /// How whoever launches from inside a leaf is confined.

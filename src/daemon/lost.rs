@@ -49,7 +49,7 @@ impl Driver {
         let leader = *processes.first()?;
         let (uid, session, server) = processes.iter().find_map(|process| identity(place, process.pid))?;
         // Where the companions of a hybrid machine are, the leader's own membership tells.
-        let machine = self.backend.machine_paths(&Membership::of(leader.pid).ok()?).ok()?;
+        let machine = self.backend.machine_paths(&Membership::of(leader.pid).ok()?, None).ok()?;
         let leaf = self.backend.adopt(place, &machine, None).ok()?;
         let ancestors = process::ancestors(leader.pid);
         let facts: Vec<_> = ancestors.iter().map(|ancestor| ancestor.facts.clone()).collect();
@@ -68,6 +68,7 @@ impl Driver {
             named_by: NamedBy::Host,
             key: place.key.as_str().to_owned(),
             leaf: place.leaf.as_str().to_owned(),
+            container: None,
             host: host.map(|(name, _)| name),
             server,
             entry_seen: None,

@@ -17,6 +17,7 @@ use super::scrape::Facts;
 use super::table::Job;
 use crate::cgroup::Caller;
 use crate::policy::Configured;
+use crate::realm::Realm;
 use crate::wire::{End, EndReply, Fault, Launched, Relabel, Relabelled};
 
 /// Messages that may wait for the driver.
@@ -27,6 +28,15 @@ pub(super) const INBOX: usize = 256;
 pub(super) struct Peer {
     pub(super) uid: u32,
     pub(super) pid: i32,
+    /// Whose sessions it may see and end at most.
+    pub(super) realm: Realm,
+}
+
+impl Peer {
+    /// Whether it may see a user's session, and, unless it stands in a leaf, end it: its own, or root's all, in its realm.
+    pub(super) fn reaches(self, uid: u32, realm: Realm) -> bool {
+        (self.uid == 0 || self.uid == uid) && self.realm.reaches(realm)
+    }
 }
 
 /// What others ask of the driver, and what its own work reports.
@@ -69,7 +79,7 @@ pub(super) enum Message {
     /// Processes of this server were seen outside its leaf.
     Escaped(u64, Escapees),
     List {
-        uid: u32,
+        peer: Peer,
         reply: oneshot::Sender<Vec<Entry>>,
     },
     /// What metrics are made from.

@@ -4,6 +4,7 @@
 
 mod admission;
 mod adopting;
+mod caller;
 mod chronicle;
 mod driver;
 mod ending;
@@ -351,7 +352,7 @@ fn describe(backend: &Backend, offers: &Offers) -> Description {
     let told = |offer: &Offer| match offer.clone() {
         Offer::Holds => LimitState::Holds,
         Offer::NothingToLimit => LimitState::NothingToLimit,
-        Offer::Missing { why, remedy } => LimitState::Missing { why, remedy },
+        Offer::Withheld { why, remedy } | Offer::Missing { why, remedy } => LimitState::Missing { why, remedy },
     };
     let limits = [
         ("memory", &offers.memory),

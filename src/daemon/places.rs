@@ -1,4 +1,5 @@
-//! Places for connections: each user has so many, so that nobody keeps another out.
+//! Places for connections: each user has so many, so that nobody keeps another out; and what runs in containers as that user
+//! has as many of its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +12,13 @@ pub(super) const SERVED_MAX: usize = 256;
 /// Connections of one user that may be open, those that wait included; what comes beyond is closed.
 const OPEN_MAX: usize = 2048;
 
+/// A user, and whether inside of containers.
+pub(super) type Who = (u32, bool);
+
 /// Who holds how many.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    users: Mutex<HashMap<u32, User>>,
+    users: Mutex<HashMap<Who, User>>,
 }
 
 #[derive(Debug)]
@@ -27,23 +31,23 @@ struct User {
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
-    uid: u32,
+    who: Who,
     served: Arc<Semaphore>,
 }
 
 impl Places {
     /// Counts a connection; `None` where its user has too many open.
-    pub(super) fn open(self: &Arc<Self>, uid: u32) -> Option<Place> {
+    pub(super) fn open(self: &Arc<Self>, who: Who) -> Option<Place> {
         let mut users = self.lock();
-        let user = users.entry(uid).or_insert_with(|| User { open: 0, served: Arc::new(Semaphore::new(SERVED_MAX)) });
+        let user = users.entry(who).or_insert_with(|| User { open: 0, served: Arc::new(Semaphore::new(SERVED_MAX)) });
         if user.open == OPEN_MAX {
             return None;
         }
         user.open += 1;
-        Some(Place { places: self.clone(), uid, served: user.served.clone() })
+        Some(Place { places: self.clone(), who, served: user.served.clone() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, User>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Who, User>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -58,10 +62,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut users = self.places.lock();
-        let Some(user) = users.get_mut(&self.uid) else { return };
+        let Some(user) = users.get_mut(&self.who) else { return };
         user.open -= 1;
         if user.open == 0 {
-            users.remove(&self.uid);
+            users.remove(&self.who);
         }
     }
 }
@@ -73,11 +77,11 @@ mod tests {
     #[test]
     fn one_user_that_opens_too_many_keeps_no_other_out_and_is_forgotten_with_the_last() {
         let places = Arc::new(Places::default());
-        let mut held: Vec<_> = (0..OPEN_MAX).map(|_| places.open(1000).unwrap()).collect();
-        assert!(places.open(1000).is_none());
-        assert!(places.open(1001).is_some());
+        let mut held: Vec<_> = (0..OPEN_MAX).map(|_| places.open((1000, false)).unwrap()).collect();
+        assert!(places.open((1000, false)).is_none());
+        assert!(places.open((1001, false)).is_some() && places.open((1000, true)).is_some());
         held.pop();
-        assert!(places.open(1000).is_some());
+        assert!(places.open((1000, false)).is_some());
         drop(held);
         assert!(places.lock().is_empty());
     }

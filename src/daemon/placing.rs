@@ -21,6 +21,7 @@ use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
 use crate::confine::Confine;
 use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
+use crate::limits::Limits;
 use crate::naming::LeafName;
 use crate::occurrence::What;
 use crate::outcome::Exit;
@@ -91,7 +92,7 @@ impl Driver {
             leaf_name: leaf_name.clone(),
             name: request.wish.server.clone(),
             host: plan.host.clone(),
-            entry: self.entry(plan.host.as_ref(), plan.uid, &request.wish.server, request.wish.named),
+            entry: self.entry(&plan, &request.wish),
             argv: request.wish.argv.clone(),
             instance: plan.instance.clone(),
             labels: request.wish.labels.clone(),
@@ -135,6 +136,7 @@ impl Driver {
         self.table.sessions.entry(plan.key.clone()).or_insert_with(|| Session {
             id: plan.name.id.clone(),
             uid: plan.uid,
+            container: plan.container.clone(),
             named_by: plan.name.named_by,
             host: plan.host.clone(),
             servers: Vec::new(),
@@ -149,11 +151,14 @@ impl Driver {
             owner.servers.push(number);
         }
         let from = Membership::of(request.launcher.pid);
-        let server = Server { held: from.as_ref().ok().map(|from| self.backend.held(from, &plan.key)), ..server };
+        let below = request.container.as_ref().filter(|_| request.is_below);
+        // Below its container it leaves nothing that holds it.
+        let held = |from| if below.is_some() { Limits::default() } else { self.backend.held(from, &plan.key) };
+        let server = Server { held: from.as_ref().ok().map(held), ..server };
         let moving_from = from.as_ref().ok().filter(|_| request.moving.is_some()).cloned();
         let machine = from
             .map_err(|_| AdmitError::from(CgroupAdmitError::LauncherGone))
-            .and_then(|from| self.backend.machine_paths(&from));
+            .and_then(|from| self.backend.machine_paths(&from, below));
         let record = machine.as_ref().ok().and_then(|machine| self.record(&server, machine.clone()));
         let record = record.map(|record| Record { moving_from, ..record });
         if let (Ok(machine), Some(session)) = (machine, self.table.sessions.get_mut(&plan.key)) {
@@ -184,6 +189,7 @@ impl Driver {
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
         let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
         let machine = self.reloads.of_machine(grant.machine);
+        let move_processes = self.settings.move_processes;
         let moves = moving.is_some().then(|| self.moves.clone());
         let moving = moving.map(|moving| (moving, self.settings.clone()));
         let work = move || {
@@ -202,6 +208,7 @@ impl Driver {
                 machine,
                 session: grant.session,
                 server: grant.server,
+                move_processes,
                 allow_leave: &allow_leave,
                 owner: record.owner,
                 until: record.expires.map(|expiry| expiry.at + record.grace),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::escapes::{Escapees, Found, Wanted};
+use super::message::Peer;
 use super::table::{Server, Session, Table};
 use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership};
@@ -24,18 +25,22 @@ pub(super) struct Entry {
     pub(super) host: Option<Name>,
     backend: &'static str,
     cgroup: String,
+    /// It stands below a container, and not in what is the machine's.
+    pub(super) is_below: bool,
     expires: Option<Expiry>,
     pub(super) servers: Vec<(ServerView, ProcessId, Option<Arc<Leaf>>)>,
 }
 
-/// Copies what `uid` may see; root sees all.
-pub(super) fn entries(table: &Table, uid: u32, backend: &Backend) -> Vec<Entry> {
-    let visible = table.sessions.iter().filter(|(_, session)| uid == 0 || session.uid == uid);
+/// Copies what somebody may see: all of it where nobody is named.
+pub(super) fn entries(table: &Table, peer: Option<Peer>, backend: &Backend) -> Vec<Entry> {
+    let reaches = |session: &Session| peer.is_none_or(|peer| peer.reaches(session.uid, session.realm()));
+    let visible = table.sessions.iter().filter(|(_, session)| reaches(session));
     visible.map(|(key, session)| entry(table, key, session, backend)).collect()
 }
 
 fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &Backend) -> Entry {
-    let directory = backend.session_directory(key);
+    let below = session.machines.iter().find(|machine| backend.directories().is_below(machine));
+    let directory = below.map_or_else(|| backend.session_directory(key), |machine| machine.child(key.as_str()).v2);
     let servers = session.servers.iter().filter_map(|number| table.servers.get(number));
     Entry {
         key: key.clone(),
@@ -44,6 +49,7 @@ fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &Backend) 
         host: session.host.clone(),
         backend: backend.word(),
         cgroup: directory.display().to_string(),
+        is_below: below.is_some(),
         expires: session.expires,
         servers: servers.map(|server| (facts(server, &directory), server.leader, server.leaf.clone())).collect(),
     }

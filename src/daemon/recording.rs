@@ -19,6 +19,7 @@ impl Driver {
             named_by: session.named_by,
             key: server.key.as_str().to_owned(),
             leaf: server.leaf_name.as_str().to_owned(),
+            container: session.container.clone(),
             host: server.host.clone(),
             server: server.name.clone(),
             entry_seen: (server.entry != Entry::Unnamed).then_some(server.entry == Entry::Seen),

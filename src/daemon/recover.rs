@@ -24,6 +24,7 @@ use crate::occurrence::{Ended, What};
 use crate::outcome::{Cause, Outcome};
 use crate::policy::SERVER_VARIABLE;
 use crate::process;
+use crate::realm::Realm;
 use crate::records::{Loaded, Past, Record};
 use crate::sys::crash;
 use crate::timestamp::Timestamp;
@@ -52,7 +53,8 @@ impl Driver {
             let Some(place) = record.place() else { continue };
             self.table.next = self.table.next.max(place.leaf.launch());
             self.table.generation = self.table.generation.max(record.generation);
-            known.push(place.clone());
+            // Its leaf is known as it stands, if it is in our own tree.
+            known.push(Caller { below: Realm::Host, ..place.clone() });
             let opened = match self.open(&place, &record) {
                 Ok(leaf) => match self.undo_move(&place, &record, leaf) {
                     Some(leaf) => Ok(leaf),
@@ -194,6 +196,7 @@ impl Driver {
         let session = self.table.sessions.entry(place.key.clone()).or_insert_with(|| Session {
             id: record.session.clone(),
             uid: record.uid,
+            container: record.container.clone(),
             named_by: record.named_by,
             host: record.host.clone(),
             servers: Vec::new(),

@@ -20,7 +20,7 @@ use super::driver::Driver;
 use super::hostfiles::{self, HostFiles, Turns};
 use super::message::Message;
 use super::placing::warnings;
-use super::table::{Entry, Server};
+use super::table::{Entry, Server, Session};
 use crate::backend::{Place, Told, Wanted, WantedLeaf, WantedSession};
 use crate::chain::chain;
 use crate::config::{Config, ConfigError};
@@ -208,6 +208,7 @@ impl Driver {
     /// What a launch of this server would be granted now. `None` where it is not known what its launch asked for.
     fn regrant(&self, server: &Server) -> Option<Result<Box<Grant>, Refusal>> {
         let (asked, session) = (server.asked.as_ref()?, self.table.sessions.get(&server.key)?);
+        let offers = self.offers_of(server, session);
         let request = Request {
             host: server.host.as_ref(),
             session: &session.id,
@@ -215,9 +216,16 @@ impl Driver {
             wishes: &asked.limits,
             grace: asked.grace.map(|grace| grace.duration()),
             confine: server.confine,
-            offered: &self.offers,
+            offered: offers.as_ref().unwrap_or(&self.offers),
         };
         Some(policy::regrant(&self.settings, &request))
+    }
+
+    /// Which limits hold where a server in a container stands. Whether its processes may be moved was decided at its launch.
+    fn offers_of(&self, server: &Server, session: &Session) -> Option<policy::Offers> {
+        let machine = server.leaf.as_ref()?.machine().paths();
+        let container = session.container.as_ref().filter(|_| self.backend.directories().is_below(&machine))?;
+        Some(self.backend.offers_below(container, false))
     }
 
     /// Gives all that lives what the settings say: manners at once, limits off the driver.
@@ -244,6 +252,11 @@ impl Driver {
                     Some(Err(refusal)) => {
                         warnings.push(format!("{what}: {refusal}"));
                         None
+                    }
+                    // No limit of ours stands below its container.
+                    Some(Ok(grant)) if !leaf.group().tells_limits() => {
+                        self.give_manners(number, *grant);
+                        continue;
                     }
                     Some(Ok(grant)) => {
                         wanted.machine = self.reloads.of_machine(grant.machine);

@@ -41,7 +41,7 @@ impl Driver {
         let ended = |occurrence: &&Arc<Occurrence>| matches!(occurrence.what, What::Ended(_));
         Facts {
             // Root sees all.
-            entries: publish::entries(&self.table, 0, &self.backend),
+            entries: publish::entries(&self.table, None, &self.backend),
             ends: ending.map(|server| age(server.ending_since)).collect(),
             delayed: self.counts.delayed,
             sessions_max: self.settings.sessions_max,
@@ -69,7 +69,7 @@ impl Memory {
         entries.sort_by_key(|entry| (entry.began(), entry.key.as_str().to_owned()));
         let kept = |entry: &Entry| facts.kept.get(entry.key.as_str());
         self.shown.choose(entries.iter().map(|entry| entry.key.as_str()), sessions_max);
-        let machine = machine(entries.iter().flat_map(Entry::leaves));
+        let machine = machine(entries.iter().filter(|entry| !entry.is_below).flat_map(Entry::leaves));
         let (mut sessions, mut omitted) = (Vec::new(), Vec::new());
         for entry in entries {
             if self.shown.has(entry.key.as_str()) {
@@ -150,7 +150,7 @@ fn session_hits(leaves: &[Option<Arc<Leaf>>], kept: &BTreeMap<Option<String>, u6
     hits
 }
 
-/// The level above all sessions. On a hybrid machine there is one for each v1 cgroup that callers stand in; what counts is
+/// The level above all sessions but those of containers. On a hybrid machine there is one for each v1 cgroup that callers stand in; what counts is
 /// the fullest.
 fn machine<'a>(leaves: impl Iterator<Item = &'a Arc<Leaf>>) -> Option<MemoryView> {
     let mut read = HashSet::new();

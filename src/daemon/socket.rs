@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::adopting;
+use super::caller::{self, Stand};
 use super::escapes;
 use super::follow;
 use super::launching::LaunchRequest;
@@ -24,10 +25,11 @@ use super::message::{Message, Peer};
 use super::places::{Place, Places};
 use super::publish;
 use crate::backend::Backend;
-use crate::cgroup::{Caller, Membership, has_exited};
+use crate::cgroup::{Membership, has_exited};
 use crate::chain::chain;
 use crate::history::{self, History};
 use crate::process;
+use crate::realm::Realm;
 use crate::session::SessionId;
 use crate::snapshot::SessionView;
 use crate::sys::crash;
@@ -122,12 +124,13 @@ pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) -> io::
 
 /// Finds out who calls, and serves the connection when its user's turn comes. What is wrong with it is told in one line.
 async fn admit(stream: UnixStream, service: &Service) {
-    let (peer, pidfd) = match identify(&stream) {
+    let (peer, pidfd) = match caller::identify(&stream, &service.backend) {
         Ok(caller) => caller,
         Err(error) => return tracing::debug!(%error, "connection closed"),
     };
     let served = async {
-        let place: Place = service.places.open(peer.uid).ok_or(ConnectionError::Crowd(peer.uid))?;
+        let place: Place =
+            service.places.open((peer.uid, peer.realm.is_container())).ok_or(ConnectionError::Crowd(peer.uid))?;
         let _turn = place.turn().await;
         connection(stream, peer, pidfd.as_ref(), service).await
     };
@@ -186,16 +189,6 @@ async fn connection(
         }
         deadline = Instant::now() + SILENCE_MAX;
     }
-}
-
-/// Who is at the other end: SO_PEERCRED, and a pidfd of the same process where the kernel gives one (SO_PEERPIDFD, 6.5).
-fn identify(stream: &UnixStream) -> io::Result<(Peer, Option<OwnedFd>)> {
-    let peer = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials)?;
-    if peer.pid() == 0 {
-        return Err(io::Error::other("the caller is in a pid namespace that cannot be seen from here"));
-    }
-    let pidfd = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd).ok();
-    Ok((Peer { uid: peer.uid(), pid: peer.pid() }, pidfd))
 }
 
 /// What one read gave.
@@ -257,7 +250,7 @@ async fn answer(
         Call::Locate(pid) => reply(locate(service, peer, pid).await?),
         Call::Events(watch) => wire::encode_reply(&follow::recent(service, peer, &watch).await?),
         Call::History(question) => reply(ended(service, peer, question).await?),
-        Call::Describe => wire::encode_reply(&describe(service).await?),
+        Call::Describe => wire::encode_reply(&describe(service, peer).await?),
         Call::GetInfo => wire::encode_reply(&serde_json::json!({
             "vendor": "pinfold",
             "product": "pinfold",
@@ -307,6 +300,7 @@ async fn launch(
             uncontained: false,
         }))
     };
+    let backend = &service.backend;
     // Of the two, the kernel's own answer counts; the launcher's pidfd must be of the process that the kernel names.
     let held = pidfd.and_then(|pidfd| pidfd.try_clone().ok()).or(own);
     let Some(held) = held.filter(|held| process::pid_of(held.as_fd()).is_ok_and(|pid| pid == peer.pid)) else {
@@ -314,7 +308,9 @@ async fn launch(
     };
     let Ok(launcher) = process::identify(peer.pid) else { return refused("the launcher is gone") };
     let (ancestors, environment) = (process::ancestors(peer.pid), process::environment(peer.pid));
-    let inside = Membership::of(peer.pid).ok().and_then(|place| service.backend.locate(&place));
+    let Some(Stand { container, is_below, inside }) = Stand::of(backend, peer) else {
+        return refused("the launcher was moved out of its container");
+    };
     let asked_at = std::time::Instant::now();
     let request = LaunchRequest {
         peer,
@@ -325,6 +321,8 @@ async fn launch(
         stderr,
         ancestors,
         environment,
+        container,
+        is_below,
         inside,
         asked_at,
         moving: None,
@@ -340,7 +338,10 @@ async fn adopt(
     wish: Adopt,
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<Result<Adopted, Fault>, ConnectionError> {
-    let inside = match inside(service, peer, pidfd) {
+    if let Err(fault) = caller::on_the_host(peer, "processes are adopted") {
+        return Ok(Err(fault));
+    }
+    let inside = match caller::inside(&service.backend, peer, pidfd) {
         Ok(inside) => inside,
         Err(fault) => return Ok(Err(fault)),
     };
@@ -360,22 +361,13 @@ async fn adopt(
     Ok(launched.map(|launched| adopting::told(pid, launched)))
 }
 
-/// The leaf that whoever gives an order stands in, if any.
-fn inside(service: &Service, peer: Peer, pidfd: Option<&OwnedFd>) -> Result<Option<Caller>, Fault> {
-    let place = Membership::of(peer.pid).ok();
-    // What was read is the peer's own only if it is still there; one that is gone may have stood in any leaf.
-    let place = place.filter(|_| pidfd.is_none_or(|pidfd| !has_exited(pidfd.as_fd())));
-    let place = place.ok_or_else(|| Fault::NotPermitted("the process that asks for this is gone".into()))?;
-    Ok(service.backend.locate(&place))
-}
-
 async fn end(
     service: &Service,
     peer: Peer,
     pidfd: Option<&OwnedFd>,
     wish: wire::End,
 ) -> Result<Result<EndReply, Fault>, ConnectionError> {
-    match inside(service, peer, pidfd) {
+    match caller::inside(&service.backend, peer, pidfd) {
         Ok(inside) => ask(service, |reply| Message::End { peer, inside, wish, reply }).await,
         Err(fault) => Ok(Err(fault)),
     }
@@ -387,17 +379,20 @@ async fn label(
     pidfd: Option<&OwnedFd>,
     wish: Relabel,
 ) -> Result<Result<Relabelled, Fault>, ConnectionError> {
-    let inside = match inside(service, peer, pidfd) {
+    let inside = match caller::inside(&service.backend, peer, pidfd) {
         Ok(inside) => inside,
         Err(fault) => return Ok(Err(fault)),
     };
-    let holder = wish.pid.and_then(|pid| service.backend.locate(&Membership::of(pid).ok()?));
+    let holder = wish
+        .pid
+        .filter(|_| peer.realm == Realm::Host)
+        .and_then(|pid| service.backend.locate(&Membership::of(pid).ok()?));
     ask(service, |reply| Message::Label { peer, inside, holder, wish, reply }).await
 }
 
 /// Shows one session, and looks for what escaped from it.
 async fn status(service: &Service, peer: Peer, id: &SessionId) -> Result<StatusReply, ConnectionError> {
-    let mut entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
+    let mut entries = ask(service, |reply| Message::List { peer, reply }).await?;
     entries.retain(|entry| entry.id == *id || entry.key.as_str() == id.as_str());
     let wanted: Vec<_> = entries.iter().map(publish::Entry::wanted).collect();
     let mut reply = StatusReply { sessions: read_views(service, entries).await?, complete: true };
@@ -426,11 +421,14 @@ async fn reload(
     pidfd: Option<&OwnedFd>,
     wish: wire::Reload,
 ) -> Result<Result<ReloadReply, Fault>, ConnectionError> {
+    if let Err(fault) = caller::on_the_host(peer, "the configuration is reloaded") {
+        return Ok(Err(fault));
+    }
     if peer.uid != 0 && peer.uid != service.description.uid {
         let whose = format!("only root and uid {} may reload this daemon's configuration", service.description.uid);
         return Ok(Err(Fault::NotPermitted(whose)));
     }
-    match inside(service, peer, pidfd) {
+    match caller::inside(&service.backend, peer, pidfd) {
         Ok(None) => ask(service, |reply| Message::Reload { force: wish.force, reply: Some(reply) }).await,
         Ok(Some(_)) => {
             Ok(Err(Fault::NotPermitted("the configuration cannot be reloaded from inside a session".into())))
@@ -440,7 +438,7 @@ async fn reload(
 }
 
 async fn list(service: &Service, peer: Peer) -> Result<Vec<SessionView>, ConnectionError> {
-    let entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
+    let entries = ask(service, |reply| Message::List { peer, reply }).await?;
     let sessions = read_views(service, entries).await?;
     tell_escapees(service, &sessions).await?;
     Ok(sessions)
@@ -454,9 +452,11 @@ async fn read_views(service: &Service, entries: Vec<publish::Entry>) -> Result<V
 }
 
 async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Located, Fault>, ConnectionError> {
-    let caller = Membership::of(pid).ok().and_then(|place| service.backend.locate(&place));
+    // In a container the number means another process.
+    let known = Some(pid).filter(|_| peer.realm == Realm::Host).and_then(|pid| Membership::of(pid).ok());
+    let caller = known.and_then(|place| service.backend.locate(&place));
     let Some(caller) = caller else { return Ok(Err(Fault::NotContained(pid))) };
-    let mut entries = ask(service, |reply| Message::List { uid: peer.uid, reply }).await?;
+    let mut entries = ask(service, |reply| Message::List { peer, reply }).await?;
     entries.retain(|entry| entry.key == caller.key);
     let Some(session) = read_views(service, entries).await?.pop() else { return Ok(Err(Fault::NotContained(pid))) };
     Ok(Ok(Located { session, leaf: caller.leaf.as_str().to_owned() }))
@@ -464,6 +464,9 @@ async fn locate(service: &Service, peer: Peer, pid: i32) -> Result<Result<Locate
 
 /// What ended. It is read from the database by a connection of its own, so it waits for nobody who writes.
 async fn ended(service: &Service, peer: Peer, question: Question) -> Result<Result<Answer, Fault>, ConnectionError> {
+    if let Err(fault) = caller::on_the_host(peer, "the history is told") {
+        return Ok(Err(fault));
+    }
     let turn = tokio::time::timeout(history::ANSWER_MAX, service.histories.acquire()).await;
     let Ok(_one_of_few) = turn else { return Ok(Err(Fault::NoHistory("others are asking; try again".to_owned()))) };
     let path = service.history.clone();
@@ -472,11 +475,11 @@ async fn ended(service: &Service, peer: Peer, question: Question) -> Result<Resu
     Ok(answer.map_err(|error| Fault::NoHistory(chain(&error))))
 }
 
-async fn describe(service: &Service) -> Result<Description, ConnectionError> {
+async fn describe(service: &Service, peer: Peer) -> Result<Description, ConnectionError> {
     let (counts, config) = ask(service, Message::Describe).await?;
     Ok(Description {
         config: config.map(|path| path.display().to_string()),
-        notes: service.backend.notes(),
+        notes: service.backend.notes().into_iter().chain(caller::note(peer)).collect(),
         launches: counts.launches,
         refusals: counts.refusals,
         uncontained: counts.uncontained,

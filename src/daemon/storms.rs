@@ -17,6 +17,7 @@ use super::watch::Source as Watched;
 use crate::lifecycle::Moment;
 use crate::occurrence::What;
 use crate::policy::{self, Buckets, Source};
+use crate::realm::Realm;
 use crate::wire::{Fault, Launched};
 
 /// The most launches of one user that wait at a time: each holds a connection, of which a user has so many. One more is
@@ -77,9 +78,10 @@ impl Driver {
         let source = plan.source(&request);
         let ahead = self.storms.waiting.values().any(|waiting| waiting.source.is_same(&source));
         // Whoever has waited goes first: it is looked at at once, and this launch after it.
-        let taken = if ahead { Err(now) } else { self.take_token(&source) };
+        let taken = if ahead { Err(now) } else { self.take_token(&source, request.peer.realm) };
         let Err(next) = taken else { return self.go_ahead(request, plan, reply) };
-        let of_user = self.storms.waiting.values().filter(|waiting| waiting.source.uid == source.uid).count();
+        let user = |source: &Source| (source.uid, source.in_container);
+        let of_user = self.storms.waiting.values().filter(|waiting| user(&waiting.source) == user(&source)).count();
         if rate.wait_max.is_zero() || of_user >= WAITING_MAX {
             let refusal = policy::too_often(&source, &rate);
             return self.turn_away(&request, Denial::lasting(refusal), reply);
@@ -102,7 +104,7 @@ impl Driver {
     }
 
     /// Takes a token for a launch, or tells when there may be one.
-    fn take_token(&mut self, source: &Source) -> Result<(), Moment> {
+    fn take_token(&mut self, source: &Source, realm: Realm) -> Result<(), Moment> {
         let now = self.now();
         let Err(empty) = self.storms.buckets.take(&self.settings.launches, source, now) else { return Ok(()) };
         if empty.begins {
@@ -112,7 +114,7 @@ impl Driver {
                 "a server is launched too often; its launches wait from now on"
             );
             let server = source.server.clone();
-            let about = About { uid: source.uid, session: None, key: None, host: None, server, leaf: None };
+            let about = About { uid: source.uid, realm, session: None, key: None, host: None, server, leaf: None };
             self.occurred_to(about, What::Storm { owner_pid: source.owner.pid, owner: source.kind.clone() });
         }
         Err(empty.at)
@@ -125,9 +127,9 @@ impl Driver {
         let due = |waiting: &Waiting| waiting.next.min(waiting.until) <= now;
         let due = self.storms.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(number, _)| *number);
         for number in due.collect::<Vec<_>>() {
-            let Some(Waiting { source, until, .. }) = self.storms.waiting.get(&number) else { continue };
-            let (source, until) = (source.clone(), *until);
-            match self.take_token(&source) {
+            let Some(Waiting { request, source, until, .. }) = self.storms.waiting.get(&number) else { continue };
+            let (realm, source, until) = (request.peer.realm, source.clone(), *until);
+            match self.take_token(&source, realm) {
                 Ok(()) => self.resume(number),
                 Err(_) if until <= now => {
                     let Some(waiting) = self.stop_waiting(number) else { continue };

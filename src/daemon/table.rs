@@ -18,6 +18,7 @@ use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Exit, Stall};
 use crate::policy::OnPids;
 use crate::process;
+use crate::realm::{Container, Realm};
 use crate::records::{Asked, Expiry, Instance};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::timestamp::Timestamp;
@@ -165,17 +166,25 @@ impl Server {
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) uid: u32,
+    /// The container whose it is.
+    pub(super) container: Option<Container>,
     pub(super) named_by: NamedBy,
     pub(super) host: Option<Name>,
     /// Its servers' numbers.
     pub(super) servers: Vec<u64>,
     /// When its time is over, where it has a time-to-live.
     pub(super) expires: Option<Expiry>,
-    /// The machine levels that its leaves were made below; more than one where callers stand in different v1 cgroups.
+    /// The machine levels that its leaves were made below; more than one where callers stand in different v1
+    /// cgroups.
     pub(super) machines: Vec<GroupPaths>,
 }
 
 impl Session {
+    /// Whose it is beside its user's.
+    pub(super) fn realm(&self) -> Realm {
+        Container::realm_of(self.container.as_ref())
+    }
+
     /// Whether this is the session that a word of the caller means: its id, or its key, by which metrics and alerts call it.
     pub(super) fn is_called(&self, key: &SessionKey, word: &SessionId) -> bool {
         self.id == *word || key.as_str() == word.as_str()

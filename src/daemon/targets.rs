@@ -5,6 +5,7 @@ use super::message::Peer;
 use super::table::Server;
 use crate::cgroup::Caller;
 use crate::label::Labels;
+use crate::realm::Realm;
 use crate::session::SessionId;
 use crate::timestamp::Timestamp;
 use crate::wire::{End, Fault, Relabel};
@@ -61,7 +62,7 @@ impl<'a> Selection<'a> {
 
 impl Driver {
     /// The numbers of the servers that are meant and within the caller's reach: its own, or root's all; and from inside a
-    /// leaf those of that session only.
+    /// leaf those of that session only; in each case within its realm.
     pub(super) fn targets(
         &self,
         peer: Peer,
@@ -71,8 +72,10 @@ impl Driver {
         let mut targets = Vec::new();
         for (key, session) in &self.table.sessions {
             let named = selection.session.is_none_or(|word| session.is_called(key, word));
-            let may = peer.uid == 0 || peer.uid == session.uid;
-            if !named || !may {
+            // What stands in a leaf of our own tree is of that session, whatever namespaces it has made for itself.
+            let own = inside.is_some_and(|caller| caller.below == Realm::Host && caller.key == *key);
+            let realm = if own { session.realm() } else { peer.realm };
+            if !named || !(Peer { realm, ..peer }).reaches(session.uid, session.realm()) {
                 continue;
             }
             if inside.is_some_and(|caller| caller.key != *key) {

@@ -20,6 +20,7 @@ fn ended(number: u64, uid: u32, server: &str, cause: Cause, age: Duration) -> Oc
         number,
         at: Timestamp::of(at),
         uid,
+        realm: crate::realm::Realm::Host,
         session: Some(SessionId::parse("s\u{1F98A}").unwrap()),
         key: Some("s_0123456789ab".into()),
         host: None,

@@ -115,6 +115,7 @@ pub(super) fn occurrence(id: &str, what: What) -> Occurrence {
         number: 1,
         at: moment(),
         uid: 1000,
+        realm: crate::realm::Realm::Host,
         session: Some(SessionId::parse(id).unwrap()),
         key: Some("s_0123456789ab".into()),
         host: Some(name("codex")),

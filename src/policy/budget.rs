@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::Refusal;
 use super::settings::Settings;
 use crate::limits::Limit;
+use crate::realm::Realm;
 use crate::session::{Name, SessionId};
 
 /// How many of the biggest users a refusal names.
@@ -23,6 +24,8 @@ pub struct Holding<'a> {
     pub id: &'a SessionId,
     /// Whose it is.
     pub uid: u32,
+    /// And in which realm.
+    pub realm: Realm,
     /// The host of its first launch, where it is known.
     pub host: Option<&'a Name>,
     /// Its servers.
@@ -36,8 +39,10 @@ pub struct Holding<'a> {
 pub struct Newcomer<'a> {
     /// Whose session it belongs to.
     pub uid: u32,
-    /// Who asks, and reads the answer: root is told of all sessions, anybody else of own ones.
-    pub reader: u32,
+    /// And in which realm.
+    pub realm: Realm,
+    /// Who asks, and reads the answer: root is told of all sessions, anybody else of own ones, each in its realm.
+    pub reader: (u32, Realm),
     /// The host that launches, where it is known.
     pub host: Option<&'a Name>,
     /// Whether its session is among those that are there.
@@ -89,7 +94,8 @@ struct Counts<'a> {
 
 impl Counts<'_> {
     fn of(&self, holding: &Holding<'_>) -> u32 {
-        let is_of_user = holding.uid == self.newcomer.uid;
+        let of = |uid: u32, realm: Realm| (uid, realm.is_container());
+        let is_of_user = of(holding.uid, holding.realm) == of(self.newcomer.uid, self.newcomer.realm);
         let is_of_host = is_of_user && self.newcomer.host.is_some() && holding.host == self.newcomer.host;
         match (self.what, self.whose) {
             (What::Sessions, Whose::Machine) => 1,
@@ -107,15 +113,16 @@ impl Counts<'_> {
     }
 
     fn refusal(&self, key: &str, held: u32, max: u32) -> Refusal {
+        let own = user(self.newcomer.uid, self.newcomer.realm);
         let holder = match (self.whose, self.newcomer.host) {
             (Whose::Machine, _) => "pinfold".to_owned(),
-            (Whose::Host, Some(host)) => format!("host {host} of uid {}", self.newcomer.uid),
-            (Whose::User | Whose::Host, _) => format!("uid {}", self.newcomer.uid),
+            (Whose::Host, Some(host)) => format!("host {host} of {own}"),
+            (Whose::User | Whose::Host, _) => own,
         };
         let what = if self.what == What::Sessions { "sessions" } else { "servers" };
         let mut biggest = Vec::new();
         if self.whose == Whose::Machine {
-            biggest.extend(self.biggest(|holding| Some(format!("uid {}", holding.uid))));
+            biggest.extend(self.biggest(|holding| Some(user(holding.uid, holding.realm))));
         }
         if self.whose != Whose::Host {
             biggest.extend(
@@ -137,7 +144,8 @@ impl Counts<'_> {
 
     /// Nobody learns what others run, but for how much of it there is.
     fn shows(&self, holding: &Holding<'_>) -> bool {
-        self.newcomer.reader == 0 || self.newcomer.reader == holding.uid
+        let (uid, realm) = self.newcomer.reader;
+        (uid == 0 || uid == holding.uid) && realm.reaches(holding.realm)
     }
 
     /// The biggest holders of a kind with their counts; nothing where there are none.
@@ -154,6 +162,11 @@ impl Counts<'_> {
             counts.into_iter().take(NAMED_MAX).map(|(holder, count)| format!("{holder} ({count})")).collect();
         (!told.is_empty()).then(|| told.join(", "))
     }
+}
+
+/// What a user is called, for whom it is counted.
+fn user(uid: u32, realm: Realm) -> String {
+    if realm.is_container() { format!("uid {uid} in containers") } else { format!("uid {uid}") }
 }
 
 #[cfg(test)]

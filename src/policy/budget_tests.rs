@@ -16,12 +16,19 @@ fn held(uid: u32, host: &str, id: &str, servers: u32) -> Held {
 /// What a launch of this user and host is told.
 fn asked(settings: &Settings, (uid, reader): (u32, u32), host: &str, known: bool, all: &[Held]) -> Result<(), String> {
     let host = Name::parse(host).ok();
-    let newcomer = Newcomer { uid, reader, host: host.as_ref(), session_is_known: known };
+    let newcomer = Newcomer {
+        uid,
+        realm: Realm::Host,
+        reader: (reader, Realm::Host),
+        host: host.as_ref(),
+        session_is_known: known,
+    };
     let holdings: Vec<Holding<'_>> = all
         .iter()
         .map(|held| Holding {
             id: &held.id,
             uid: held.uid,
+            realm: Realm::Host,
             host: held.host.as_ref(),
             servers: held.servers,
             of_host: if held.host == host { held.servers } else { 0 },
@@ -149,4 +156,29 @@ proptest! {
             prop_assert!(of_host.map(|held| held.servers).sum::<u32>() <= host);
         }
     }
+}
+
+#[test]
+fn what_root_launches_in_containers_counts_apart_and_learns_nothing_of_the_rest() {
+    use crate::realm::Container;
+    let (one, other) = (Container::at("/docker/1").realm(), Container::at("/docker/2").realm());
+    let ids = ["host", "one", "other"].map(|id| SessionId::parse(id).unwrap());
+    let holdings: Vec<Holding<'_>> = [Realm::Host, one, other]
+        .into_iter()
+        .zip(&ids)
+        .map(|(realm, id)| Holding { id, uid: 0, realm, host: None, servers: 2, of_host: 0 })
+        .collect();
+    let ask = |settings: &Settings, realm| {
+        let newcomer = Newcomer { uid: 0, realm, reader: (0, realm), host: None, session_is_known: true };
+        has_room(settings, &newcomer, &holdings)
+    };
+    let settings = Settings { servers_per_user_max: Limit::At(4), ..Settings::default() };
+    assert!(ask(&settings, Realm::Host).is_ok());
+    let told = ask(&settings, one).unwrap_err().reason;
+    assert!(told.starts_with("uid 0 in containers holds 4 servers already"), "{told}");
+    assert!(told.contains("session one (2)") && !told.contains("other"), "{told}");
+    let full = Settings { servers_max: 6, ..Settings::default() };
+    let told = ask(&full, one).unwrap_err().reason;
+    assert!(told.contains("uid 0 in containers (4), uid 0 (2)") && !told.contains("session host"), "{told}");
+    assert!(ask(&full, Realm::Host).unwrap_err().reason.contains("session other (2)"));
 }

@@ -62,6 +62,15 @@ pub enum Offer {
     /// There is nothing of the kind to use up (a machine without swap): every such limit holds by itself, and none is
     /// set.
     NothingToLimit,
+    /// It could hold, and whoever decides that has not allowed it: the leaf is inside a container. What nobody wrote gives
+    /// way there, since the container's own limits hold; and so does the machine's, since it is not the machine's part that
+    /// is used. Both are clauses without a full stop.
+    Withheld {
+        /// What is in the way.
+        why: String,
+        /// What would change that.
+        remedy: String,
+    },
     /// The kernel cannot enforce it here. Both are clauses without a full stop.
     Missing {
         /// What is missing.
@@ -139,7 +148,7 @@ fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
     server.limits = request.wishes.or(server.limits);
     server.grace = request.grace.or(server.grace);
 
-    let mut scale = Scale { settings, offers: request.offered, dropped: Vec::new() };
+    let mut scale = Scale { settings, offers: request.offered, dropped: Vec::new(), withheld: None };
     let built_in = Settings::built_in_server();
     let machine_limits = scale.level(Level::Machine, settings.machine, Settings::built_in_machine())?;
     let built_in_session = Settings::built_in_session();
@@ -231,6 +240,8 @@ struct Scale<'a> {
     offers: &'a Offers,
     /// Limits that were left out: which, of which levels, and why.
     dropped: Vec<(&'static str, Vec<Level>, &'a str)>,
+    /// Limits that a container leaves no room for, and why.
+    withheld: Option<(&'a str, Vec<&'static str>)>,
 }
 
 /// One limit at one level, and whether somebody wrote it.
@@ -302,6 +313,10 @@ impl<'a> Scale<'a> {
         match offer {
             Offer::Holds => Ok(true),
             Offer::NothingToLimit => Ok(false),
+            Offer::Withheld { why, .. } if self.settings.best_effort || !asked || level == Level::Machine => {
+                self.withheld.get_or_insert((why, Vec::new())).1.push(key);
+                Ok(false)
+            }
             Offer::Missing { why, .. } if self.settings.best_effort || (key == "memory_swap_max" && !asked) => {
                 match self.dropped.iter_mut().find(|(dropped, ..)| *dropped == key) {
                     Some((_, levels, _)) => levels.push(level),
@@ -309,7 +324,7 @@ impl<'a> Scale<'a> {
                 }
                 Ok(false)
             }
-            Offer::Missing { why, remedy } => {
+            Offer::Withheld { why, remedy } | Offer::Missing { why, remedy } => {
                 let by = if asked { "" } else { " (the default)" };
                 Err(Refusal::new(
                     format!("the {level}'s {key} of {amount}{unit}{by} cannot hold here: {why}"),
@@ -324,7 +339,12 @@ impl<'a> Scale<'a> {
             let levels: Vec<String> = levels.iter().map(Level::to_string).collect();
             format!("{key} of {} is not held here: {why}", levels.join(", "))
         };
-        self.dropped.into_iter().map(told).collect()
+        let withheld = self.withheld.map(|(why, mut keys)| {
+            keys.sort_unstable();
+            keys.dedup();
+            format!("no {} is held here but the container's own: {why}", keys.join(", "))
+        });
+        self.dropped.into_iter().map(told).chain(withheld).collect()
     }
 }
 

@@ -34,6 +34,20 @@ fn nothing() -> Offers {
     }
 }
 
+/// In a container whose processes stand in its own cgroup.
+fn withheld() -> Offers {
+    let withheld = || Offer::Withheld { why: "processes stand there".into(), remedy: "move them".into() };
+    Offers {
+        memory: withheld(),
+        memory_high: withheld(),
+        swap: withheld(),
+        pids: withheld(),
+        cpu: withheld(),
+        io: withheld(),
+        ram: Bytes(16 * GIB),
+    }
+}
+
 /// A launch of `server` by openclaw in the session `agent:main`.
 struct Launch {
     settings: Settings,
@@ -397,4 +411,27 @@ fn a_launch_is_confined_as_the_operator_says_or_more_and_never_less() {
     ] {
         assert_eq!(granted(general, rule, asked), expected, "{general:?} {rule:?} {asked}");
     }
+}
+
+#[test]
+fn in_a_container_what_nobody_wrote_gives_way_and_is_told_in_one_line() {
+    let grant = Launch { offers: withheld(), ..launch() }.granted();
+    for limits in [grant.server, grant.session, grant.machine] {
+        assert_eq!((limits.memory_max, limits.pids_max), (None, None));
+    }
+    let told = "no memory_max, memory_swap_max, pids_max is held here but the container's own: processes stand there";
+    assert_eq!(grant.warnings, [told]);
+}
+
+#[test]
+fn in_a_container_what_was_asked_for_is_refused_unless_best_effort_but_the_machines_is_not_the_containers() {
+    let asks = || LimitWishes { memory_max: Some(MemorySize::Amount(Bytes(GIB))), ..LimitWishes::default() };
+    Launch { offers: withheld(), wishes: asks(), ..launch() }.refused("move them, or write best_effort = true");
+    let of_session = SessionWishes { limits: asks(), ..SessionWishes::default() };
+    let settings = Settings { session: of_session, ..Settings::default() };
+    Launch { offers: withheld(), settings, ..launch() }.refused("the session's memory_max of 1G cannot hold here");
+    let settings = Settings { best_effort: true, ..Settings::default() };
+    assert_eq!(Launch { offers: withheld(), wishes: asks(), settings, ..launch() }.granted().warnings.len(), 1);
+    let settings = Settings { machine: asks(), ..Settings::default() };
+    assert_eq!(Launch { offers: withheld(), settings, ..launch() }.granted().machine.memory_max, None);
 }

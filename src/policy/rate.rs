@@ -41,6 +41,8 @@ pub struct Rate {
 pub struct Source {
     /// The owner's user.
     pub uid: u32,
+    /// Whether in a container: what runs there slows nobody down on the host.
+    pub in_container: bool,
     /// The process that owns it.
     pub owner: ProcessId,
     /// What that is: the name of its host, or else of its program.
@@ -113,10 +115,10 @@ pub struct Empty {
     pub begins: bool,
 }
 
-/// All buckets that are not full, of each user.
+/// All buckets that are not full, of each user, and apart from those of what the user launches in containers.
 #[derive(Debug, Default)]
 pub struct Buckets {
-    users: HashMap<u32, BTreeMap<Key, Bucket>>,
+    users: HashMap<(u32, bool), BTreeMap<Key, Bucket>>,
 }
 
 impl Buckets {
@@ -124,7 +126,7 @@ impl Buckets {
     pub fn take(&mut self, rate: &Rate, source: &Source, now: Duration) -> Result<(), Empty> {
         let Some(burst) = rate.burst.at() else { return Ok(()) };
         self.forget_full(now);
-        let user = self.users.entry(source.uid).or_default();
+        let user = self.users.entry((source.uid, source.in_container)).or_default();
         let own = Size { burst, every: rate.every };
         let kin = Size { burst: burst.saturating_mul(KIN), every: rate.every / KIN };
         let wanted = [

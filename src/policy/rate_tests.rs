@@ -10,7 +10,7 @@ fn seconds(seconds: u64) -> Duration {
 
 fn source(owner: i32, server: &str) -> Source {
     let owner = ProcessId { pid: owner, start_time: 1 };
-    Source { uid: 1000, owner, kind: "openclaw".into(), server: Name::parse(server).unwrap() }
+    Source { uid: 1000, in_container: false, owner, kind: "openclaw".into(), server: Name::parse(server).unwrap() }
 }
 
 #[test]
@@ -73,12 +73,12 @@ fn the_table_is_bounded_for_each_user_and_what_is_full_again_is_forgotten() {
     for number in 0..3000 {
         let _ = buckets.take(&RATE, &Source { kind: format!("k{number}"), ..source(number, "fs") }, seconds(0));
     }
-    assert_eq!(buckets.users[&1000].len(), BUCKETS_MAX + 1);
+    assert_eq!(buckets.users[&(1000, false)].len(), BUCKETS_MAX + 1);
     assert!(buckets.take(&RATE, &Source { kind: "new".into(), ..source(9999, "fs") }, seconds(0)).is_err());
     let other = Source { uid: 1001, ..source(1, "fs") };
     assert_eq!(buckets.take(&RATE, &other, seconds(0)), Ok(()), "no user's crowd is another's");
     let _ = buckets.take(&RATE, &other, seconds(100_000));
-    assert_eq!(buckets.users.keys().collect::<Vec<_>>(), [&1001]);
+    assert_eq!(buckets.users.keys().collect::<Vec<_>>(), [&(1001, false)]);
 }
 
 proptest! {

@@ -38,6 +38,8 @@ pub struct Settings {
     pub hosts: Vec<HostRule>,
     /// Units that a launcher may leave although something that held it there cannot be taken along.
     pub allow_leave: Vec<WildMatch>,
+    /// Whether the processes of a container may be moved to a cgroup below its own, so that its servers can have limits.
+    pub move_processes: bool,
     /// The most sessions at a time.
     pub sessions_max: u32,
     /// The most servers at a time, in all sessions together.
@@ -65,6 +67,7 @@ impl Default for Settings {
             rules: Vec::new(),
             hosts: built_in_hosts(),
             allow_leave: Vec::new(),
+            move_processes: false,
             sessions_max: 1000,
             servers_max: 5000,
             sessions_per_user_max: Limit::Infinity,

@@ -146,6 +146,7 @@ fn ended(ago: u64, (session, server): (&str, &str), cause: Cause, killed: bool) 
         number: 1,
         at: moment(START + 60 - ago),
         uid: 1000,
+        realm: crate::realm::Realm::Host,
         session: Some(SessionId::parse(session).unwrap()),
         key: None,
         host: None,

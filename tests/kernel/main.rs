@@ -11,6 +11,7 @@ mod chaos;
 mod clients;
 mod configured;
 mod confine;
+mod containers;
 mod daemon;
 mod death;
 mod doctor_host;

@@ -41,7 +41,7 @@ fn backend(by: By) -> Backend {
 /// Places a process that waits for nothing; tells why not as the launcher would be told.
 fn admit(backend: &Backend, pid: i32, pidfd: &OwnedFd, launch: u64) -> Result<Leaf, String> {
     let key = key();
-    let paths = backend.machine_paths(&Membership::default()).unwrap();
+    let paths = backend.machine_paths(&Membership::default(), None).unwrap();
     let wanted = Admission {
         pid,
         pidfd: pidfd.as_fd(),
@@ -51,6 +51,7 @@ fn admit(backend: &Backend, pid: i32, pidfd: &OwnedFd, launch: u64) -> Result<Le
         machine: Limits::default(),
         session: Limits::default(),
         server: Limits::default(),
+        move_processes: false,
         allow_leave: &[],
         owner: pinfold::process::identify(std::process::id() as i32).unwrap(),
         until: None,

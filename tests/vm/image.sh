@@ -5,6 +5,7 @@
 guest_packages=(
     systemd systemd-sysv libpam-systemd dbus dbus-user-session
     bubblewrap cgroup-tools kmod nodejs procps python3 systemd-oomd
+    podman crun # neither netavark nor catatonit, which are recommended only: containers there have no network and their own init
     busybox-static # for the initrd
 )
 # The modules between the kernel and its root, and the devices of qemu.sh. There is no udev to load them.

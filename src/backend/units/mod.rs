@@ -31,11 +31,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::backend::BackendError;
 use crate::backend::held::Access;
 use crate::cgroup::{
-    AdmitError as CgroupAdmitError, Caller, Cgroup, CgroupError, Controllers, Group, GroupPaths, Layout, Membership,
-    Tally,
+    AdmitError as CgroupAdmitError, Caller, Cgroup, CgroupError, Controllers, Directories, Group, GroupPaths, Layout,
+    Membership, Tally,
 };
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, MACHINE_SLICE, SessionKey};
+use crate::realm::Realm;
 use crate::systemd::{Bus, Manager, SystemdError};
 
 use binding::Given;
@@ -52,7 +53,8 @@ pub(super) const NEWER: &[(&str, &str)] = &[
 #[derive(Debug)]
 pub struct Units {
     manager: Manager,
-    layout: Layout,
+    /// Sessions that stand below containers, where there are no units.
+    directories: Directories,
     /// The directory of the cgroup that all of the manager's units are below.
     base: PathBuf,
     /// The kernel's path of [`MACHINE_SLICE`].
@@ -98,7 +100,7 @@ impl Units {
         let controllers = Controllers::of(&Cgroup::open(&base)?)?;
         Ok(Self {
             manager,
-            layout,
+            directories: Directories::of(layout, &base.join(MACHINE_SLICE), controllers),
             base,
             machine,
             controllers,
@@ -111,7 +113,12 @@ impl Units {
 
     /// What is mounted here.
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        self.directories.layout()
+    }
+
+    /// Sessions that stand below containers.
+    pub fn directories(&self) -> &Directories {
+        &self.directories
     }
 
     /// The manager.
@@ -151,7 +158,7 @@ impl Units {
         let key = SessionKey::of_slice(parts.next()?)?;
         let (of, _) = SessionKey::of_scope(parts.next()?)?;
         let leaf = LeafName::parse(parts.next()?).ok()?;
-        (of == key).then_some(Caller { key, leaf })
+        (of == key).then_some(Caller { key, leaf, below: Realm::Host })
     }
 
     /// The leaves that stand now, for the daemon that takes over from one that died.
@@ -167,7 +174,7 @@ impl Units {
             for (scope, _) in self.scopes(&key)? {
                 let names = scope.children()?;
                 let leaves = names.iter().filter_map(|name| LeafName::parse(name).ok());
-                found.extend(leaves.map(|leaf| Caller { key: key.clone(), leaf }));
+                found.extend(leaves.map(|leaf| Caller { key: key.clone(), leaf, below: Realm::Host }));
             }
         }
         Ok(found)

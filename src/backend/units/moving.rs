@@ -26,7 +26,7 @@ impl Units {
                 // Nobody but the launcher was ever put here, so whoever stands here is its own; of those listed some may have
                 // exited meanwhile, and their numbers may be strangers'.
                 let Some(pidfd) = hold(pid) else { continue };
-                let here = self.layout.v2().cgroup(scope.path());
+                let here = self.layout().v2().cgroup(scope.path());
                 if here.is_none() || Membership::of(pid).ok().and_then(|place| place.v2) != here {
                     continue;
                 }

@@ -76,7 +76,7 @@ impl Units {
         if has_exited(wanted.pidfd) {
             unplaced.error = CgroupAdmitError::LauncherGone.into();
         }
-        let directory = from.v2.as_deref().and_then(|cgroup| self.layout.v2().directory(cgroup));
+        let directory = from.v2.as_deref().and_then(|cgroup| self.layout().v2().directory(cgroup));
         if let Some(directory) = directory.and_then(|path| Cgroup::open(path).ok()) {
             // Where it may not go back, it exits where it is: its leaf waits for that before it is removed.
             let _ = directory.write("cgroup.procs", &wanted.pid.to_string());
@@ -95,7 +95,7 @@ impl Units {
         }
         let to = format!("{}/{}", self.machine, wanted.key.slice());
         for step in held::steps(path, &to) {
-            let cgroup = held::open(self.layout.v2(), from, &step.cgroup)?;
+            let cgroup = held::open(self.layout().v2(), from, &step.cgroup)?;
             held.add_limits(&cgroup);
             self.refuse_programs(&step, &cgroup, wanted)?;
             // A user manager has not the privilege for more.
@@ -121,7 +121,7 @@ impl Units {
         let mut held = Held::default();
         let path = from.v2.as_deref().filter(|_| self.locate(from).is_none()).unwrap_or_default();
         for step in held::steps(path, &format!("{}/{}", self.machine, key.slice())) {
-            held.add_limits(&held::open(self.layout.v2(), from, &step.cgroup)?);
+            held.add_limits(&held::open(self.layout().v2(), from, &step.cgroup)?);
         }
         Ok(held.limits)
     }
