@@ -2,6 +2,7 @@
 
 mod adopt;
 mod args;
+mod completions;
 mod doctor;
 mod end;
 mod events;
@@ -56,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::doctor(&doctor),
         Command::Wrap(wrap) => wrap::wrap(&wrap),
         Command::Unwrap(unwrap) => wrap::unwrap(&unwrap),
+        Command::Completions(completions) => completions::completions(&completions),
     };
     ExitCode::from(status)
 }
