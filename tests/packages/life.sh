@@ -50,7 +50,7 @@ host() { # UNIT USER SESSION SERVER
 # Each process of a server, by its number and start: the same line is the same processes.
 alive() {
     local each
-    for each in $(find /sys/fs/cgroup/pinfold.slice -name cgroup.procs -exec cat {} + 2>/dev/null); do
+    find /sys/fs/cgroup/pinfold.slice -name cgroup.procs -exec cat {} + 2>/dev/null | while read -r each; do
         echo "$each@$(sed 's/.*) //' "/proc/$each/stat" | cut -d ' ' -f 20)"
     done | sort | paste -sd ' '
 }
@@ -63,7 +63,7 @@ as_agent() { env -C /home/agent setpriv --reuid=agent --regid=agent --init-group
 
 # What stands in the file system by our name, but what belongs to this test.
 traces() {
-    find / -xdev \( -path /proc -o -path /sys -o -path /mnt -o -path /tmp \) -prune -o -iname '*pinfold*' -print | sort | paste -sd ' '
+    find / -xdev \( -path /proc -o -path /sys -o -path /mnt -o -path /tmp -o -path /home \) -prune -o -iname '*pinfold*' -print | sort | paste -sd ' '
 }
 
 state_of_units() {
