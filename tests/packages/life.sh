@@ -28,7 +28,7 @@ holds() { # NAME TEXT COMMAND...: the output of the command has this text in it
 
 # Waits for a level: until the command says what is wanted; its last word is left in $got.
 await() { # WANTED COMMAND...
-    local deadline=$((SECONDS + 60))
+    local deadline=$((SECONDS + 180))
     while got=$("${@:2}" 2>&1); [[ $got != "$1" ]] && ((SECONDS < deadline)); do sleep 0.2; done
 }
 
@@ -154,6 +154,7 @@ upgrade() {
     wait $!
     check 'upgrade: no launch failed meanwhile' 0 "$(cat /tmp/failures)"
     ((failed == 0)) || cat /tmp/launches
+    # shellcheck disable=SC2016  # await evaluates it.
     await 'no sessions' eval 'pinfold ls --socket $socket | grep " short " || echo no sessions'
     carried_over upgrade "$next"
 
@@ -223,6 +224,7 @@ purge() {
 }
 
 # The guest has no package passwd.
+# shellcheck disable=SC2016  # Its own $1.
 printf '%s\n' '#!/bin/sh' 'sed -i "/^$1:/d" /etc/group /etc/gshadow' >/usr/local/sbin/groupdel
 chmod 755 /usr/local/sbin/groupdel
 
