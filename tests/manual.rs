@@ -36,6 +36,13 @@ PINFOLD_UNCONTAINED
 NO_COLOR
 Where it is set, nothing is coloured.
 .SH FILES
+.TP
+~/.local/state/pinfold/wrapped, /var/lib/pinfold/wrapped
+Which files a user, or root, has wrapped, and what stood in them before.
+.TP
+/usr/share/pinfold
+Prometheus rules and Grafana dashboards, where a package has installed pinfold.
+.PP
 The sockets and the configuration are told in
 .BR pinfold\-serve (8).
 .SH EXAMPLES
@@ -43,6 +50,9 @@ The sockets and the configuration are told in
 pinfold run \-\-server fs \-\- npx \-y @modelcontextprotocol/server\-filesystem /data
 pinfold run \-\-session night \-\-label run=42 \-\-memory\-max 512M \-\- node server.js
 pinfold end \-\-label run=42
+pinfold wrap claude\-code && pinfold doctor claude\-code
+pinfold events \-\-follow \-\-json
+pinfold completions bash >~/.local/share/bash\-completion/completions/pinfold
 .fi
 "#;
 
@@ -82,8 +92,52 @@ systemctl reload pinfold.service
 .SH SEE ALSO
 .BR pinfold (1),
 .BR pinfold.toml (5),
+.BR pinfold\-metrics (7),
 .BR systemd.slice (5),
 .BR cgroups (7)
+"#;
+
+const CONFIGURATION: &str = r#".SH FILES
+.TP
+/etc/pinfold/pinfold.toml
+That of root's daemon. A package installs the sample, which changes nothing as long as nothing is changed in it.
+.TP
+~/.config/pinfold/pinfold.toml
+That of a user's daemon.
+.SH EXAMPLES
+Browsers may have more than other servers, and no session lives for longer than a day:
+.PP
+.nf
+[session]
+ttl = "1d"
+
+[[rule]]
+when = { server = "*browser*" }
+server = { memory_max = "4G" }
+.fi
+.PP
+\fBpinfold reload\fR has the daemon read it anew, and tells what is wrong by line and column.
+.SH SEE ALSO
+.BR pinfold (1),
+.BR pinfold\-serve (8),
+.BR systemd.resource\-control (5)
+"#;
+
+const METRICS: &str = r#".SH FILES
+.TP
+/usr/share/pinfold/prometheus, /usr/share/pinfold/grafana
+Rules with alerts, a configuration of Prometheus and dashboards of Grafana, where a package has installed pinfold.
+.SH EXAMPLES
+.nf
+curl http://127.0.0.1:9317/metrics
+curl \-\-unix\-socket $XDG_RUNTIME_DIR/pinfold/pinfold.sock.http http://localhost/metrics
+topk(5, pinfold_session_memory_working_set_bytes)
+rate(pinfold_ends_total{cause="memory"}[1h])
+.fi
+.SH SEE ALSO
+.BR pinfold (1),
+.BR pinfold\-serve (8),
+.BR pinfold.toml (5)
 "#;
 
 fn root() -> &'static Path {
@@ -138,7 +192,7 @@ fn commands() -> String {
     page.push_str(&causes());
     page.push_str(COMMANDS);
     page.push_str(STATUS);
-    page.push_str(".SH SEE ALSO\n.BR pinfold\\-serve (8),\n.BR pinfold.toml (5)\n");
+    page.push_str(".SH SEE ALSO\n.BR pinfold.toml (5),\n.BR pinfold\\-metrics (7),\n.BR pinfold\\-serve (8)\n");
     page
 }
 
@@ -253,13 +307,41 @@ fn configuration() -> String {
             flush(&mut block, &mut page);
         }
     }
-    page.push_str(".SH SEE ALSO\n.BR pinfold (1),\n.BR pinfold\\-serve (8),\n.BR systemd.resource\\-control (5)\n");
+    page.push_str(CONFIGURATION);
+    page
+}
+
+/// `pinfold-metrics(7)`: what is exported, as `docs/metrics.md` has it, which a test beside the definitions keeps true.
+fn metrics() -> String {
+    let mut page = title("pinfold\\-metrics", 7);
+    page.push_str(".SH NAME\npinfold\\-metrics \\- what pinfold tells Prometheus\n.SH DESCRIPTION\n");
+    // The first line is the page's name.
+    for line in read("docs/metrics.md").lines().skip(2) {
+        if let Some(heading) = line.strip_prefix("## ") {
+            let _ = writeln!(page, ".SH {}", roff(&heading.to_uppercase()));
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let cells: Vec<&str> = row.trim_end_matches([' ', '|']).splitn(4, '|').map(str::trim).collect();
+            let [name, kind, labels, formula] = cells[..] else { panic!("four cells: {line}") };
+            let labels = if labels.is_empty() { String::new() } else { format!(" {{{labels}}}") };
+            let head = roff(&format!("`{}`{labels}, {kind}", name.trim_end_matches('`')));
+            let _ = writeln!(page, ".TP\n{head}\n{}", roff(&formula.replace("\\|", "|")));
+        } else if !line.starts_with('|') {
+            page.push_str(&if line.is_empty() { ".PP".to_owned() } else { roff(line) });
+            page.push('\n');
+        }
+    }
+    page.push_str(METRICS);
     page
 }
 
 #[test]
 fn the_manual_pages_say_what_the_definitions_say() {
-    let pages = [("pinfold.1", commands()), ("pinfold.toml.5", configuration()), ("pinfold-serve.8", daemon())];
+    let pages = [
+        ("pinfold.1", commands()),
+        ("pinfold.toml.5", configuration()),
+        ("pinfold-metrics.7", metrics()),
+        ("pinfold-serve.8", daemon()),
+    ];
     for (name, text) in pages {
         let path: PathBuf = root().join("man").join(name);
         if std::env::var_os("PINFOLD_WRITE_MAN").is_some() {

@@ -10,6 +10,9 @@ readonly compose_schema=dclint@3.1.0
 # What chrome-devtools-mcp asks for; and what stands in where a distribution's is older.
 readonly node_least=20.19.0 node_instead=22.23.3 npm_instead=11.19.1
 
+# What looks at and packs what cargo makes. Another version is another directory, and is built anew.
+readonly cargo_deb=3.8.0 cargo_generate_rpm=0.21.1 cargo_deny=0.20.2
+
 export npm_config_update_notifier=false npm_config_fund=false npm_config_audit=false
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DEBIAN_FRONTEND=noninteractive
 # A cargo that rustup has put here is found also where no login shell has read its profile.
@@ -70,6 +73,31 @@ rust_lints() {
         return 1
     }
     quietly rustup component add rustfmt clippy
+}
+
+# cargo_tool NAME VERSION [FLAG...]: a program of cargo's, built here once. It works little, so that to optimise it would take
+# longer than all that it ever does.
+cargo_tool() {
+    local into=$cache/tools/$1-$2
+    PATH=$PATH:$into/bin
+    [[ -x $into/bin/$1 ]] && return
+    echo "building $1 $2 into tests/.cache"
+    CARGO_TARGET_DIR=$cache/tools/building CARGO_PROFILE_DEV_DEBUG=0 \
+        quietly cargo install --locked --debug --root "$into" "${@:3}" "$1@$2" || return
+    rm -rf "$cache/tools/building"
+}
+
+dependency_lints() {
+    cargo_tool cargo-deny "$cargo_deny"
+}
+
+packers() {
+    # xz(1) packs for it, which spares it a library in C.
+    have xz || debian xz xz-utils || return
+    cargo_tool cargo-deb "$cargo_deb" --no-default-features || return
+    cargo_tool cargo-generate-rpm "$cargo_generate_rpm" || return
+    have dpkg-deb || debian 'dpkg' dpkg || return
+    have rpm || debian rpm rpm
 }
 
 # A terminal that tells what stands on it.

@@ -64,6 +64,8 @@ pub(super) enum Command {
     Wrap(Wrap),
     /// Take pinfold away from the servers in a host's own configuration: they stand there as before, byte for byte.
     Unwrap(Unwrap),
+    /// Print what a shell reads to complete this command line; packages bring it along.
+    Completions(Completions),
 }
 
 #[derive(Debug, Args)]
@@ -407,4 +409,21 @@ pub(super) struct Doctor {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// The shell.
+    #[arg(value_enum, value_name = "SHELL")]
+    pub(super) shell: CompletionShell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompletionShell {
+    /// bash, with bash-completion.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
 }

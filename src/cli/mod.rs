@@ -2,6 +2,7 @@
 
 mod adopt;
 mod args;
+mod completions;
 mod doctor;
 mod end;
 mod events;
@@ -35,6 +36,7 @@ const USAGE: u8 = 2;
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
+    crate::sys::accounts::keep_to_files();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::doctor(&doctor),
         Command::Wrap(wrap) => wrap::wrap(&wrap),
         Command::Unwrap(unwrap) => wrap::unwrap(&unwrap),
+        Command::Completions(completions) => completions::completions(&completions),
     };
     ExitCode::from(status)
 }

@@ -1,6 +1,7 @@
 //! Raw system calls: the only `unsafe` of the crate. Each block states the fact that makes it sound.
 #![expect(unsafe_code, reason = "this is the room for it")]
 
+pub mod accounts;
 pub mod bpf;
 pub mod crash;
 pub mod pidfd;

@@ -18,6 +18,7 @@
 
 mod adjusting;
 mod binding;
+mod handing;
 mod host;
 mod moving;
 mod placing;

@@ -2,7 +2,6 @@
 //! each step proved from the kernel and from the manager.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use super::{Session, Units, lock, paths};
 use crate::backend::held::{Access, CannotCopy, Held, HeldError, Step};
 use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
-    Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Controllers, Group, KnobError, Leaf, Make, Membership,
-    Scope, has_exited, is_exiting,
+    Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Group, KnobError, Leaf, Make, Membership, Scope,
+    has_exited, is_exiting,
 };
 use crate::limits::Limits;
 use crate::naming::{MACHINE_SLICE, SessionKey};
@@ -182,11 +181,11 @@ impl Units {
         };
         let session = kept.as_mut().expect("a proved scope has an open session");
         session.scopes.insert(scope.clone(), needs.given());
-        let leaf = self.make_leaf(session, directory, scope, wanted)?;
+        let leaf = self.make_leaf(session, directory, scope.clone(), wanted)?;
         let moved = self.move_in(&leaf, wanted.pid, wanted.pidfd).and_then(|()| {
             self.move_stragglers(&leaf)?;
             // The launcher has left the scope's own cgroup, which may now give its children limits.
-            self.hand_on(&leaf)?;
+            self.hand_on(&leaf, &scope, &wanted.server)?;
             limit_leaf(&leaf, wanted)
         });
         match moved {
@@ -363,14 +362,6 @@ impl Units {
             scope: Some(Scope { directory, unit, tally: session.tally.clone() }),
         };
         Ok(Leaf::new(wanted.leaf.clone(), group, above, cgroup))
-    }
-
-    /// Lets the leaves of a new scope use the controllers that were delegated with it.
-    fn hand_on(&self, leaf: &Leaf) -> Result<(), AdmitError> {
-        let directory = leaf.group().v2().path().parent().map(PathBuf::from).unwrap_or_default();
-        let scope = Group::open(&paths(directory))?;
-        let offered = Controllers::of(scope.v2())?;
-        Ok(scope.delegate_controllers(offered)?)
     }
 
     /// Gives the machine's slice its limits, where it does not have them.
