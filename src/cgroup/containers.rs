@@ -62,7 +62,10 @@ impl Directories {
         let is_unit = |path: &Path, ends: &[&str]| ends.iter().any(|end| name(path).ends_with(end));
         let mut above = directory.ancestors().take_while(|path| *path != point);
         let unit = above.find(|path| is_unit(path, &[".scope", ".service"]));
-        unit.is_none_or(root::is_delegated)
+        // A user's manager marks nothing, and makes no cgroup in a unit: whoever made one there had it delegated.
+        let of_user = |unit: &Path| unit.ancestors().skip(1).any(|path| name(path).starts_with("user@"));
+        let delegated = |unit: &Path| root::is_delegated(unit) || (unit != directory && of_user(unit));
+        unit.is_none_or(delegated)
             && (!is_unit(&directory, &[".scope", ".service", ".slice"]) || root::is_delegated(&directory))
     }
 

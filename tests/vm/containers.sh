@@ -274,8 +274,7 @@ inside() {
 
 # May not look into the cgroup namespace: the caller's own cgroup counts, below a unit that this user's manager delegated.
 user() {
-    local socket=$XDG_RUNTIME_DIR/of-containers/pinfold.sock place
-    mkdir -p "${socket%/*}"
+    local socket=${pinfold%/*}/pinfold.sock place
     mkdir "$job/container" "$job/beside"
     "$pinfold" serve --socket "$socket" 2>"$XDG_RUNTIME_DIR/log" &
     daemon=$!
@@ -299,7 +298,8 @@ print(*[server["cgroup"] for session in json.load(sys.stdin) for server in sessi
 }
 
 if [[ $1 == user ]]; then
-    pinfold=$XDG_RUNTIME_DIR/pinfold
+    pinfold=$XDG_RUNTIME_DIR/of-containers/pinfold
+    mkdir -p "${pinfold%/*}"
     install -m 755 /mnt/host/pinfold "$pinfold"
     job=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)
     user
