@@ -93,7 +93,8 @@ fn start_installed(manager: &Manager) -> Started {
         Err(error) => match super::serve::default_config().map(|path| Config::load(&path)) {
             Some(Err(wrong)) => Started::Refused(chain(&wrong), client::EXIT_CONFIG),
             _ => {
-                Started::Refused(format!("{}; see `{}`", chain(&error), status_of(manager.bus(), INSTALLED)), super::NO)
+                let look = status_of(manager.bus(), INSTALLED);
+                Started::Refused(format!("{}; see `{look}`", chain(&error)), client::EXIT_UNIT)
             }
         },
     }

@@ -20,8 +20,13 @@ struct Listening {
 impl Listening {
     #[track_caller]
     fn new() -> Self {
+        Self::to(Installed::new)
+    }
+
+    #[track_caller]
+    fn to(install: impl FnOnce() -> Installed) -> Self {
         let group = is_system().then(Group::new);
-        let installed = Installed::new();
+        let installed = install();
         let started = systemctl(&["start", "pinfold.socket"]);
         assert!(started.status.success(), "{started:?}");
         assert_eq!(property("pinfold.service", "ActiveState"), "inactive");
@@ -133,6 +138,17 @@ fn a_socket_at_another_path_than_callers_come_to_is_refused() {
     assert!(String::from_utf8_lossy(&run.stderr).contains("pinfold.service"), "{run:?}");
     drop(listening);
     let _ = std::fs::remove_file(elsewhere);
+}
+
+#[test]
+fn that_the_daemon_does_not_start_is_told_to_whoever_came_to_its_socket() {
+    if !offered() {
+        return;
+    }
+    let _listening = Listening::to(|| Installed::running("false"));
+    let run = ask(&["run", "--", "echo", "ran"]);
+    assert_eq!((run.status.code(), run.stdout.as_slice()), (Some(125), &b""[..]), "{run:?}");
+    assert!(String::from_utf8_lossy(&run.stderr).contains("cannot start pinfold.service"), "{run:?}");
 }
 
 #[test]
