@@ -24,6 +24,9 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// What `pinfold serve` exits with where its configuration is wrong (EX_CONFIG of sysexits(3)).
 pub const EXIT_CONFIG: u8 = 78;
 
+/// What its front half exits with where the installed unit does not start (EX_UNAVAILABLE).
+pub const EXIT_UNIT: u8 = 69;
+
 /// How long a launch may take.
 pub const LAUNCH_MAX: Duration = Duration::from_secs(20);
 
@@ -78,6 +81,9 @@ pub enum ClientError {
     /// None could be started, because its configuration is wrong.
     #[error("no daemon could be started: {0}")]
     Misconfigured(String),
+    /// None could be started, because the installed unit does not start.
+    #[error("no daemon could be started: {0}")]
+    UnitFailed(String),
     /// None could be started.
     #[error("no daemon could be started: {0}")]
     NotStarted(String),
@@ -379,6 +385,10 @@ fn start(socket: &Path) -> Result<Client, ClientError> {
         other => return other,
     }
     let spawned = spawn(socket, deadline);
+    if matches!(spawned, Err(ClientError::UnitFailed(_) | ClientError::Misconfigured(_))) {
+        // That a manager listens for it says nothing: whoever came there would wait in vain.
+        return spawned.and(Err(ClientError::NoDaemon(socket.to_owned())));
+    }
     match Client::connect(socket) {
         // Somebody else has started one meanwhile, with no launcher and no lock.
         Ok(client) => Ok(client),
@@ -412,11 +422,10 @@ fn spawn(socket: &Path, deadline: Instant) -> Result<(), ClientError> {
     if matches!(said, Some(Err(_))) {
         let _ = child.kill();
     }
-    let status = child.wait();
+    let status = child.wait().ok().and_then(|status| u8::try_from(status.code()?).ok());
     match said {
-        Some(Ok(())) if status.is_ok_and(|status| status.code() == Some(EXIT_CONFIG.into())) => {
-            Err(ClientError::Misconfigured(answer))
-        }
+        Some(Ok(())) if status == Some(EXIT_CONFIG) => Err(ClientError::Misconfigured(answer)),
+        Some(Ok(())) if status == Some(EXIT_UNIT) => Err(ClientError::UnitFailed(answer)),
         Some(Ok(())) if answer == "ready" => Ok(()),
         Some(Ok(())) if !answer.is_empty() => Err(failed(answer)),
         _ => Err(failed(format!("it did not say that it is ready; see {}", beside(socket, "log").display()))),

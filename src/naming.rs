@@ -108,6 +108,9 @@ impl SessionKey {
 /// The systemd slice of all of pinfold.
 pub const MACHINE_SLICE: &str = "pinfold.slice";
 
+/// The unit, without its kind, that the on-demand daemon at the usual socket runs in.
+pub const ON_DEMAND_UNIT: &str = "pinfold-daemon";
+
 /// The directory of one launch below its session: `<slug>.<launch>`, for instance `server-filesystem.17`.
 ///
 /// At most 80 bytes of letters, digits and `_ . -`. The kernel makes a cgroup's own files beside it, all called

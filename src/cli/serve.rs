@@ -11,6 +11,7 @@ use crate::backend::Choice;
 use crate::chain::chain;
 use crate::client;
 use crate::daemon::{self, Options};
+use crate::systemd;
 
 /// Where a configuration is looked for when none is named.
 const SYSTEM_CONFIG: &str = "/etc/pinfold/pinfold.toml";
@@ -51,7 +52,7 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
         on_demand: serve.on_demand,
     };
     let ready = || {
-        service::notify_ready();
+        systemd::ready();
         if serve.detached {
             answer("ready");
         }

@@ -1,9 +1,8 @@
 //! The on-demand daemon as a service, the installed one or a transient one: a manager keeps it out of its host's cgroup,
 //! starts it again when it fails, and shows it to whoever looks.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -12,6 +11,7 @@ use super::args::{BackendChoice, Serve};
 use crate::chain::chain;
 use crate::client;
 use crate::config::Config;
+use crate::naming::ON_DEMAND_UNIT;
 use crate::systemd::{Bus, Manager, Properties, SystemdError, Value};
 
 /// The unit that an administrator, or a user for own use, installs (`systemd/` in the sources).
@@ -93,7 +93,8 @@ fn start_installed(manager: &Manager) -> Started {
         Err(error) => match super::serve::default_config().map(|path| Config::load(&path)) {
             Some(Err(wrong)) => Started::Refused(chain(&wrong), client::EXIT_CONFIG),
             _ => {
-                Started::Refused(format!("{}; see `{}`", chain(&error), status_of(manager.bus(), INSTALLED)), super::NO)
+                let look = status_of(manager.bus(), INSTALLED);
+                Started::Refused(format!("{}; see `{look}`", chain(&error)), client::EXIT_UNIT)
             }
         },
     }
@@ -133,11 +134,11 @@ fn start_transient(manager: &Manager, unit: &str, properties: Properties) -> Res
 /// that everybody uses has the plain name.
 pub(super) fn unit(socket: &Path) -> String {
     if client::user_socket().is_ok_and(|usual| usual == socket) {
-        return "pinfold-daemon".to_owned();
+        return ON_DEMAND_UNIT.to_owned();
     }
     let digest = Sha256::digest(socket.as_os_str().as_encoded_bytes());
     let tag: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("pinfold-daemon-{tag}")
+    format!("{ON_DEMAND_UNIT}-{tag}")
 }
 
 fn properties(program: &Path, socket: &Path) -> Properties {
@@ -158,15 +159,4 @@ fn properties(program: &Path, socket: &Path) -> Properties {
         .with("WorkingDirectory", Value::Text("/".into()))
         .with("Environment", Value::Texts(environment.collect()))
         .with("ExecStart", Value::Command(command))
-}
-
-/// Tells the manager that started us, if one did, that we are ready (sd_notify(3)).
-pub(super) fn notify_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let address = match path.as_encoded_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(PathBuf::from(&path)),
-    };
-    // A manager that does not hear it says so itself.
-    let _ = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
 }

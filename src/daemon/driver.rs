@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::alive::Alive;
 use super::chronicle::Chronicle;
 use super::escapes::Escapees;
 use super::expiry::Alarm;
@@ -82,6 +83,8 @@ pub(super) struct Driver {
     pub(super) store: Store,
     /// Rings when a session's time is over.
     pub(super) alarm: Alarm,
+    /// Whom it tells that it turns.
+    pub(super) alive: Alive,
     /// Leave when nothing was contained for so long.
     pub(super) idle_exit: Option<Duration>,
     /// Since when nothing is contained.
@@ -158,12 +161,13 @@ impl Driver {
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
         let turns = self.storms.next_turn();
         let poll = self.table.servers.values().any(is_polled).then_some(self.polled + PIDS_POLL);
-        let readings = self.next_reading().into_iter().chain(self.next_pressure());
+        let readings = self.next_reading().into_iter().chain(self.next_pressure()).chain(self.alive.next());
         states.chain(waiters).chain(turns).chain(idle).chain(poll).chain(readings).chain(self.stop_by).min()
     }
 
     fn tick(&mut self) {
         let now = self.now();
+        self.alive.tell(now);
         self.take_turns();
         let due = |state: State| state.deadline().is_some_and(|deadline| deadline <= now);
         let late: Vec<u64> =

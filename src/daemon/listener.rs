@@ -75,7 +75,10 @@ impl Listener {
     pub(super) async fn bind(place: &Place) -> io::Result<Self> {
         match place {
             Place::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
-            Place::Unix(path) => bind_unix(path).map(|listener| Self::Unix(listener, path.clone())),
+            Place::Unix(path) => {
+                remove_stale(path)?;
+                bind_unix(path, BACKLOG).map(|listener| Self::Unix(listener, path.clone()))
+            }
         }
     }
 
@@ -100,19 +103,19 @@ impl Drop for Listener {
     }
 }
 
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    remove_stale(path)?;
+/// A socket that is for nobody else.
+pub(super) fn bind_unix(path: &Path, backlog: i32) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // bind(2) makes the file with the mode of the socket: from its first moment it is for nobody else.
     rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
+    rustix::net::listen(&socket, backlog)?;
     UnixListener::from_std(socket.into())
 }
 
 /// Removes a socket on which nobody listens any more: of a daemon that died.
-fn remove_stale(path: &Path) -> io::Result<()> {
+pub(super) fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),

@@ -11,21 +11,38 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Other, ServeError, failed};
+use crate::chain::chain;
 use crate::client::{beside, prepare_directory};
-use crate::systemd::Bus;
+use crate::naming::ON_DEMAND_UNIT;
+use crate::systemd::{Bus, Manager};
 
 /// How long a daemon waits for the one before it, which no longer listens and has not let go of its lock yet.
 const HANDOVER_MAX: Duration = Duration::from_secs(5);
 
 /// One daemon for one socket.
-pub(super) fn socket(socket: &Path) -> Result<File, ServeError> {
-    let file = open(&beside(socket, "lock"))?;
-    // One that cannot be spoken to is on its way out, or in.
-    let taken = |_: &File| UnixStream::connect(socket).is_ok().then(|| socket.to_owned());
-    match wait_for(&file, &beside(socket, "lock"), taken)? {
+pub(super) fn socket(socket: &Path, is_handed: bool) -> Result<File, ServeError> {
+    let path = beside(socket, "lock");
+    let file = open(&path)?;
+    if is_handed && rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        stop_on_demand();
+    }
+    // One that cannot be spoken to is on its way out, or in. Where a manager listens that tells nothing.
+    let taken = |_: &File| (!is_handed && UnixStream::connect(socket).is_ok()).then(|| socket.to_owned());
+    match wait_for(&file, &path, taken)? {
         Locked::Ours => Ok(file),
-        Locked::By(_) => {
-            Err(ServeError::Taken { socket: socket.to_owned(), other: Other::at(socket.to_owned()).here() })
+        Locked::By(_) => Err(ServeError::Taken { socket: socket.to_owned(), other: Other::that_locked(&path).here() }),
+    }
+}
+
+/// A daemon that a launch started, before a manager listened here for the installed one, can be reached by nobody any more: it
+/// is stopped, and what it contains adopted.
+fn stop_on_demand() {
+    let manager = Bus::find(nix::unistd::geteuid().as_raw()).map(Manager::connect);
+    for unit in ["service", "scope"].map(|kind| format!("{ON_DEMAND_UNIT}.{kind}")) {
+        if let Ok(Ok(manager)) = &manager
+            && let Err(error) = manager.stop(&unit)
+        {
+            tracing::warn!(error = %chain(&error), "the daemon that a launch had started is not stopped");
         }
     }
 }

@@ -4,8 +4,10 @@
 
 mod admission;
 mod adopting;
+mod alive;
 mod caller;
 mod chronicle;
+mod door;
 mod driver;
 mod ending;
 mod escapes;
@@ -46,12 +48,10 @@ mod way;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -64,8 +64,10 @@ use crate::policy::{Configured, Offer, Offers};
 use crate::process;
 use crate::records::{RecordError, Records};
 use crate::sys::crash;
-use crate::systemd::{Porter, Store};
+use crate::systemd::{Passed, Porter, Store, Watchdog};
 use crate::wire::{Description, LimitState};
+use alive::Alive;
+use door::Door;
 use driver::Driver;
 use historian::Historian;
 use hostfiles::HostFiles;
@@ -121,6 +123,28 @@ pub enum ServeError {
         /// Who has it.
         other: Other,
     },
+    /// The service manager passed a socket that is not the one to listen on.
+    #[error(
+        "the service manager passed {name:?}, which {why}; this daemon listens at {}: give both the same path, or disable that \
+         unit", socket.display()
+    )]
+    Passed {
+        /// What the manager calls it.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+        /// Where callers come to.
+        socket: PathBuf,
+    },
+    /// Somebody listens at the socket who is no daemon.
+    #[error(
+        "somebody listens at {} for a daemon that is yet to come, as systemd does where pinfold.socket is active: start \
+         pinfold.service instead, stop pinfold.socket, or give this one another --socket", socket.display()
+    )]
+    Awaited {
+        /// Which socket.
+        socket: PathBuf,
+    },
     /// Another daemon works with this service manager.
     #[error(
         "another pinfold works with {manager}{}, and a service manager has one daemon for all its sessions: {}",
@@ -167,12 +191,15 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeEr
 /// Runs the daemon until it is told to stop; `ready` is called once it can be spoken to.
 pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> {
     // One that was started by a launcher is no service, whatever its environment says.
-    let (store, porter) = if options.scope.is_none() { Store::open() } else { (Store::default(), None) };
+    let Passed { store, porter, others } =
+        if options.scope.is_none() { Passed::take(held::is_ours) } else { Passed::default() };
+    let watchdog = Watchdog::open().filter(|_| options.scope.is_none());
     let config = reload::load(options.config.clone(), options.usual_config.clone())?;
     raise_descriptor_limit();
     crash::step("the daemon starts");
     crate::sys::share_one_heap();
-    let _socket = lock::socket(&options.socket)?;
+    let handed = door::handed(others, &options.socket)?;
+    let _socket = lock::socket(&options.socket, handed.is_some())?;
     let tree = TreeOptions { root: options.root.clone(), leave_host: options.on_demand };
     let (backend, why) = Backend::open(options.backend, &tree)?;
     tracing::info!(backend = backend.word(), "{why}");
@@ -186,21 +213,28 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
         .enable_all()
         .build()
         .map_err(failed("start the event loop for", &options.socket))?;
-    let outcome =
-        runtime.block_on(run(options, config, (backend.clone(), why), (records.clone(), store, porter), ready));
+    let given = Given { handed, store, porter, watchdog };
+    let outcome = runtime.block_on(run(options, config, (backend.clone(), why), (records.clone(), given), ready));
     // A write that the kernel holds up does not hold up the end of the daemon.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let _ = std::fs::remove_file(&options.socket);
     records.close();
     backend.close();
     outcome
+}
+
+/// What a service manager gives to the daemon.
+struct Given {
+    handed: Option<door::Handed>,
+    store: Store,
+    porter: Option<Porter>,
+    watchdog: Option<Watchdog>,
 }
 
 async fn run(
     options: &Options,
     (config, path): (Config, Option<PathBuf>),
     (backend, why): (Arc<Backend>, String),
-    (records, store, porter): (Arc<Records>, Store, Option<Porter>),
+    (records, Given { handed, store, porter, watchdog }): (Arc<Records>, Given),
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
     let io = |doing| failed(doing, &options.socket);
@@ -229,6 +263,7 @@ async fn run(
         configured: Configured::default(),
         store,
         alarm: expiry::Alarm::new().map_err(io("make a timer for"))?,
+        alive: Alive::new(watchdog),
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
         polled: Duration::ZERO,
@@ -251,7 +286,7 @@ async fn run(
     }
     driver.recover();
     driver.heed(driver.configured.clone());
-    let listener = listen(&options.socket)?;
+    let (listener, door) = Door::open(handed, &options.socket)?;
     crash::step("the daemon listens");
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
     let relay = backend.take_stops().map(|stops| tokio::spawn(relay_stops(stops, outbox.clone())));
@@ -265,8 +300,9 @@ async fn run(
     tracing::info!(socket = %options.socket.display(), "ready");
     ready();
     let mut driver = driver.run(inbox).await;
-    // New callers find no socket from here on and start another daemon, once this one has let go of its lock.
-    let _ = std::fs::remove_file(&options.socket);
+    // New callers find no socket from here on and start another daemon, once this one has let go of its lock; or they wait at
+    // the manager's.
+    drop(door);
     connections.abort();
     exports.abort();
     stops.abort();
@@ -314,29 +350,6 @@ fn reload_on_hangup(driver: mpsc::Sender<Message>) -> io::Result<tokio::task::Jo
             let _ = driver.send(Message::Reload { force: false, reply: None }).await;
         }
     }))
-}
-
-/// Who may connect: the user, or for the system daemon whoever is in the group `pinfold`.
-fn listen(socket: &Path) -> Result<UnixListener, ServeError> {
-    // The lock is ours, so what stands here was left by a daemon that died.
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove the old", socket)(error)),
-        _ => {}
-    }
-    // From its first moment it is for nobody else.
-    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(socket);
-    nix::sys::stat::umask(mask);
-    let listener = listener.map_err(failed("listen on", socket))?;
-    let group = nix::unistd::Group::from_name("pinfold").ok().flatten().filter(|_| nix::unistd::geteuid().is_root());
-    let mode = if group.is_some() { 0o660 } else { 0o600 };
-    if let Some(group) = group {
-        std::os::unix::fs::chown(socket, None, Some(group.gid.as_raw()))
-            .map_err(failed("give to group pinfold", socket))?;
-    }
-    let permissions = std::fs::Permissions::from_mode(mode);
-    std::fs::set_permissions(socket, permissions).map_err(failed("set the mode of", socket))?;
-    Ok(listener)
 }
 
 /// Each server costs a handful of descriptors, and the soft limit is made for select(2).

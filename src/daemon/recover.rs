@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use super::chronicle::About;
 use super::driver::Driver;
-use super::held;
 use super::historian::Kept;
 use super::log::LINES;
 use super::removing;
@@ -97,7 +96,7 @@ impl Driver {
             }
         }
         self.backend.sweep_empty();
-        self.store.remove_rest(held::is_ours);
+        self.store.remove_rest();
         self.replace_all();
         self.expire();
         if adopted + swept > 0 {

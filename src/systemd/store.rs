@@ -34,17 +34,36 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Porter(Receiver<Order>);
 
-impl Store {
-    /// Takes what the manager passed, and nothing of that to any child. To be called while this process has one thread.
-    pub fn open() -> (Self, Option<Porter>) {
-        let returned = sys::take_passed_descriptors().into_iter().collect();
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            return (Self { returned, ..Self::default() }, None);
-        }
-        let (orders, porter) = sync_channel(ORDERS);
-        (Self { orders: Some(orders), returned, ..Self::default() }, Some(Porter(porter)))
-    }
+/// What a manager passed to this process.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// What came back from its store.
+    pub store: Store,
+    /// Has to run for as long as the store is there, where there is one.
+    pub porter: Option<Porter>,
+    /// What it passed under names that are none of ours, as a socket on which it listens for us.
+    pub others: Vec<(String, OwnedFd)>,
+}
 
+impl Passed {
+    /// Takes all of it, and nothing of that to any child. To be called while this process has one thread. `is_ours` tells
+    /// which names the store is given.
+    pub fn take(is_ours: impl Fn(&str) -> bool) -> Self {
+        let (returned, others): (Vec<_>, _) =
+            sys::take_passed_descriptors().into_iter().partition(|(name, _)| is_ours(name));
+        let returned = returned.into_iter().collect();
+        let (orders, porter) = match std::env::var_os("NOTIFY_SOCKET") {
+            Some(_) => {
+                let (orders, porter) = sync_channel(ORDERS);
+                (Some(orders), Some(Porter(porter)))
+            }
+            None => (None, None),
+        };
+        Self { store: Store { orders, returned, taken: HashSet::new() }, porter, others }
+    }
+}
+
+impl Store {
     /// Puts a dup of a descriptor there. Names are of printable ASCII without colons, and have at most 255 bytes.
     pub fn keep(&self, name: &str, fd: impl AsFd) {
         if self.orders.is_some()
@@ -75,10 +94,10 @@ impl Store {
         self.orders.is_some()
     }
 
-    /// Lets go of all that came back, and takes out what nobody took. What is none of ours is closed, and stays where it came from.
-    pub fn remove_rest(&mut self, is_ours: impl Fn(&str) -> bool) {
+    /// Lets go of all that came back, and takes out what nobody took.
+    pub fn remove_rest(&mut self) {
         for (name, _) in std::mem::take(&mut self.returned) {
-            if is_ours(&name) && !self.taken.contains(&name) {
+            if !self.taken.contains(&name) {
                 self.remove(&name);
             }
         }

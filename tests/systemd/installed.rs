@@ -5,9 +5,39 @@ use std::process::{Command, Output, Stdio};
 
 use crate::support::*;
 
-/// A manager in whose unit path `pinfold.service` is, as it stands in the sources; a drop-in names the binary under test.
+/// A manager in whose unit path all of pinfold's units are, as they stand in the sources; a drop-in names the binary under
+/// test. None of them is started, nor enabled.
 pub struct Installed {
     directory: PathBuf,
+    drop_ins: Vec<PathBuf>,
+}
+
+/// The units of this manager, by name.
+fn sources() -> &'static [(&'static str, &'static str)] {
+    if is_system() {
+        &[
+            ("pinfold.service", include_str!("../../systemd/system/pinfold.service")),
+            ("pinfold.socket", include_str!("../../systemd/system/pinfold.socket")),
+            ("pinfold.slice", include_str!("../../systemd/system/pinfold.slice")),
+            ("pinfoldd.slice", include_str!("../../systemd/system/pinfoldd.slice")),
+        ]
+    } else {
+        &[
+            ("pinfold.service", include_str!("../../systemd/user/pinfold.service")),
+            ("pinfold.socket", include_str!("../../systemd/user/pinfold.socket")),
+            ("pinfold.slice", include_str!("../../systemd/user/pinfold.slice")),
+        ]
+    }
+}
+
+/// Their names.
+pub fn unit_files() -> Vec<&'static str> {
+    sources().iter().map(|(name, _)| *name).collect()
+}
+
+/// One of them, as it stands in the sources.
+pub fn source(unit: &str) -> &'static str {
+    sources().iter().find(|(name, _)| *name == unit).unwrap().1
 }
 
 impl Installed {
@@ -19,11 +49,6 @@ impl Installed {
     /// With another command.
     #[track_caller]
     pub fn running(command: &str) -> Self {
-        let source = if is_system() {
-            include_str!("../../systemd/system/pinfold.service")
-        } else {
-            include_str!("../../systemd/user/pinfold.service")
-        };
         let directory = if is_system() {
             PathBuf::from("/run/systemd/system")
         } else {
@@ -34,16 +59,32 @@ impl Installed {
             !unit.exists() && !Path::new("/etc/systemd/system/pinfold.service").exists(),
             "pinfold is installed here"
         );
-        let installed = Self { directory };
-        let drop_ins = installed.directory.join("pinfold.service.d");
-        std::fs::create_dir_all(&drop_ins).unwrap();
-        std::fs::write(unit, source).unwrap();
-        let order = source.lines().find_map(|line| line.strip_prefix("ExecReload=pinfold ")).unwrap();
+        std::fs::create_dir_all(&directory).unwrap();
+        for (name, text) in sources() {
+            std::fs::write(directory.join(name), text).unwrap();
+        }
+        let mut installed = Self { directory, drop_ins: Vec::new() };
+        let order =
+            source("pinfold.service").lines().find_map(|line| line.strip_prefix("ExecReload=pinfold ")).unwrap();
         let order = format!("{} {order}", binary());
         let commands = format!("ExecStart=\nExecStart={command}\nExecReload=\nExecReload={order}\n");
-        std::fs::write(drop_ins.join("test.conf"), format!("[Service]\n{commands}")).unwrap();
-        reload();
+        installed.drop_in("pinfold.service", "commands", &format!("[Service]\n{commands}"));
         installed
+    }
+
+    /// Changes a unit.
+    #[track_caller]
+    pub fn drop_in(&mut self, unit: &str, name: &str, text: &str) {
+        let directory = self.directory.join(format!("{unit}.d"));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(format!("{name}.conf")), text).unwrap();
+        self.drop_ins.push(directory);
+        reload();
+    }
+
+    /// Where one of its units stands.
+    pub fn path(&self, unit: &str) -> PathBuf {
+        self.directory.join(unit)
     }
 
     pub fn main_pid(&self) -> i32 {
@@ -62,7 +103,8 @@ impl Installed {
     pub fn expect_active(&self, not: i32) -> i32 {
         eventually("the unit is active", || {
             let (state, pid) = (property("pinfold.service", "ActiveState"), self.main_pid());
-            if state == "active" && pid != not { Ok(pid) } else { Err(format!("{state}, {pid}")) }
+            // It may have ended between the two questions.
+            if state == "active" && pid != not && pid != 0 { Ok(pid) } else { Err(format!("{state}, {pid}")) }
         })
     }
 }
@@ -70,11 +112,22 @@ impl Installed {
 impl Drop for Installed {
     fn drop(&mut self) {
         let _ = usual(&["end", "--all", "--now"]).stdin(Stdio::null()).output();
-        systemctl(&["stop", "pinfold.service"]);
-        let _ = std::fs::remove_file(self.directory.join("pinfold.service"));
-        let _ = std::fs::remove_dir_all(self.directory.join("pinfold.service.d"));
+        // Each of them would start the other again: the socket for whoever still comes, and the service after a failure.
+        systemctl(&["stop", "pinfold.socket", "pinfold.service"]);
+        systemctl(&["stop", "pinfold.socket"]);
+        systemctl(&["stop", "pinfold.slice", "pinfoldd.slice"]);
+        for unit in unit_files() {
+            let _ = std::fs::remove_file(self.path(unit));
+        }
+        for directory in &self.drop_ins {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+        // What was set at run time is a file, too.
+        systemctl(&["revert", "pinfold.slice"]);
         let _ = std::fs::remove_file(config_path());
+        let _ = std::fs::remove_file(usual_socket());
         systemctl(&["reset-failed", "pinfold.service"]);
+        systemctl(&["reset-failed", "pinfold.socket"]);
         reload();
     }
 }
@@ -84,6 +137,15 @@ fn config_path() -> PathBuf {
         PathBuf::from("/etc/pinfold/pinfold.toml")
     } else {
         std::env::home_dir().unwrap().join(".config/pinfold/pinfold.toml")
+    }
+}
+
+/// Where everybody finds the daemon.
+pub fn usual_socket() -> PathBuf {
+    if is_system() {
+        PathBuf::from("/run/pinfold/pinfold.sock")
+    } else {
+        PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").unwrap()).join("pinfold/pinfold.sock")
     }
 }
 

@@ -9,6 +9,7 @@ use crate::kernel::slowness;
 pub use crate::kernel::{
     Launched, attach_device_program, binary, eventually, lives, processes, root_offered, signal, systemctl,
 };
+use crate::sandboxed::Sandboxed;
 
 /// Whether this machine is meant for the ring.
 pub fn offered() -> bool {
@@ -36,7 +37,9 @@ pub fn property(unit: &str, name: &str) -> String {
 pub fn units() -> Vec<String> {
     let output = systemctl(&["list-units", "--all", "--plain", "--no-legend", "pinfold-*"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
+    // One that is only named by another unit is none.
+    let told = text.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
+    told.filter(|told| told.get(1) != Some(&"not-found")).filter_map(|told| Some((*told.first()?).to_owned())).collect()
 }
 
 /// The directory of the manager's cgroup.
@@ -59,7 +62,34 @@ pub fn knob(cgroup: &Path, file: &str) -> String {
 pub struct Machine {
     directory: tempfile::TempDir,
     config: Option<PathBuf>,
-    daemon: Option<std::process::Child>,
+    daemon: Option<Daemon>,
+}
+
+/// Its process.
+enum Daemon {
+    Child(std::process::Child),
+    /// As it is installed.
+    Sandboxed(Sandboxed),
+}
+
+impl Daemon {
+    fn pid(&self) -> i32 {
+        match self {
+            Self::Child(child) => child.id() as i32,
+            Self::Sandboxed(service) => service.pid(),
+        }
+    }
+
+    /// Signals it, and waits until it is gone.
+    fn end(self, signal: nix::sys::signal::Signal) {
+        match self {
+            Self::Child(mut child) => {
+                crate::kernel::signal(child.id() as i32, signal);
+                child.wait().unwrap();
+            }
+            Self::Sandboxed(service) => service.end(signal),
+        }
+    }
 }
 
 impl Machine {
@@ -102,7 +132,10 @@ impl Machine {
             serve.arg("--config").arg(config);
         }
         serve.env("PINFOLD_LOG", "debug,zbus=info").env_remove("JOURNAL_STREAM").stdin(Stdio::null()).stderr(log);
-        self.daemon = Some(serve.spawn().unwrap());
+        self.daemon = Some(match Sandboxed::is_wanted() {
+            true => Daemon::Sandboxed(Sandboxed::start(&serve, self.directory.path())),
+            false => Daemon::Child(serve.spawn().unwrap()),
+        });
         eventually("the daemon listens", || {
             std::os::unix::net::UnixStream::connect(self.socket()).map_err(|error| format!("{error}; {}", self.log()))
         });
@@ -113,14 +146,12 @@ impl Machine {
     }
 
     pub fn daemon_pid(&self) -> i32 {
-        self.daemon.as_ref().expect("the daemon runs").id() as i32
+        self.daemon.as_ref().expect("the daemon runs").pid()
     }
 
     /// Kills the daemon with SIGKILL.
     pub fn kill_daemon(&mut self) {
-        let mut daemon = self.daemon.take().expect("the daemon runs");
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
+        self.daemon.take().expect("the daemon runs").end(nix::sys::signal::Signal::SIGKILL);
     }
 
     /// `pinfold ARGUMENTS…` for this daemon.
@@ -201,9 +232,8 @@ impl Drop for Machine {
         if self.daemon.is_some() {
             let _ = self.ask(&["end", "--all", "--now"]);
         }
-        if let Some(mut daemon) = self.daemon.take() {
-            signal(daemon.id() as i32, nix::sys::signal::Signal::SIGTERM);
-            let _ = daemon.wait();
+        if let Some(daemon) = self.daemon.take() {
+            daemon.end(nix::sys::signal::Signal::SIGTERM);
         }
         let left = units();
         for unit in &left {

@@ -79,7 +79,8 @@ marked() {
 }
 
 session_units() {
-    systemctl list-units --all --plain --no-legend 'pinfold-*.slice' 'pinfold-*.scope'
+    # One that is only named by another unit is none.
+    systemctl list-units --all --plain --no-legend 'pinfold-*.slice' 'pinfold-*.scope' | grep -v ' not-found '
 }
 
 # What the disk has of us. The second daemon's own directory is looked at apart.
@@ -112,7 +113,8 @@ setsid sleep 100000 &
 while :; do sleep 100000 & wait \$!; done
 SERVER
     install -m 755 /mnt/host/pinfold "$pinfold"
-    install -m 644 /mnt/host/pinfold.service /etc/systemd/system/
+    install -m 644 /mnt/host/units/pinfold*.{service,socket,slice} /etc/systemd/system/
+    systemd-sysusers /mnt/host/units/pinfold.conf
     printf '[session]\nttl = "1h"\n' >/etc/pinfold/pinfold.toml
     systemctl daemon-reload
     systemctl --quiet enable --now pinfold.service || systemctl --no-pager status pinfold.service

@@ -377,9 +377,12 @@ impl Units {
         }
         let properties = slice_limits(limits).with("Description", Value::Text("What AI agents start".into()));
         match self.manager.start(MACHINE_SLICE, properties, None, MAY_LACK) {
-            // It is there: somebody configured it, or an earlier daemon made it. What we were told to set counts, as far as
+            // It is there: somebody installed it, or an earlier daemon made it. What we were told to set counts, as far as
             // nothing ends for it.
             Err(error) if error.exists() => {
+                if !self.root().exists() {
+                    self.manager.start_installed(MACHINE_SLICE)?;
+                }
                 let group = Group::open(&paths(self.root())).map_err(KnobError::from)?;
                 self.limit_living(MACHINE_SLICE, &group, limits)?;
             }

@@ -82,6 +82,7 @@ fn machine(doctor: &args::Doctor) -> u8 {
         Ok((socket, description, other)) => {
             findings.push(daemon(&description, &socket));
             findings.extend(systemd.unit(&description));
+            findings.extend(systemd.missing(&description));
             findings.push(backend(&description, &systemd));
             findings.extend(description.notes.iter().map(|note| Finding::note("backend", note, "")));
             findings.extend(limits(&description));

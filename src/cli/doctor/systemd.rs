@@ -8,6 +8,12 @@ use crate::naming::MACHINE_SLICE;
 use crate::systemd::{Bus, BusMissing, Manager, SystemdError};
 use crate::wire::Description;
 
+/// What makes launches wait while the installed daemon is restarted.
+const SOCKET: &str = "pinfold.socket";
+
+/// Where the system's daemon stands, with memory kept for it.
+const SLICE: &str = "pinfoldd.slice";
+
 /// The manager of what this user starts, or of the daemon that was found.
 pub(super) struct Systemd {
     uid: u32,
@@ -69,9 +75,8 @@ impl Systemd {
     pub(super) fn unit(&self, daemon: &Description) -> Option<Finding> {
         const WHAT: &str = "unit";
         let manager = self.found.as_ref().ok()?;
-        let place = Membership::of(daemon.pid).ok().and_then(|place| place.v2).unwrap_or_default();
-        let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
-        let unit = place.rsplit('/').find(is_unit)?;
+        let place = place(daemon);
+        let unit = unit_of(&place)?;
         let bus = manager.bus();
         if unit.starts_with("pinfold-daemon") && unit.ends_with(".scope") {
             let detail =
@@ -100,9 +105,53 @@ impl Systemd {
         Some(Finding::ok(WHAT, format!("{unit}, {when}; {look}")))
     }
 
+    /// What belongs to the installed unit and is not there.
+    pub(super) fn missing(&self, daemon: &Description) -> Vec<Finding> {
+        let place = place(daemon);
+        let Some(manager) = self.found.as_ref().ok().filter(|_| unit_of(&place) == Some(INSTALLED)) else {
+            return Vec::new();
+        };
+        let user = if matches!(manager.bus(), Bus::User(_)) { "--user " } else { "" };
+        let mut found = Vec::new();
+        if manager.active_state(SOCKET).is_ok_and(|state| state != "active") {
+            let group = matches!(nix::unistd::Group::from_name("pinfold"), Ok(None)) && user.is_empty();
+            let first = if group { "make the group `pinfold` (groupadd --system pinfold), then " } else { "" };
+            let remedy = format!(
+                "{first}install {SOCKET} where it is not, and `systemctl {user}restart {INSTALLED}`, which starts it"
+            );
+            let detail =
+                format!("{SOCKET} is not active: who launches while the daemon is restarted does not wait for it");
+            found.push(Finding::note("socket", detail, &remedy));
+        }
+        let watchdog = manager.properties(INSTALLED).ok().and_then(|has| has.get("WatchdogUSec")?.number());
+        if watchdog.is_some_and(|every| every == 0 || every == u64::MAX) {
+            let detail = format!("{INSTALLED} has none: a daemon that is stuck is not started again");
+            found.push(Finding::note("watchdog", detail, "set WatchdogSec=60 in it"));
+        }
+        if user.is_empty() && !place.split('/').any(|part| part == SLICE) {
+            let detail = format!("{INSTALLED} does not stand in {SLICE}: no memory is kept for it");
+            found.push(Finding::note(
+                "slice",
+                detail,
+                &format!("install {SLICE}, and set Slice={SLICE} in {INSTALLED}"),
+            ));
+        }
+        found
+    }
+
     /// How all sessions are looked at with systemd's own tools.
     pub(super) fn slice(&self) -> String {
         let bus = self.found.as_ref().map_or(&Bus::System, Manager::bus);
         format!("each session is a slice below {MACHINE_SLICE}; `{}` shows them", status_of(bus, MACHINE_SLICE))
     }
+}
+
+/// The cgroup that a daemon stands in.
+fn place(daemon: &Description) -> String {
+    Membership::of(daemon.pid).ok().and_then(|place| place.v2).unwrap_or_default()
+}
+
+/// The innermost unit of a cgroup that may have processes.
+fn unit_of(place: &str) -> Option<&str> {
+    place.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"))
 }
