@@ -95,7 +95,19 @@ pub fn launch(options: &LaunchOptions) -> u8 {
     for warning in placed.iter().flat_map(|(launched, _)| &launched.warnings) {
         say(&format!("warning: {warning}"));
     }
+    if placed.is_some() && asks_for_a_container(options) {
+        say(
+            "warning: this asks an engine for a container, which stands outside the session: its limits do not hold for \
+             that, and its end need not end it; give it --rm, --memory and --pids-limit",
+        );
+    }
     exec(options, placed)
+}
+
+/// Whether something is made or entered that the engine's daemon or monitor holds, where no end of ours reaches it.
+fn asks_for_a_container(options: &LaunchOptions) -> bool {
+    let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    argv::container_use(&words).is_some()
 }
 
 /// The place, and the connection to the daemon that gave it: an exec closes that.

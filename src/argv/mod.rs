@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod container;
 mod digest;
 mod mask;
 mod name;
@@ -15,6 +16,7 @@ mod script;
 mod secret;
 mod unwrap;
 
+pub use container::{ContainerUse, container_use};
 pub use digest::{CommandDigest, DigestError};
 pub use mask::MaskedArgv;
 pub use name::server_name;

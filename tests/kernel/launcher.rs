@@ -678,3 +678,17 @@ fn an_argument_is_passed_on_as_it_is_whatever_bytes_it_holds() {
     assert!(output.stdout == expected, "{:?}", text(&output.stdout[..40]));
     machine.expect_nothing_left();
 }
+
+#[test]
+fn a_launch_that_asks_for_a_container_says_what_does_not_hold_for_that() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    for (command, said) in [("true docker run -i mcp/x", true), ("true docker ps", false)] {
+        let mut server = machine.launch(&[], &["sh", "-c", command]);
+        assert_eq!(server.exit_status(), 0, "{}", machine.log());
+        let stderr = server.stderr();
+        assert_eq!(stderr.contains("asks an engine for a container"), said, "{command}: {stderr}");
+    }
+}
