@@ -16,6 +16,7 @@ mod oom;
 mod places;
 mod pressure;
 mod root;
+mod stranger;
 mod tree;
 mod usage;
 
@@ -30,4 +31,5 @@ pub use oom::Tally;
 pub use places::leaf_of;
 pub use pressure::tells_pressure;
 pub use root::{TreeError, TreeOptions, ram};
+pub use stranger::give_back;
 pub use tree::{Admission, AdmitError, Caller, Tree, Unplaced};
