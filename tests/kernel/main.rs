@@ -18,6 +18,7 @@ mod events;
 mod high;
 mod history;
 mod hook;
+mod hostile;
 mod hosts;
 mod http;
 mod idle;
