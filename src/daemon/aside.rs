@@ -13,6 +13,13 @@ use std::time::Duration;
 /// Threads at a time. What comes beyond them waits, and holds up nobody.
 const HANDS_MAX: usize = 128;
 
+/// As much as this waits without a reason to slow down.
+const WAITING: usize = 32;
+
+/// How long a pause is, and how many of them there are at most.
+const BREATH: Duration = Duration::from_millis(1);
+const BREATHS: usize = 20;
+
 /// How long a thread stays that has nothing to do.
 const REST: Duration = Duration::from_secs(10);
 
@@ -48,6 +55,16 @@ pub(super) fn run(job: impl FnOnce() + Send + 'static) {
         Ok(_) => desk.hands += 1,
         // It waits for the next one that can be had.
         Err(error) => tracing::debug!(%error, "no thread can be had"),
+    }
+}
+
+/// Waits a moment where much waits to be closed, so that whoever makes more of it does not do so faster than that is done.
+pub(super) async fn breathe() {
+    for _ in 0..BREATHS {
+        if desk().waiting.len() < WAITING {
+            return;
+        }
+        tokio::time::sleep(BREATH).await;
     }
 }
 

@@ -32,6 +32,9 @@ pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) -> io::
         if let Some((stream, peer, pidfd, place)) = admit(stream, &service) {
             let service = service.clone();
             tokio::spawn(async move { converse(stream, (peer, pidfd), place, &service).await });
+        } else {
+            // Until they are closed, those that are turned away take descriptors.
+            aside::breathe().await;
         }
     }
 }

@@ -91,9 +91,10 @@ def burden(kind):
     elif kind == 5 and len(others) < 64:
         stuck, other = lingering()
         others.append(other)
-        # In a message that wants none of it; and in one that nobody reads to its end.
-        pass_on(one, call("Describe") if len(others) % 2 else b"{", [stuck.fileno()])
+        # In a message that wants none of it; and in one that never ends. The last close is to be the daemon's.
+        pass_on(one, b" ", [stuck.fileno()])
         stuck.close()
+        one.send(call("Describe") if len(others) % 2 else b"{")
     elif kind == 6:
         one.send(call("List"))
         one.shutdown(socket.SHUT_WR)
@@ -195,26 +196,29 @@ fn has_line(launched: &mut Launched) -> bool {
     nix::poll::poll(&mut [PollFd::new(stdout, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
 }
 
-/// Sends sockets whose close waits for an hour: wanted, not wanted, in a message that never ends, and in a launch.
+/// Sends sockets whose close waits for an hour, in a message that does not want them, in one that never ends and in a launch; and
+/// the same in other sockets, which are closed with these inside.
 const LINGER: &str = r#"
 kept = []
-for text in [call("Describe"), b"{", b"", call("Launch", parameters={"server": "x", "argv": ["x"], "stdin": 0, "stderr": 1})]:
-    for _ in range(8):
-        one = connected()
-        pairs = [lingering(), lingering()]
-        kept += [other for _, other in pairs]
-        if text:
-            pass_on(one, text, [stuck.fileno() for stuck, _ in pairs])
-        else:
-            # It waits in another socket, which is closed with it inside.
-            inner, outer = socket.socketpair()
-            pass_on(outer, b"x", [stuck.fileno() for stuck, _ in pairs])
-            pass_on(one, call("Describe"), [inner.fileno()])
-            inner.close()
-            outer.close()
-        for stuck, _ in pairs:
-            stuck.close()
-        one.close()
+for nested in [False, True]:
+    for text in [call("Describe"), b"{", call("Launch", parameters={"server": "x", "argv": ["x"], "stdin": 0, "stderr": 1})]:
+        for _ in range(4):
+            one = connected()
+            pairs = [lingering(), lingering()]
+            kept += [other for _, other in pairs]
+            fds = [stuck.fileno() for stuck, _ in pairs]
+            # While its message is not whole the daemon keeps it: so the last close is the daemon's.
+            if nested:
+                inner, outer = socket.socketpair()
+                pass_on(outer, b"x", fds)
+                pass_on(one, b" ", [inner.fileno()])
+                inner.close()
+            else:
+                pass_on(one, b" ", fds)
+            for stuck, _ in pairs:
+                stuck.close()
+            one.send(text)
+            one.close()
 print("sent", flush=True)
 sys.stdin.read()
 "#;
