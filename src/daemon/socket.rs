@@ -177,7 +177,10 @@ async fn connection(
         }
         let changes_something = matches!(call, Ok(Call::Launch(_) | Call::Adopt(_) | Call::End(_)));
         // Until it is read, so that nobody has more made than is read.
-        let _answers = if matches!(call, Ok(Call::List | Call::Status(_) | Call::Events(_) | Call::History(_))) {
+        let _answers = if matches!(
+            call,
+            Ok(Call::List | Call::Status(_) | Call::Locate(_) | Call::Events(_) | Call::History(_))
+        ) {
             let turn = tokio::time::timeout(ANSWER_MAX, place.answer()).await;
             Some(turn.map_err(|_| ConnectionError::Silent)?)
         } else {
