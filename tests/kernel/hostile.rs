@@ -198,12 +198,12 @@ fn has_line(launched: &mut Launched) -> bool {
     nix::poll::poll(&mut [PollFd::new(stdout, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
 }
 
-/// Sends sockets whose close waits for an hour, in a message that does not want them, in one that never ends and in a launch; and
+/// Sends sockets whose close waits for an hour, in a message that does not want them, in one that never ends and as a pidfd; and
 /// the same in other sockets, which are closed with these inside.
 const LINGER: &str = r#"
 kept = []
 for nested in [False, True]:
-    for text in [call("Describe"), b"{", call("Launch", parameters={"server": "x", "argv": ["x"], "stdin": 0, "stderr": 1})]:
+    for text in [call("Describe"), b"{", call("Adopt", parameters={"pid": 1, "pidfd": 0})]:
         for _ in range(4):
             one = connected()
             pairs = [lingering(), lingering()]
