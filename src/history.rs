@@ -78,6 +78,10 @@ enum Source {
     NoFile,
     #[error("it belongs to user {0}; move it away")]
     Foreign(u32),
+    #[error("others may write into its directory; take that from them (chmod go-w)")]
+    Open,
+    #[error("another file has come in its place")]
+    Replaced,
     #[error("that takes too long; ask for less, as with --since 1d")]
     Slow,
     #[error("it was written by a later version of pinfold ({0}); use that, or move the file away")]
@@ -111,7 +115,11 @@ impl History {
         if metadata.uid() != nix::unistd::geteuid().as_raw() {
             return Err(Source::Foreign(metadata.uid()));
         }
+        // SQLite opens the path a second time, and what is beside it: where nobody else can change the directory, all of that
+        // is the same file's.
+        expect_own_directory(path, &metadata)?;
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        expect_own_directory(path, &metadata)?;
         connection.busy_timeout(BUSY_MAX)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -340,6 +348,21 @@ fn microseconds(time: SystemTime) -> i64 {
 
 fn expect_file(metadata: &std::fs::Metadata) -> Result<(), Source> {
     if metadata.is_file() { Ok(()) } else { Err(Source::NoFile) }
+}
+
+/// Whether the path still means this file, and nobody else can make it, or the files of SQLite beside it, mean another.
+fn expect_own_directory(path: &Path, opened: &std::fs::Metadata) -> Result<(), Source> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (around, own) = (std::fs::metadata(directory)?, nix::unistd::geteuid().as_raw());
+    if around.uid() != own && around.uid() != 0 {
+        return Err(Source::Foreign(around.uid()));
+    }
+    let group = if own == 0 && around.gid() != 0 { 0o020 } else { 0 };
+    if around.mode() & (0o002 | group) != 0 {
+        return Err(Source::Open);
+    }
+    let there = std::fs::symlink_metadata(path)?;
+    if (there.dev(), there.ino()) == (opened.dev(), opened.ino()) { Ok(()) } else { Err(Source::Replaced) }
 }
 
 fn is_full(error: &rusqlite::Error) -> bool {

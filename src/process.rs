@@ -2,6 +2,7 @@
 //! acts on it holds a pidfd and compares the start time.
 
 pub mod holders;
+pub mod peers;
 pub mod sockets;
 pub mod survey;
 

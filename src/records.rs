@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::argv::{CommandDigest, MaskedArgv};
@@ -174,7 +174,15 @@ pub struct FileId {
 impl FileId {
     /// That of a descriptor.
     pub fn of(fd: impl AsFd) -> Option<Self> {
-        rustix::fs::fstat(fd).ok().map(|stat| Self { device: stat.st_dev, inode: stat.st_ino })
+        Self::look(fd).map(|(id, _)| id)
+    }
+
+    /// The same, and what kind of file it is. A filesystem that answers when it likes is not asked (statx(2)).
+    pub fn look(fd: impl AsFd) -> Option<(Self, FileType)> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let told = rustix::fs::statx(fd, c"", flags, StatxFlags::TYPE | StatxFlags::INO).ok()?;
+        let device = rustix::fs::makedev(told.stx_dev_major, told.stx_dev_minor);
+        Some((Self { device, inode: told.stx_ino }, FileType::from_raw_mode(told.stx_mode.into())))
     }
 }
 

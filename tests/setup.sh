@@ -65,6 +65,12 @@ rust() {
     cargo --version
 }
 
+# What libFuzzer is compiled with.
+cxx() {
+    have c++ || debian 'a C++ compiler' build-essential || return
+    c++ --version | head -n 1
+}
+
 rust_lints() {
     rust || return
     cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return

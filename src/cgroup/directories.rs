@@ -234,7 +234,7 @@ impl Directories {
     }
 
     /// Moves a process, held by its pidfd, into a leaf and its companions, and proves it from the kernel's own words.
-    pub fn move_in(&self, leaf: &Leaf, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), AdmitError> {
+    pub(super) fn put(&self, leaf: &Leaf, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), AdmitError> {
         let group = leaf.group();
         let alive = || if has_exited(pidfd) { Err(AdmitError::LauncherGone) } else { Ok(()) };
         alive()?;

@@ -18,6 +18,7 @@ mod oom;
 mod places;
 mod pressure;
 mod root;
+mod stranger;
 mod tree;
 mod usage;
 
@@ -33,4 +34,5 @@ pub use oom::Tally;
 pub use places::leaf_of;
 pub use pressure::tells_pressure;
 pub use root::{TreeError, TreeOptions, ram};
+pub use stranger::give_back;
 pub use tree::{Admission, AdmitError, Caller, Tree, Unplaced};

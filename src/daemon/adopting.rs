@@ -11,6 +11,7 @@ use std::time::Instant;
 use rustix::process::PidfdGetfdFlags;
 use tokio::sync::oneshot;
 
+use super::aside::Foreign;
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::Peer;
@@ -306,13 +307,13 @@ impl Driver {
 }
 
 /// The stdin of a running process, where its hang-up is still to come and can be watched for, and its stderr. What is of no
-/// use is closed here, where a file of a filesystem that answers when it likes holds up nobody else.
-fn standards(pidfd: &OwnedFd) -> (Option<OwnedFd>, Option<OwnedFd>) {
+/// use is closed aside.
+fn standards(pidfd: &OwnedFd) -> (Option<Foreign>, Option<Foreign>) {
     let stdin = standard(pidfd, 0).filter(|fd| stdin::can_be_watched(fd) && !stdin::has_hung_up(fd.as_fd()));
     (stdin, standard(pidfd, 2))
 }
 
 /// A standard descriptor of a running process, where we may take it.
-fn standard(pidfd: &OwnedFd, number: i32) -> Option<OwnedFd> {
-    rustix::process::pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty()).ok()
+fn standard(pidfd: &OwnedFd, number: i32) -> Option<Foreign> {
+    rustix::process::pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty()).ok().map(Foreign::from)
 }

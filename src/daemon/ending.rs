@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::aside;
 use super::chronicle::About;
 use super::driver::Driver;
 use super::held;
@@ -59,7 +60,7 @@ impl Driver {
             tracing::info!(target: LINES, session = %id, server = %server.name, cause = cause.word(), "{line}");
             if let Some(stderr) = server.stderr.filter(|_| cause != Cause::LaunchFailed) {
                 // It may be a file of a filesystem that answers when it likes.
-                tokio::task::spawn_blocking(move || {
+                aside::run(move || {
                     tell::write(&stderr, &line);
                     crash::step("the reason was told");
                 });

@@ -34,7 +34,7 @@ pub(super) async fn follow(
     service: &Service,
     peer: Peer,
     watch: &Watch,
-    mut stream: UnixStream,
+    stream: &mut UnixStream,
 ) -> Result<(), ConnectionError> {
     let mut following = ask(service, Message::Follow).await?;
     let mut reply = EventsReply { events: copies(peer, watch, &following.recent), missed: 0 };

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use rustix::process::PidfdGetfdFlags;
 
+use super::aside::Foreign;
 use super::driver::Driver;
 use super::stdin;
 use super::table::Server;
@@ -46,7 +47,7 @@ impl Driver {
 
     /// Takes a stderr out of the store. The manager keeps one of several descriptors of one open file, as the servers of a
     /// host often share: it is given that of another server.
-    pub(super) fn remove_stderr(&self, leaf: &LeafName, held: Option<&OwnedFd>) {
+    pub(super) fn remove_stderr(&self, leaf: &LeafName, held: Option<&Foreign>) {
         self.store.remove(&stderr(leaf));
         let Some(file) = held.filter(|_| self.store.is_there()).and_then(FileId::of) else { return };
         let held = |server: &Server| server.stderr.as_ref().and_then(FileId::of);
@@ -62,11 +63,11 @@ impl Driver {
         leaf: &LeafName,
         record: &Record,
         leader: Option<&OwnedFd>,
-    ) -> (Option<OwnedFd>, Option<OwnedFd>) {
+    ) -> (Option<Foreign>, Option<Foreign>) {
         let mut again = |name: String, number, file: Option<FileId>| {
             let is_same = |fd: &OwnedFd| file.is_some() && FileId::of(fd) == file;
             match (self.store.take(&name, is_same), file, leader) {
-                (Some(stored), ..) => Some(stored),
+                (Some(stored), ..) => Some(Foreign::from(stored)),
                 (None, Some(file), Some(leader)) => take(leader, number, file).inspect(|fd| self.store.keep(&name, fd)),
                 (None, ..) => None,
             }
@@ -78,8 +79,9 @@ impl Driver {
 
 /// A standard descriptor of a process (pidfd_getfd(2)), where we may take it and it is still what its host gave it: a server
 /// may have opened another file there.
-fn take(leader: &OwnedFd, number: RawFd, file: FileId) -> Option<OwnedFd> {
-    let taken = rustix::process::pidfd_getfd(leader.as_fd(), number, PidfdGetfdFlags::empty()).ok()?;
+fn take(leader: &OwnedFd, number: RawFd, file: FileId) -> Option<Foreign> {
+    let taken = rustix::process::pidfd_getfd(leader.as_fd(), number, PidfdGetfdFlags::empty()).ok();
+    let taken = Foreign::from(taken?);
     (FileId::of(&taken) == Some(file)).then_some(taken)
 }
 

@@ -3,10 +3,8 @@
 //! It never holds up the driver: connections, scrapes and all waits have bounds, and a client that is slow or silent gives
 //! way to those that come.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Incoming;
@@ -17,17 +15,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
 
+use super::crowd::{Crowd, Noted, Progress};
 use super::listener::{Listener, Stream, Usual};
 use super::message::Message;
 use super::scrape::{Facts, Memory};
 use crate::config::Metrics;
 use crate::metrics::{self, Format, Own, Page, Picture};
 use crate::wire::Description;
-
-/// Connections at a time.
-const CONNECTIONS_MAX: usize = 16;
 
 /// How long the head of a request may take, also of the next one on the same connection.
 const HEAD_MAX: Duration = Duration::from_secs(20);
@@ -131,7 +126,10 @@ impl Exporter {
     async fn accept(self: &Arc<Self>, listener: &Listener, crowd: &mut Crowd) {
         loop {
             match listener.accept().await {
-                Ok(stream) => crowd.add(self.clone(), stream, listener.is_for_browsers()),
+                Ok((stream, whose)) => {
+                    let (exporter, for_browsers) = (self.clone(), listener.is_for_browsers());
+                    crowd.add(whose, |progress| connection(exporter, stream, for_browsers, progress));
+                }
                 // Out of descriptors, or the client is gone already: neither is the end of the service.
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection");
@@ -253,47 +251,20 @@ fn sealed(answer: Response<String>) -> Response<String> {
     with(answer, HeaderName::from_static("cross-origin-resource-policy"), "same-origin")
 }
 
-/// The connections that are open.
-#[derive(Debug, Default)]
-struct Crowd {
-    tasks: JoinSet<()>,
-    /// The oldest first, and whether an answer is being made for it.
-    open: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
-}
-
-impl Crowd {
-    /// Takes in one more. Where too many are open, the oldest for which no answer is being made gives way.
-    fn add(&mut self, exporter: Arc<Exporter>, stream: Box<dyn Stream>, for_browsers: bool) {
-        while self.tasks.try_join_next().is_some() {}
-        self.open.retain(|(task, _)| !task.is_finished());
-        if self.open.len() >= CONNECTIONS_MAX {
-            let waits = self.open.iter().position(|(_, busy)| !busy.load(Ordering::Relaxed));
-            let Some((task, _)) = waits.and_then(|at| self.open.remove(at)) else {
-                tracing::debug!("too many ask for metrics at a time");
-                return;
-            };
-            task.abort();
-        }
-        let busy = Arc::new(AtomicBool::new(false));
-        let task = self.tasks.spawn(connection(exporter, stream, for_browsers, busy.clone()));
-        self.open.push_back((task, busy));
-    }
-}
-
-async fn connection(exporter: Arc<Exporter>, stream: Box<dyn Stream>, for_browsers: bool, busy: Arc<AtomicBool>) {
+async fn connection(exporter: Arc<Exporter>, stream: Box<dyn Stream>, for_browsers: bool, progress: Arc<Progress>) {
     let service = service_fn(|request| {
-        let (exporter, busy) = (exporter.clone(), busy.clone());
+        let (exporter, progress) = (exporter.clone(), progress.clone());
         async move {
-            busy.store(true, Ordering::Relaxed);
+            progress.begin();
             let answer = exporter.answer(request, for_browsers).await;
-            busy.store(false, Ordering::Relaxed);
+            progress.send();
             Ok::<_, Infallible>(sealed(answer))
         }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
     builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
-    let served = builder.serve_connection(TokioIo::new(stream), service);
+    let served = builder.serve_connection(TokioIo::new(Noted(stream, progress.clone())), service);
     if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_MAX, served).await {
         tracing::debug!(%error, "a connection for metrics closed");
     }
@@ -303,6 +274,7 @@ async fn connection(exporter: Arc<Exporter>, stream: Box<dyn Stream>, for_browse
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use super::super::crowd::OF_ONE_MAX;
     use super::*;
 
     fn exporter(driver: mpsc::Sender<Message>) -> (Arc<Exporter>, watch::Sender<Metrics>) {
@@ -326,17 +298,18 @@ mod tests {
 
     #[tokio::test]
     async fn where_too_many_are_open_the_oldest_that_waits_gives_way_and_one_that_is_answered_does_not() {
-        let (outbox, _nobody_reads_it) = mpsc::channel(CONNECTIONS_MAX * 2);
+        let (outbox, _nobody_reads_it) = mpsc::channel(OF_ONE_MAX * 2);
         let (exporter, _said) = exporter(outbox);
         let mut crowd = Crowd::default();
         let mut clients = Vec::new();
-        for number in 0..=CONNECTIONS_MAX {
+        for number in 0..=OF_ONE_MAX {
             let (mut client, stream) = tokio::net::UnixStream::pair().unwrap();
-            crowd.add(exporter.clone(), Box::new(stream), false);
+            let exporter = exporter.clone();
+            crowd.add(None, |progress| connection(exporter, Box::new(stream), false, progress));
             if number == 0 {
                 client.write_all(b"GET /healthz HTTP/1.1\r\nHost: any\r\n\r\n").await.unwrap();
-                let busy = crowd.open[0].1.clone();
-                while !busy.load(Ordering::Relaxed) {
+                let progress = crowd.progress(0).clone();
+                while Crowd::is_idle(&progress) {
                     tokio::task::yield_now().await;
                 }
             }

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::admission::Denial;
 use super::adopting::Moving;
+use super::aside::Foreign;
 use super::chronicle::About;
 use super::driver::Driver;
 use super::log::LINES;
@@ -36,8 +37,8 @@ pub(super) struct LaunchRequest {
     pub(super) wish: Launch,
     pub(super) launcher: ProcessId,
     pub(super) pidfd: OwnedFd,
-    pub(super) stdin: Option<OwnedFd>,
-    pub(super) stderr: Option<OwnedFd>,
+    pub(super) stdin: Option<Foreign>,
+    pub(super) stderr: Option<Foreign>,
     /// The processes above the launcher, nearest first.
     pub(super) ancestors: Vec<Ancestor>,
     pub(super) environment: Vec<(String, String)>,

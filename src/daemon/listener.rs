@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::Options;
 use crate::client::{SYSTEM_SOCKET, beside};
 use crate::config::Listen;
+use crate::process::peers;
 
 /// Where the system's daemon is asked.
 const USUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9317);
@@ -82,10 +83,19 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    /// The next connection, and whose it is where that can be told.
+    pub(super) async fn accept(&self) -> io::Result<(Box<dyn Stream>, Option<u32>)> {
         Ok(match self {
-            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
-            Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
+            Self::Tcp(listener) => {
+                let (stream, there) = listener.accept().await?;
+                let whose = stream.local_addr().and_then(|here| peers::owner(there, here)).ok();
+                (Box::new(stream), whose)
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                let whose = stream.peer_cred().ok().map(|peer| peer.uid());
+                (Box::new(stream), whose)
+            }
         })
     }
 

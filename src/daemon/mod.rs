@@ -2,11 +2,14 @@
 //!
 //! It may die at any moment: servers live on, untouched, and the next one adopts them.
 
+mod accept;
 mod admission;
 mod adopting;
 mod alive;
+mod aside;
 mod caller;
 mod chronicle;
+mod crowd;
 mod door;
 mod driver;
 mod ending;
@@ -14,6 +17,8 @@ mod escapes;
 mod expiry;
 mod follow;
 mod generation;
+mod ground;
+mod hearing;
 mod held;
 mod historian;
 mod hostfiles;
@@ -115,6 +120,14 @@ pub enum ServeError {
     /// The runtime directory cannot be used.
     #[error(transparent)]
     Records(#[from] RecordError),
+    /// Another user could have the daemon write elsewhere.
+    #[error("{} is no place for the files of a daemon, which stand beside its socket: {why}; give this one another --socket", path.display())]
+    Ground {
+        /// What of it, or of the way to it.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// Another daemon has this socket.
     #[error("another pinfold serves {}{}: {}; or give this one another --socket", socket.display(), other.who(), other.remedy())]
     Taken {
@@ -198,6 +211,8 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
     raise_descriptor_limit();
     crash::step("the daemon starts");
     crate::sys::share_one_heap();
+    let around = options.socket.parent().filter(|around| !around.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ground::firm(around).map_err(|(path, why)| ServeError::Ground { path, why: why.to_string() })?;
     let handed = door::handed(others, &options.socket)?;
     let _socket = lock::socket(&options.socket, handed.is_some())?;
     let tree = TreeOptions { root: options.root.clone(), leave_host: options.on_demand };
@@ -296,7 +311,7 @@ async fn run(
     let exporter = http::Exporter::new(outbox.clone(), description.clone(), counts, said);
     let exports = tokio::spawn(exporter.serve(listener::Usual::of(options)));
     let service = socket::Service::new(outbox, backend, description, history);
-    let connections = tokio::spawn(socket::serve(listener, Arc::new(service)));
+    let connections = tokio::spawn(accept::serve(listener, Arc::new(service)));
     tracing::info!(socket = %options.socket.display(), "ready");
     ready();
     let mut driver = driver.run(inbox).await;

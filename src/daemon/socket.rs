@@ -4,22 +4,23 @@
 //! message has a bound, every read, answer and write a deadline, and the descriptors that come along are close-on-exec.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::accept;
 use super::adopting;
+use super::aside::Foreign;
 use super::caller::{self, Stand};
 use super::escapes;
 use super::follow;
+use super::hearing::receive;
 use super::launching::LaunchRequest;
 use super::message::{Message, Peer};
 use super::places::{Place, Places};
@@ -57,9 +58,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(700);
 #[derive(Debug)]
 pub(super) struct Service {
     driver: mpsc::Sender<Message>,
-    backend: Arc<Backend>,
+    pub(super) backend: Arc<Backend>,
     description: Description,
-    places: Arc<Places>,
+    pub(super) places: Arc<Places>,
     views: Semaphore,
     histories: Semaphore,
     looks: escapes::Turn,
@@ -77,7 +78,7 @@ impl Service {
             driver,
             backend,
             description,
-            places: Arc::default(),
+            places: Arc::new(Places::among(accept::descriptors_max())),
             views: Semaphore::new(VIEWS_MAX),
             histories: Semaphore::new(HISTORIES_MAX),
             looks: escapes::Turn::default(),
@@ -103,55 +104,53 @@ pub(super) enum ConnectionError {
     Stopping,
     #[error("uid {0} has too many connections open")]
     Crowd(u32),
+    #[error("uid {0} has sent too many descriptors that are not closed yet")]
+    Lent(u32),
 }
 
-/// Accepts connections until the listener fails.
-pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) -> io::Result<()> {
-    loop {
-        let (stream, _) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            // Out of descriptors, or the client is gone already: neither is the end of the service.
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let service = service.clone();
-        tokio::spawn(async move { admit(stream, &service).await });
-    }
+/// How a connection came to its end.
+enum Over {
+    /// The client closed it, and all that it had sent has been read.
+    Drained,
+    /// Something may be left in it.
+    Early,
 }
 
-/// Finds out who calls, and serves the connection when its user's turn comes. What is wrong with it is told in one line.
-async fn admit(stream: UnixStream, service: &Service) {
-    let (peer, pidfd) = match caller::identify(&stream, &service.backend) {
-        Ok(caller) => caller,
-        Err(error) => return tracing::debug!(%error, "connection closed"),
-    };
+/// Serves the connection when its user's turn comes.
+pub(super) async fn converse(
+    mut stream: UnixStream,
+    (peer, pidfd): (Peer, Option<OwnedFd>),
+    place: Place,
+    service: &Service,
+) {
     let served = async {
-        let place: Place =
-            service.places.open((peer.uid, peer.realm.is_container())).ok_or(ConnectionError::Crowd(peer.uid))?;
         let _turn = place.turn().await;
-        connection(stream, peer, pidfd.as_ref(), service).await
+        connection(&mut stream, (peer, pidfd.as_ref()), &place, service).await
     };
-    if let Err(error) = served.await {
-        tracing::debug!(uid = peer.uid, pid = peer.pid, %error, "connection closed");
+    match served.await {
+        Ok(Over::Drained) => return,
+        Ok(Over::Early) => {}
+        Err(error) => tracing::debug!(uid = peer.uid, pid = peer.pid, %error, "connection closed"),
     }
+    accept::let_go(stream, Some(place));
 }
 
 async fn connection(
-    mut stream: UnixStream,
-    peer: Peer,
-    pidfd: Option<&OwnedFd>,
+    stream: &mut UnixStream,
+    (peer, pidfd): (Peer, Option<&OwnedFd>),
+    place: &Place,
     service: &Service,
-) -> Result<(), ConnectionError> {
+) -> Result<Over, ConnectionError> {
     let mut deadline = Instant::now() + FIRST_MAX;
     let mut inbox = Inbox::default();
     let mut descriptors = Vec::new();
     let mut surplus_told = false;
     loop {
         while inbox.whole().is_none() {
-            let read = tokio::time::timeout_at(deadline, receive(&stream, &mut inbox, &mut descriptors));
+            if place.has_lent_too_many() {
+                return Err(ConnectionError::Lent(peer.uid));
+            }
+            let read = tokio::time::timeout_at(deadline, receive(stream, &mut inbox, &mut descriptors, place));
             let heard = read.await.map_err(|_| ConnectionError::Silent)??;
             if heard.surplus && !std::mem::replace(&mut surplus_told, true) {
                 tracing::debug!(
@@ -161,7 +160,7 @@ async fn connection(
                 );
             }
             match heard.bytes {
-                0 if inbox.pending() == 0 => return Ok(()),
+                0 if inbox.pending() == 0 => return Ok(Over::Drained),
                 0 => return Err(ConnectionError::Half),
                 _ => {}
             }
@@ -175,9 +174,21 @@ async fn connection(
         if let Ok(Call::Events(watch)) = &call
             && watch.follow
         {
-            return follow::follow(service, peer, watch, stream).await;
+            follow::follow(service, peer, watch, stream).await?;
+            return Ok(Over::Early);
         }
         let changes_something = matches!(call, Ok(Call::Launch(_) | Call::Adopt(_) | Call::End(_)));
+        // Until it is read, so that nobody has more made than is read.
+        let _answers = if matches!(
+            call,
+            Ok(Call::List | Call::Status(_) | Call::Locate(_) | Call::Events(_) | Call::History(_))
+        ) {
+            let turn = tokio::time::timeout(ANSWER_MAX, place.answer()).await;
+            Some(turn.map_err(|_| ConnectionError::Silent)?)
+        } else {
+            None
+        };
+        let _histories = if matches!(call, Ok(Call::History(_))) { Some(place.history().await) } else { None };
         let reply = match call {
             Ok(call) => answer(service, peer, pidfd, call, sent).await?,
             Err(fault) => fault.encode(),
@@ -191,45 +202,12 @@ async fn connection(
     }
 }
 
-/// What one read gave.
-struct Heard {
-    bytes: usize,
-    /// More descriptors than are taken: the kernel closed some of them, or they were closed here.
-    surplus: bool,
-}
-
-/// Reads once, with the descriptors that come along.
-async fn receive(stream: &UnixStream, inbox: &mut Inbox, descriptors: &mut Vec<OwnedFd>) -> io::Result<Heard> {
-    stream
-        .async_io(Interest::READABLE, || {
-            let mut bytes = [0u8; 8192];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::DESCRIPTORS_MAX))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let received = rustix::net::recvmsg(
-                stream,
-                &mut [io::IoSliceMut::new(&mut bytes)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-            )?;
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(sent) = message {
-                    descriptors.extend(sent);
-                }
-            }
-            let surplus = received.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > wire::DESCRIPTORS_MAX;
-            descriptors.truncate(wire::DESCRIPTORS_MAX);
-            inbox.push(&bytes[..received.bytes]);
-            Ok(Heard { bytes: received.bytes, surplus })
-        })
-        .await
-}
-
 async fn answer(
     service: &Service,
     peer: Peer,
     pidfd: Option<&OwnedFd>,
     call: Call,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Vec<Foreign>,
 ) -> Result<Vec<u8>, ConnectionError> {
     Ok(match call {
         Call::Launch(wish) => reply(launch(service, peer, pidfd, *wish, descriptors).await?),
@@ -288,9 +266,9 @@ async fn launch(
     peer: Peer,
     pidfd: Option<&OwnedFd>,
     wish: Launch,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Vec<Foreign>,
 ) -> Result<Result<Launched, Fault>, ConnectionError> {
-    let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
+    let mut descriptors: Vec<Option<Foreign>> = descriptors.into_iter().map(Some).collect();
     let mut take = |index: Option<usize>| index.and_then(|index| descriptors.get_mut(index)?.take());
     let (stdin, stderr, own) = (take(wish.stdin), take(wish.stderr), take(wish.pidfd));
     let refused = |reason: &str| {
@@ -302,8 +280,9 @@ async fn launch(
     };
     let backend = &service.backend;
     // Of the two, the kernel's own answer counts; the launcher's pidfd must be of the process that the kernel names.
-    let held = pidfd.and_then(|pidfd| pidfd.try_clone().ok()).or(own);
-    let Some(held) = held.filter(|held| process::pid_of(held.as_fd()).is_ok_and(|pid| pid == peer.pid)) else {
+    let is_peer = |fd: &OwnedFd| process::pid_of(fd.as_fd()).is_ok_and(|pid| pid == peer.pid);
+    let held = pidfd.and_then(|pidfd| pidfd.try_clone().ok()).filter(is_peer);
+    let Some(held) = held.or_else(|| own.filter(|own| is_peer(own)).map(Foreign::known)) else {
         return refused("the launcher cannot be held by a pidfd");
     };
     let Ok(launcher) = process::identify(peer.pid) else { return refused("the launcher is gone") };
@@ -336,7 +315,7 @@ async fn adopt(
     peer: Peer,
     pidfd: Option<&OwnedFd>,
     wish: Adopt,
-    mut descriptors: Vec<OwnedFd>,
+    mut descriptors: Vec<Foreign>,
 ) -> Result<Result<Adopted, Fault>, ConnectionError> {
     if let Err(fault) = caller::on_the_host(peer, "processes are adopted") {
         return Ok(Err(fault));
@@ -346,6 +325,8 @@ async fn adopt(
         Err(fault) => return Ok(Err(fault)),
     };
     let sent = wish.pidfd.filter(|index| *index < descriptors.len()).map(|index| descriptors.swap_remove(index));
+    // What is no pidfd is none of that process either.
+    let sent = sent.filter(|fd| process::pid_of(fd.as_fd()).is_ok()).map(Foreign::known);
     let (pid, backend) = (wish.pid, service.backend.clone());
     let look = move || adopting::look(&backend, peer, inside, wish, sent);
     // It walks through all of /proc, as a view of what escaped does: one of few at a time.

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
 
+use crate::records::FileId;
+
 /// Whether a hang-up of this descriptor is told by poll(2): pipes tell `POLLHUP`, sockets `POLLRDHUP`.
 pub(super) fn can_be_watched(stdin: impl AsFd) -> bool {
-    let kind = rustix::fs::fstat(stdin).map(|stat| FileType::from_raw_mode(stat.st_mode));
-    matches!(kind, Ok(FileType::Fifo | FileType::Socket))
+    matches!(FileId::look(stdin), Some((_, FileType::Fifo | FileType::Socket)))
 }
 
 /// Whether nobody will ever write to it again.

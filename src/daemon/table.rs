@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::aside::Foreign;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
 use crate::confine::Confine;
@@ -67,9 +68,9 @@ pub(super) struct Server {
     pub(super) exit: Option<Exit>,
     pub(super) owner: ProcessId,
     /// The dup of its stdin, while its hang-up can still be of interest.
-    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdin: Option<Foreign>,
     /// The dup of its stderr, while there may be something to tell.
-    pub(super) stderr: Option<OwnedFd>,
+    pub(super) stderr: Option<Foreign>,
     /// `None` while it is being placed.
     pub(super) leaf: Option<Arc<Leaf>>,
     pub(super) started_at: Timestamp,

@@ -171,3 +171,25 @@ fn what_is_no_history_is_told_and_left_alone() {
     let told = crate::chain::chain(&History::open(&later, Bounds::default()).unwrap_err());
     assert!(told.contains("a later version of pinfold (7)"), "{told}");
 }
+
+#[test]
+fn where_others_may_write_beside_it_nothing_is_written_nor_where_something_stands_in_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.db");
+    let set = |mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(directory.path(), permissions).unwrap();
+    };
+    for mode in [0o777, 0o1777] {
+        set(mode);
+        let error = History::open(&path, Bounds::default()).unwrap_err();
+        assert!(crate::chain::chain(&error).contains("others may write into its directory"), "{error:?}");
+    }
+    set(0o700);
+    let elsewhere = directory.path().join("elsewhere");
+    std::fs::write(&elsewhere, "").unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+    History::open(&path, Bounds::default()).unwrap_err();
+    assert_eq!(std::fs::read(&elsewhere).unwrap(), b"");
+}

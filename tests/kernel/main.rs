@@ -20,6 +20,7 @@ mod events;
 mod high;
 mod history;
 mod hook;
+mod hostile;
 mod hosts;
 mod http;
 mod idle;

@@ -7,7 +7,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use super::Units;
 use crate::backend::AdmitError;
-use crate::cgroup::{AdmitError as CgroupAdmitError, Cgroup, Leaf, Membership, has_exited, is_exiting};
+use crate::cgroup::{AdmitError as CgroupAdmitError, Cgroup, Leaf, Membership, give_back, has_exited, is_exiting};
 
 /// How often a scope's own cgroup is looked through for what was started there.
 const STRAGGLES: usize = 20;
@@ -42,6 +42,15 @@ impl Units {
     /// Writes a process's number to the leaf, and proves that it is there. A user daemon may not write where the process comes
     /// from outside its manager's subtree; then the manager does it, which asks the system's.
     pub(in crate::backend) fn move_in(&self, leaf: &Leaf, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), AdmitError> {
+        let moved = self.put(leaf, pid, pidfd);
+        if moved.is_err() && has_exited(pidfd) {
+            // Whoever has its number by now was never meant.
+            give_back(self.layout(), leaf, pid);
+        }
+        moved
+    }
+
+    fn put(&self, leaf: &Leaf, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), AdmitError> {
         let gone = || AdmitError::from(CgroupAdmitError::LauncherGone);
         match leaf.group().v2().write("cgroup.procs", &pid.to_string()) {
             Err(error) if error.is_denied() => {
