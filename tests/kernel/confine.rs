@@ -9,7 +9,8 @@ use crate::hosts::{NOBODY, server_names, status_field};
 use crate::servers::{end, only_ended};
 use crate::support::{Launched, Machine, eventually, is_root, lives, offered, root_offered, subtree_offered};
 
-/// Each attempt is one line, `NAME out` or `NAME held`. What it needs of the machine and cannot have is `held` as well, so
+/// Each attempt is one line, `NAME out` or `NAME held`. A hierarchy that is mounted anew is no way out where its root is the leaf
+/// (only the root of all has no `cgroup.type`). What it needs of the machine and cannot have is `held` as well, so
 /// every one of them is also tried unconfined where that can succeed.
 const ATTEMPTS: &str = r#"
 held() { if [ "$2" = 0 ]; then echo "$1 out"; else echo "$1 held"; fi; }
@@ -25,7 +26,7 @@ held moves-to-the-root $got
 for mount in $mounts; do mount -o remount,rw,bind "$mount" 2>/dev/null; got=$?; [ $got = 0 ] && break; done
 held mounts-it-writable $got
 unshare --user --map-root-user --mount --cgroup sh -c '
-    directory=$(mktemp -d) && mount -t cgroup2 none "$directory" && mkdir "$directory/pinfold-test-escape" && rmdir "$directory/pinfold-test-escape"
+    directory=$(mktemp -d) && mount -t cgroup2 none "$directory" && [ ! -e "$directory/cgroup.type" ]
 ' 2>/dev/null; held mounts-another $?
 sh -c 'ls /proc/1/root/' >/dev/null 2>&1; held sees-through-the-first-process $?
 nsenter --target 1 --mount true 2>/dev/null; held enters-the-first-process $?
