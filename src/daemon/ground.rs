@@ -64,7 +64,9 @@ fn step(way: &Path, trusted: &BTreeSet<u32>) -> Result<Option<PathBuf>, (PathBuf
             let rest = way.strip_prefix(path).expect("it is one of its ancestors");
             let from = path.parent().unwrap_or(Path::new("/"));
             // `..` goes up from where the kernel is then: none of the names before it is a link.
-            return Ok(Some(flat(&from.join(target)).join(rest)));
+            let target = flat(&from.join(target));
+            // With nothing to join, a slash would be, and that follows the link.
+            return Ok(Some(if rest.as_os_str().is_empty() { target } else { target.join(rest) }));
         }
         // In a sticky directory nobody moves what is another's, which is enough on the way and too little at its end. A
         // group of one's own is common; root's has no business with one.

@@ -16,8 +16,9 @@ pub(super) const SERVED_MAX: usize = 256;
 /// Connections of one user that may be open, those that wait included; what comes beyond is closed.
 const OPEN_MAX: usize = 2048;
 
-/// Connections of all users: where the daemon may have fewer descriptors than that needs, a quarter of these.
-const ALL_MAX: usize = 3 * OPEN_MAX;
+/// Connections of all users: where the daemon may have fewer descriptors than that needs, a quarter of these. Of the last
+/// quarter of the connections each user gets no more than one.
+const ALL_MAX: usize = 4 * OPEN_MAX;
 
 /// Answers of one user that are made and read at a time: what nobody reads is kept until it is, and may be long.
 const ANSWERS_MAX: usize = 4;
@@ -73,13 +74,13 @@ impl Places {
         Self { all: (descriptors / 4).min(ALL_MAX), lent_max: descriptors / 2, users: Mutex::default() }
     }
 
-    /// Counts a connection; `None` where its user has too many open: half as many as are left for others, so that however
-    /// many users take all they get, the next one finds a place.
+    /// Counts a connection; `None` where its user has too many open: half as many as are left for others, and one while
+    /// there is any. So where some users take all they get, the next ones find a place.
     pub(super) fn open(self: &Arc<Self>, who: Who) -> Option<Place> {
         let mut users = self.lock();
-        let free = self.all.saturating_sub(users.open);
+        let shared = (self.all - self.all / 4).saturating_sub(users.open);
         let has = users.of.get(&who).map_or(0, |user| user.open);
-        if has >= OPEN_MAX || has >= free.div_ceil(2) {
+        if users.open >= self.all || has >= OPEN_MAX || has >= shared.div_ceil(2).max(1) {
             return None;
         }
         if has == 0 {
@@ -171,10 +172,10 @@ mod tests {
     }
 
     #[test]
-    fn however_many_users_take_all_they_get_the_next_one_finds_a_place_and_all_have_a_quarter_of_the_descriptors() {
+    fn where_many_users_take_all_they_get_the_next_one_finds_a_place_and_all_have_a_quarter_of_the_descriptors() {
         let places = Arc::new(Places::among(1024));
         let mut held = Vec::new();
-        for uid in 0..100 {
+        for uid in 0..60 {
             let before = held.len();
             held.extend(std::iter::from_fn(|| places.open((uid, false))));
             assert!(held.len() > before, "user {uid} after {before}");
