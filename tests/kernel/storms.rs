@@ -95,7 +95,7 @@ fn a_launcher_that_is_killed_while_it_waits_leaves_nothing() {
     ran(&launch(&machine, &["--server", "crash"]));
     let mut waits = machine.launch(&["--server", "crash"], &["true"]);
     eventually("it waits", || if count(&machine, "delayed") == 1 { Ok(()) } else { Err(machine.log()) });
-    waits_for_an_answer(waits.pid()).unwrap();
+    eventually("it sleeps", || waits_for_an_answer(waits.pid()));
     waits.child.kill().unwrap();
     assert_eq!(waits.exit_status(), 128 + 9);
     // Its stdin is let go at once: a host that writes to it finds that nobody reads.
