@@ -220,17 +220,61 @@ fn a_host_is_wrapped_in_all_files_that_it_reads_and_unwrap_all_knows_them() {
     let rewritten = std::fs::read_to_string(&changed.1).unwrap().replacen('{', "{ \"more\": 1,", 1);
     std::fs::write(&changed.1, &rewritten).unwrap();
     let told = home.says(0, &["unwrap", "--all", "--yes"]);
-    assert!(told.contains(&format!("{} is gone", gone.1.display())), "{told}");
+    let away = format!("{} is not there: should it come back", gone.1.display());
+    assert!(told.replace('\n', " ").contains(&away), "{told}");
     for (_, path, text) in &files {
         assert!(std::fs::read_to_string(path).unwrap() == *text, "{} did not come back", path.display());
     }
     assert_eq!(std::fs::read_to_string(&changed.1).unwrap(), changed.2.replacen('{', "{ \"more\": 1,", 1));
-    let mut kept: Vec<_> = home.kept().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let backups =
+        home.kept().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "before"));
+    let mut kept: Vec<_> = backups.map(|path| std::fs::read_to_string(path).unwrap()).collect();
     kept.sort();
-    let mut expected = vec![gone.2, changed.2];
+    let mut expected = vec![gone.2.clone(), changed.2];
     expected.sort();
     assert!(kept == expected, "{:?}", home.kept());
+    // It comes back, as with another branch: it is known still, and so is every other file of its host, wherever one stands.
+    std::fs::write(&gone.1, &gone.2).unwrap();
+    home.says(0, &["wrap", gone.0.name, "--yes"]);
+    let wrapped = std::fs::read_to_string(&gone.1).unwrap();
+    std::fs::remove_file(&gone.1).unwrap();
+    home.says(0, &["unwrap", "--all", "--yes"]);
+    std::fs::write(&gone.1, wrapped).unwrap();
+    home.says(0, &["unwrap", "--all", "--yes"]);
+    assert!(std::fs::read_to_string(&gone.1).unwrap() == gone.2);
     assert!(home.says(0, &["unwrap", "--all", "--yes"]).contains("no file is wrapped"));
+}
+
+#[test]
+fn what_unwrap_of_a_host_does_not_reach_is_told() {
+    let home = Home::new();
+    let text = "{ \"mcpServers\": { \"fs\": { \"command\": \"cat\" } } }";
+    let project = home.write("elsewhere/.mcp.json", text);
+    home.write("home/.claude.json", text);
+    home.says(0, &["wrap", project.to_str().unwrap(), "--yes"]);
+    home.says(0, &["wrap", "claude-code", "--yes"]);
+    let told = home.says(0, &["unwrap", "claude-code", "--yes"]).replace('\n', " ");
+    assert!(told.contains(&format!("wrapped still, elsewhere: {}", project.display())), "{told}");
+    assert!(told.contains("unwrap --all"), "{told}");
+    home.says(0, &["unwrap", "--all", "--yes"]);
+    assert_eq!(std::fs::read_to_string(&project).unwrap(), text);
+}
+
+#[test]
+fn a_preview_tells_how_an_entry_stands_now() {
+    let home = Home::new();
+    let text = "{ \"mcpServers\": { \"fs\": { \"command\": \"cat\" }, \"r\": { \"url\": \"http://x\" } } }";
+    let file = home.write("home/.cursor/mcp.json", text);
+    let states = |told: &str| {
+        let told: serde_json::Value = serde_json::from_str(told).unwrap();
+        told[0]["entries"][0]["state"].as_str().unwrap().to_owned()
+    };
+    let path = file.to_str().unwrap();
+    assert_eq!(states(&home.says(1, &["wrap", path, "--check", "--json"])), "bare");
+    assert_eq!(states(&home.says(0, &["wrap", path, "--dry-run", "--json"])), "bare");
+    assert_eq!(states(&home.says(0, &["wrap", path, "--yes", "--json"])), "wrapped");
+    let told = home.says(0, &["wrap", path, "--check", "--server", "r"]);
+    assert!(told.contains("nothing to wrap"), "{told}");
 }
 
 #[test]
@@ -394,7 +438,7 @@ fn a_program_in_front_that_is_gone_is_told_of() {
     let path = home.write("project/.mcp.json", &gone);
     let told = home.says(1, &["wrap", ".mcp.json", "--check"]);
     assert!(told.contains("not there any more: fs"), "{told}");
-    assert!(home.says(0, &["wrap", ".mcp.json", "--yes"]).contains("/nowhere/pinfold is not there any more"));
+    assert!(home.says(1, &["wrap", ".mcp.json", "--yes"]).contains("/nowhere/pinfold is not there any more"));
     home.says(0, &["unwrap", ".mcp.json", "--yes"]);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), MCP);
 }

@@ -52,6 +52,7 @@ mod watch;
 mod way;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,6 +117,17 @@ pub enum ServeError {
         root: PathBuf,
         /// Who has it.
         other: Other,
+    },
+    /// What lives was launched below another root.
+    #[error(
+        "what lives here was launched by a daemon below {}, which is gone: start that again, `pinfold serve --root {} --socket {}`",
+        root.display(), root.display(), socket.display()
+    )]
+    LeftElsewhere {
+        /// Below which.
+        root: PathBuf,
+        /// Where that daemon listened.
+        socket: PathBuf,
     },
     /// The runtime directory cannot be used.
     #[error(transparent)]
@@ -224,6 +236,10 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
     }
     let backend = Arc::new(backend);
     let records = Arc::new(Records::open(&beside(&options.socket, "d"))?);
+    if let Some(root) = left_below(&records, &backend).filter(|_| options.on_demand) {
+        backend.close();
+        return Err(ServeError::LeftElsewhere { root, socket: options.socket.clone() });
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -235,6 +251,15 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
     records.close();
     backend.close();
     outcome
+}
+
+/// The root, which is not ours, of a tree in which a daemon that is gone left servers: ours would take them for escaped.
+fn left_below(records: &Records, backend: &Backend) -> Option<PathBuf> {
+    let own = backend.root();
+    let left = records.load(&process::boot_id().ok()?).ok()?.records;
+    let machines = left.iter().filter(|record| record.container.is_none()).map(|record| &record.machine.v2);
+    let other = machines.into_iter().find(|machine| !machine.starts_with(&own) && machine.is_dir())?;
+    other.parent().filter(|_| other.file_name() == Some(OsStr::new("pinfold"))).map(Path::to_owned)
 }
 
 /// What a service manager gives to the daemon.

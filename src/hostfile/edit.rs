@@ -11,6 +11,7 @@ mod launch;
 mod plan;
 mod starts;
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::places::{Tree, places};
@@ -123,10 +124,12 @@ fn edit(syntax: Syntax, bytes: &[u8], way: Way<'_>, only: &[String]) -> Result<E
     let root = tree(syntax, text).ok_or(HostFileError::NoObject)?;
     let mut entries = Vec::new();
     let mut plans: Vec<(usize, Vec<Change>)> = Vec::new();
-    for (index, (project, name, node)) in walk(syntax, &root).into_iter().enumerate() {
+    let walked = walk(syntax, &root);
+    let called = called(&walked);
+    for (index, (project, name, node)) in walked.into_iter().enumerate() {
         let mut entry = look(project, name, node);
         if only.is_empty() || only.iter().any(|wanted| wanted == name) {
-            match plan(syntax, text, (name, node), way) {
+            match plan(syntax, text, (called[index].as_ref(), node), way) {
                 Ok(Some(changes)) => plans.push((index, changes)),
                 Ok(None) => {}
                 Err(why) => entry.state = State::Unusual(why),
@@ -134,6 +137,7 @@ fn edit(syntax: Syntax, bytes: &[u8], way: Way<'_>, only: &[String]) -> Result<E
         }
         entries.push(entry);
     }
+    entries.extend(overlooked(syntax, text, &root));
     let unproved = settle(syntax, text, way, &mut plans);
     for index in unproved {
         entries[index].state = State::Unusual("the way back from the edit would not lead to the same bytes");
@@ -148,6 +152,45 @@ fn edit(syntax: Syntax, bytes: &[u8], way: Way<'_>, only: &[String]) -> Result<E
         change.span = change.span.start + mark..change.span.end + mark;
     }
     Ok(Edit { before: before.to_owned(), after, changes, entries })
+}
+
+/// What each entry's server is to be called. A name that is none of pinfold's is changed to one, where no other entry would be
+/// called the same: by its name a server ends with its entry. One that would be taken for an option is none.
+fn called(entries: &[(Option<&str>, &str, &Node)]) -> Vec<Option<Name>> {
+    let usable = |name: &str| {
+        let called = Name::parse(name).ok().or_else(|| Name::from_lossy(name));
+        called.filter(|called| !called.as_str().starts_with('-'))
+    };
+    let mut of: HashMap<Name, HashSet<&str>> = HashMap::new();
+    for (_, name, _) in entries {
+        if let Some(called) = usable(name) {
+            of.entry(called).or_default().insert(name);
+        }
+    }
+    let is_alone = |called: &Name, name: &str| called.as_str() == name || of[called].len() == 1;
+    entries.iter().map(|(_, name, _)| usable(name).filter(|called| is_alone(called, name))).collect()
+}
+
+/// Tables of entries that no edit is safe for: in YAML an anchor, a tag or an alias makes them more than their own bytes.
+fn overlooked(syntax: Syntax, text: &str, root: &Node) -> Vec<Entry> {
+    const TABLES: &[&str] = &["extensions", "mcpServers", "mcp_servers", "servers", "context_servers"];
+    let fields = root.fields().filter(|_| syntax == Syntax::Yaml).unwrap_or_default();
+    let is_table = |node: &Node| {
+        let said = text.get(node.span.clone()).unwrap_or_default();
+        matches!(node.what, What::Other) && (said.starts_with(['*', '{']) || said.contains(':'))
+    };
+    let tables = fields.into_iter().filter(|(name, node)| TABLES.contains(name) && is_table(node));
+    let state = State::Unusual("an anchor, a tag or an alias stands for its entries");
+    tables
+        .map(|(name, _)| Entry {
+            name: name.to_owned(),
+            project: None,
+            state,
+            container: None,
+            front: None,
+            edited: false,
+        })
+        .collect()
 }
 
 /// All entries, in an order that no edit changes.
@@ -199,7 +242,7 @@ fn look(project: Option<&str>, name: &str, node: &Node) -> Entry {
 fn plan(
     syntax: Syntax,
     text: &str,
-    (name, node): (&str, &Node),
+    (name, node): (Option<&Name>, &Node),
     way: Way<'_>,
 ) -> Result<Option<Vec<Change>>, &'static str> {
     let Ok(launch) = Launch::of(node) else { return Ok(None) };

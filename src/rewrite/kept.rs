@@ -148,6 +148,11 @@ impl Kept {
         Ok(Backup { path: backup, is_new })
     }
 
+    /// Where a file is noted, if it is.
+    pub fn note(&self, target: &Path) -> Option<PathBuf> {
+        Some(self.names(target).0).filter(|note| note.exists())
+    }
+
     /// Forgets a file that is as it was: with these bytes, where it is there at all. What was kept of it goes where it is the
     /// same; else it stays, and where that is told.
     pub fn forget(&self, target: &Path, bytes: Option<&[u8]>) -> Result<Option<PathBuf>, KeptError> {

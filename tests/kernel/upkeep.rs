@@ -84,6 +84,31 @@ fn a_root_that_is_not_there_is_told_with_what_to_do() {
 }
 
 #[test]
+fn no_daemon_with_another_root_is_started_for_what_one_that_was_killed_left() {
+    if !offered() || !subtree_offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let mut server = machine.run(&["--session", "s"], "echo up; exec sleep 1000");
+    assert_eq!(server.line(), "up");
+    machine.kill_daemon();
+    let other = machine.root().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let mut ls = machine.pinfold(&["ls"]);
+    let (variable, _) = machine.place();
+    let output = ls.env(variable, &other).stdin(Stdio::null()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{output:?}");
+    assert!(told.contains(&format!("pinfold serve --root {} ", machine.root().display())), "{told}");
+    eventually("nothing of the other is left", || std::fs::remove_dir(&other).map_err(|error| error.to_string()));
+    machine.start();
+    assert_eq!(machine.session("s")["servers"][0]["escaped"], false);
+    assert!(machine.ask(&["end", "s"]).status.success());
+    assert_eq!(server.exit_status(), 128 + 15);
+    machine.expect_nothing_left();
+}
+
+#[test]
 fn a_wrong_configuration_is_no_reason_to_run_uncontained() {
     if !offered() {
         return;

@@ -16,6 +16,7 @@ mod behind;
 mod bound;
 mod doctor;
 mod ends;
+mod escapes;
 mod failures;
 mod installed;
 mod journal;

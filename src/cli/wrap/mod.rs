@@ -12,11 +12,12 @@ use serde::Serialize;
 
 use self::front::FrontError;
 use self::openclaw::Plugin;
-use self::which::{Chosen, Missing};
+use self::which::Chosen;
 use super::{DONE, NO, USAGE, args, failed, text};
 use crate::chain::chain;
 use crate::hostfile::Syntax;
 use crate::hostfile::edit::{self, Edit, Front, State};
+use crate::hostfile::hosts;
 use crate::rewrite::kept::Kept;
 use crate::rewrite::original::{FileError, Original};
 use crate::session::Name;
@@ -100,9 +101,7 @@ enum Outcome {
     Changed,
     /// It is left as it is.
     Failed,
-    /// It was wrapped once, and is not there any more.
-    Gone,
-    /// It is away with its directory, as on a disk that is not mounted, and may come back.
+    /// It was wrapped, and is not there, as on a disk that is not mounted or in another branch: it may come back.
     Away,
 }
 
@@ -168,7 +167,26 @@ pub(super) fn unwrap(unwrap: &args::Unwrap) -> u8 {
     if let Some(status) = unknown_server(&looked, &order) {
         return status;
     }
-    carry_out(looked, missing, &order)
+    let here: Vec<PathBuf> = looked.iter().map(|looked| looked.file.path.clone()).collect();
+    let host = unwrap.what.as_ref().and_then(|what| hosts::host(what.to_str()?)).map(|host| host.name);
+    let status = carry_out(looked, missing, &order);
+    if let Some(host) = host.filter(|_| !order.json) {
+        tell_elsewhere(host, &here);
+    }
+    status
+}
+
+/// A host's name means its files of this user and in this directory: others that were wrapped stay so.
+fn tell_elsewhere(host: &str, here: &[PathBuf]) {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let here: Vec<_> = here.iter().filter_map(|path| real(path)).collect();
+    let others = which::kept(&mut Vec::new()).unwrap_or_default().into_iter();
+    let is_other =
+        |file: &Chosen| file.host == Some(host) && real(&file.path).is_some_and(|path| !here.contains(&path));
+    let others: Vec<Chosen> = others.filter(is_other).collect();
+    if !others.is_empty() {
+        text::print(&show::elsewhere(&others));
+    }
 }
 
 fn json_does_not_ask() -> u8 {
@@ -222,7 +240,7 @@ fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
     let mut all = true;
     for Looked { file, found } in looked {
         let (entries, error) = match found {
-            Ok(found) => (show::entries(&found.edit, Way::In), None),
+            Ok(found) => (show::entries(&found.edit, None), None),
             Err(error) => (Vec::new(), Some(error.clone())),
         };
         let bare = match found {
@@ -235,7 +253,8 @@ fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
         if !order.json {
             error.iter().for_each(|error| eprintln!("pinfold: {}", text::shown(error)));
             if let Ok(found) = found {
-                text::print(&show::checked(file, &found.edit, &bare, lacks_plugin));
+                let meant: Vec<_> = found.edit.entries.iter().filter(|entry| is_meant(entry, order)).collect();
+                text::print(&show::checked(file, &meant, &bare, lacks_plugin));
             }
         }
         let outcome = match (&error, is_whole) {
@@ -254,12 +273,22 @@ fn check(looked: &[Looked], order: &Order<'_>) -> u8 {
 
 /// Whether an entry that is meant is not wrapped: not yet, or in no way, or by a program that is gone.
 fn lacks(entry: &edit::Entry, order: &Order<'_>) -> bool {
-    let is_meant = order.servers.is_empty() || order.servers.contains(&entry.name);
-    is_meant && (entry.edited || matches!(entry.state, State::Unusual(_)) || show::gone_front(entry).is_some())
+    is_meant(entry, order)
+        && (entry.edited || matches!(entry.state, State::Unusual(_)) || show::gone_front(entry).is_some())
+}
+
+fn is_meant(entry: &edit::Entry, order: &Order<'_>) -> bool {
+    order.servers.is_empty() || order.servers.contains(&entry.name)
 }
 
 /// Shows the edits, asks, does them, and tells what became of each.
-fn carry_out(looked: Vec<Looked>, missing: Vec<Missing>, order: &Order<'_>) -> u8 {
+fn carry_out(looked: Vec<Looked>, missing: Vec<PathBuf>, order: &Order<'_>) -> u8 {
+    let host = looked.iter().find_map(|looked| looked.file.host);
+    // What is in front of these is gone: they do not start, whatever else is done here.
+    let is_broken = order.way == Way::In
+        && looked.iter().filter_map(|looked| looked.found.as_ref().ok()).any(|found| {
+            found.edit.entries.iter().any(|entry| is_meant(entry, order) && show::gone_front(entry).is_some())
+        });
     for Looked { file, found } in looked.iter().filter(|_| !order.json) {
         match found {
             Ok(found) => _ = text::print(&show::file(file, found, order.way)),
@@ -281,19 +310,25 @@ fn carry_out(looked: Vec<Looked>, missing: Vec<Missing>, order: &Order<'_>) -> u
         Err(error) if order.way == Way::Out && !error.is_taken() => None,
         Err(error) => return failed(&error),
     };
-    let mut told: Vec<Told> = missing.into_iter().map(|missing| tell_missing(missing, order)).collect();
+    let mut told: Vec<Told> = missing.into_iter().map(|path| tell_missing(path, order)).collect();
     told.extend(looked.into_iter().map(|looked| apply(looked, order)));
     let any = |outcome: Outcome| told.iter().any(|told| told.outcome == outcome);
     if order.json {
         text::print_json(&told);
     } else if any(Outcome::Changed) {
-        text::print(&show::after(order.way, &order.said));
+        text::print(&show::after(order.way, &order.said, host));
+        if order.way == Way::In && std::env::var_os("PINFOLD_SOCKET").is_some() {
+            eprintln!(
+                "pinfold: PINFOLD_SOCKET is set here, and hosts do not hand it on: what they launch goes to another daemon, \
+                 unless the entry's own environment says the same"
+            );
+        }
     } else if changing > 0 && order.dry_run {
         text::print("nothing was changed: --dry-run\n");
     } else if told.is_empty() {
         text::print("no file is wrapped\n");
     }
-    if any(Outcome::Failed) { NO } else { DONE }
+    if any(Outcome::Failed) || is_broken { NO } else { DONE }
 }
 
 /// Asks whoever sits there; the status where the answer is no, or nobody does.
@@ -317,15 +352,13 @@ fn ask(files: usize) -> Result<(), u8> {
     Err(NO)
 }
 
-/// Forgets a file that is gone for good, and tells of one that is not there.
-fn tell_missing(missing: Missing, order: &Order<'_>) -> Told {
-    let Missing { path, is_away } = missing;
-    let backup = if order.dry_run || is_away { None } else { forget(&path, None) };
+/// Tells of a file that was wrapped and is not there.
+fn tell_missing(path: PathBuf, order: &Order<'_>) -> Told {
     if !order.json {
-        text::print(&if is_away { show::away(&path) } else { show::gone(&path, backup.as_deref()) });
+        let note = Kept::own().and_then(|kept| kept.note(&path));
+        text::print(&show::away(&path, note.as_deref()));
     }
-    let outcome = if is_away { Outcome::Away } else { Outcome::Gone };
-    Told { path, host: None, outcome, backup, error: None, entries: Vec::new(), plugin: None }
+    Told { path, host: None, outcome: Outcome::Away, backup: None, error: None, entries: Vec::new(), plugin: None }
 }
 
 /// Does one edit, and tells what came of it.
@@ -346,7 +379,7 @@ fn apply(looked: Looked, order: &Order<'_>) -> Told {
             };
         }
     };
-    let entries = show::entries(&found.edit, order.way);
+    let (entries, made) = (show::entries(&found.edit, None), show::entries(&found.edit, Some(order.way)));
     let plugin = found.plugin.word();
     let mut told = Told { path, host, outcome: Outcome::Unchanged, backup: None, error: None, entries, plugin };
     if !found.changes() {
@@ -366,7 +399,7 @@ fn apply(looked: Looked, order: &Order<'_>) -> Told {
     };
     match done {
         Ok(backup) => {
-            told.outcome = Outcome::Changed;
+            (told.outcome, told.entries) = (Outcome::Changed, made);
             if !order.json {
                 text::print(&show::done(&told.path, &what, order.way, backup.as_deref()));
             }

@@ -31,9 +31,9 @@ pub(super) enum Standing {
 pub(super) struct EntryView {
     name: String,
     project: Option<String>,
-    /// How it stands after the edit.
+    /// How it stands: after the edit where that was made, else now.
     state: Standing,
-    /// The edit is about it.
+    /// The edit is, or would be, about it.
     edited: bool,
     /// Why it is left.
     reason: Option<&'static str>,
@@ -41,13 +41,14 @@ pub(super) struct EntryView {
     container: Option<String>,
 }
 
-pub(super) fn entries(edit: &Edit, way: Way) -> Vec<EntryView> {
+/// All entries; `made` tells which way the edit was made, if it was.
+pub(super) fn entries(edit: &Edit, made: Option<Way>) -> Vec<EntryView> {
     let view = |entry: &Entry| EntryView {
         name: entry.name.clone(),
         project: entry.project.clone(),
-        state: match (entry.state, way) {
-            (State::Wrapped, Way::Out) if entry.edited => Standing::Bare,
-            (State::Bare, Way::In) if entry.edited => Standing::Wrapped,
+        state: match (entry.state, made) {
+            (State::Wrapped, Some(Way::Out)) if entry.edited => Standing::Bare,
+            (State::Bare, Some(Way::In)) if entry.edited => Standing::Wrapped,
             (State::Wrapped, _) => Standing::Wrapped,
             (State::Bare, _) => Standing::Bare,
             (State::Remote, _) => Standing::Remote,
@@ -62,7 +63,7 @@ pub(super) fn entries(edit: &Edit, way: Way) -> Vec<EntryView> {
 }
 
 /// What helps where the program in front is gone.
-const AGAIN: &str = "`pinfold unwrap` and then `pinfold wrap` put this one in its place";
+const AGAIN: &str = "unwrapping the file and wrapping it again puts this one in its place";
 
 /// The program in front of an entry, where that is named by a path at which there is none.
 pub(super) fn gone_front(entry: &Entry) -> Option<&str> {
@@ -156,8 +157,8 @@ fn left(edit: &Edit, way: Way) -> String {
     lines
 }
 
-/// Whether a file's servers are wrapped, and which are not.
-pub(super) fn checked(file: &Chosen, edit: &Edit, bare: &[&Entry], lacks_plugin: bool) -> String {
+/// Whether a file's servers are wrapped, and which are not, of those that are meant.
+pub(super) fn checked(file: &Chosen, meant: &[&Entry], bare: &[&Entry], lacks_plugin: bool) -> String {
     if lacks_plugin {
         let also = if bare.is_empty() {
             String::new()
@@ -167,7 +168,7 @@ pub(super) fn checked(file: &Chosen, edit: &Edit, bare: &[&Entry], lacks_plugin:
         return head(file, &format!("the plug-in is not installed as this version brings it{also}"));
     }
     if bare.is_empty() {
-        let wrapped = edit.entries.iter().filter(|entry| entry.state == State::Wrapped).count();
+        let wrapped = meant.iter().filter(|entry| entry.state == State::Wrapped).count();
         let what = if wrapped == 0 { "nothing to wrap".to_owned() } else { format!("{} wrapped", servers(wrapped)) };
         return head(file, &what);
     }
@@ -204,30 +205,36 @@ pub(super) fn done(path: &Path, edited: &str, way: Way, backup: Option<&Path>) -
     }
 }
 
-/// That a file which was wrapped is not there any more.
-pub(super) fn gone(path: &Path, backup: Option<&Path>) -> String {
-    let kept = backup.map_or_else(String::new, |backup| format!("; what stood there is in {}", text::path(backup)));
-    format!("{} is gone{kept}\n", text::path(path))
-}
-
-/// That a file which was wrapped cannot be looked at now.
-pub(super) fn away(path: &Path) -> String {
+/// That a file which was wrapped is not there now.
+pub(super) fn away(path: &Path, note: Option<&Path>) -> String {
+    let note = note.map_or_else(String::new, |note| {
+        format!("; removing {} forgets it, and what stood there lies beside that", text::path(note))
+    });
+    let path = text::path(path);
     text::paragraph(
         "",
-        &format!(
-            "{} is not there, and neither is its directory: should it come back, it is wrapped still, and stays noted",
-            text::path(path)
-        ),
+        &format!("{path} is not there: should it come back, it is wrapped still, and stays noted{note}"),
+    )
+}
+
+/// Files of a host that an order for its files here does not reach.
+pub(super) fn elsewhere(files: &[Chosen]) -> String {
+    let files: Vec<String> = files.iter().map(|file| text::path(&file.path)).collect();
+    text::paragraph(
+        "",
+        &format!("wrapped still, elsewhere: {}; `pinfold unwrap --all` takes that back", files.join(", ")),
     )
 }
 
 /// What comes next.
-pub(super) fn after(way: Way, said: &str) -> String {
+pub(super) fn after(way: Way, said: &str, host: Option<&str>) -> String {
     match way {
         Way::In => text::paragraph(
             "",
             &format!(
-                "what the host launches from now on is contained, what runs already is not; `pinfold unwrap {}` takes it back",
+                "what the host launches from now on goes through pinfold, what runs already does not; `pinfold doctor{}` tells \
+                 whether it is contained here, and `pinfold unwrap {}` takes it back",
+                host.map_or_else(String::new, |host| format!(" {host}")),
                 text::shown(said)
             ),
         ),

@@ -65,16 +65,8 @@ fn host_of(path: &Path) -> Option<&'static str> {
     of(path).or_else(|| of(&std::fs::canonicalize(path).ok()?))
 }
 
-/// A file that was wrapped, and is not there.
-#[derive(Debug)]
-pub(super) struct Missing {
-    pub(super) path: PathBuf,
-    /// Its directory is not there either.
-    pub(super) is_away: bool,
-}
-
 /// The files that were wrapped; those that are not there any more are told apart.
-pub(super) fn kept(missing: &mut Vec<Missing>) -> Result<Vec<Chosen>, NoFiles> {
+pub(super) fn kept(missing: &mut Vec<PathBuf>) -> Result<Vec<Chosen>, NoFiles> {
     let listed = match Kept::own() {
         Some(kept) => kept.files().map_err(|error| NoFiles { message: chain(&error), status: NO })?,
         None => Vec::new(),
@@ -82,10 +74,7 @@ pub(super) fn kept(missing: &mut Vec<Missing>) -> Result<Vec<Chosen>, NoFiles> {
     let mut files = Vec::new();
     for path in listed {
         match std::fs::metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let is_away = !path.parent().is_some_and(Path::is_dir);
-                missing.push(Missing { path, is_away });
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing.push(path),
             _ => files.push(Chosen { host: host_of(&path), path }),
         }
     }

@@ -254,3 +254,38 @@ fn a_name_that_would_be_taken_for_an_option_is_left_out() {
     let edit = wrapped("a.json", "{\"mcpServers\":{\"-fs\":{\"command\":\"npx\",\"args\":[\"x\"]}}}");
     assert!(edit.after.contains(r#""args":["run", "--host", "h", "--", "npx", "x"]"#), "{}", edit.after);
 }
+
+#[test]
+fn no_two_entries_are_called_the_same() {
+    let text = r#"{"mcpServers": {"git hub": {"command": "a"}, "git_hub": {"command": "b"}, "x!": {"command": "c"},
+        "x?": {"command": "d"}, "a/b": {"command": "e"}, "_y": {"command": "f"}}}"#;
+    let after = wrapped("a.json", text).after;
+    for (command, named) in [
+        ("a", None),
+        ("b", Some("git_hub")),
+        ("c", None),
+        ("d", None),
+        // Of one that has no name of pinfold's no other is called what it is called.
+        ("e", Some("a_b")),
+        ("f", Some("_y")),
+    ] {
+        let server = named.map_or_else(String::new, |named| format!(r#""--server", "{named}", "#));
+        let words = format!(r#""run", "--host", "h", {server}"--", "{command}""#);
+        assert!(after.contains(&words), "{command}: {after}");
+    }
+}
+
+#[test]
+fn what_an_anchor_or_a_merge_stands_for_is_told_and_left() {
+    let reasons = |text: &str| -> Vec<(String, bool)> {
+        let edit = wrapped("a.yaml", text);
+        assert_eq!(edit.after, text);
+        edit.entries.iter().map(|entry| (entry.name.clone(), matches!(entry.state, State::Unusual(_)))).collect()
+    };
+    let told = |name: &str| vec![(name.to_owned(), true)];
+    assert_eq!(reasons("extensions: &all\n  fs:\n    cmd: npx\n"), told("extensions"));
+    assert_eq!(reasons("x: &x {fs: {cmd: npx}}\nextensions: *x\n"), told("extensions"));
+    assert_eq!(reasons("x: &x {cmd: npx}\nextensions:\n  fs:\n    <<: *x\n"), told("fs"));
+    assert_eq!(reasons("extensions:\n"), []);
+    assert_eq!(reasons("extensions: null\n"), []);
+}

@@ -41,7 +41,13 @@ impl<'a> Launch<'a> {
         let is_remote = kinds.filter_map(|field| field.value.text()).any(|kind| REMOTE.contains(&kind));
         // goose says `cmd`.
         let Some(command) = once(fields, &["command", "cmd"])?.filter(|_| !is_remote) else {
-            return Err(if is_remote || says(ADDRESSES) { NoLaunch::Remote } else { NoLaunch::NoCommand });
+            return Err(if is_remote || says(ADDRESSES) {
+                NoLaunch::Remote
+            } else if says(&["<<"]) {
+                NoLaunch::Unusual("it takes what it says from another one (<<)")
+            } else {
+                NoLaunch::NoCommand
+            });
         };
         match &command.value.what {
             What::Text(_) => Self::split(fields, *layout, command),

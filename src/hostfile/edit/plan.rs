@@ -9,14 +9,11 @@ use crate::session::Name;
 const MULTILINE: &str = "its command goes over several lines";
 const DASHES: &str = "its list is laid out in an unusual way";
 
-/// Pinfold's own arguments. A server whose name would be taken for an option is called by what it runs. An empty list that was
+/// Pinfold's own arguments. A server without a name is called by what it runs. An empty list that was
 /// there before is marked by `--server=NAME` in one word, so that the way back knows whether to leave a list.
-fn own_arguments(front: Front<'_>, server: &str, was_empty: bool) -> Vec<String> {
+fn own_arguments(front: Front<'_>, server: Option<&Name>, was_empty: bool) -> Vec<String> {
     let mut words = vec!["run".to_owned()];
-    let options = [
-        ("--host", front.host.cloned()),
-        ("--server", Name::from_lossy(server).filter(|name| !name.as_str().starts_with('-'))),
-    ];
+    let options = [("--host", front.host), ("--server", server)];
     for (option, value) in options.into_iter().filter_map(|(option, value)| Some((option, value?))) {
         if was_empty {
             words.push(format!("{option}={value}"));
@@ -37,7 +34,7 @@ pub(super) fn wrap(
     syntax: Syntax,
     text: &str,
     launch: &Launch<'_>,
-    server: &str,
+    server: Option<&Name>,
     front: Front<'_>,
 ) -> Result<Vec<Change>, &'static str> {
     let (command, arguments) = match launch.form {
