@@ -36,7 +36,7 @@ fn got_out(server: &mut Launched) -> Vec<String> {
 
 /// The processes with these arguments.
 fn sleepers(argument: &str) -> Vec<i32> {
-    let output = Command::new("pgrep").args(["-f", &format!("^sleep {argument}$")]).output().unwrap();
+    let output = Command::new("pgrep").args(["-f", &format!("(^|/)sleep {argument}$")]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().lines().filter_map(|pid| pid.parse().ok()).collect()
 }
 
