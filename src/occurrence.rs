@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lifecycle::{ParkReason, ThawReason};
+use crate::limits::Bytes;
 use crate::outcome::{Level, Outcome};
 use crate::realm::Realm;
 use crate::session::{Name, SessionId};
@@ -104,6 +106,36 @@ pub enum What {
         /// The first [`PIDS_MAX`] of them.
         pids: Vec<i32>,
     },
+    /// It was idle, and its memory was given back while it went on.
+    Trimmed {
+        /// What was charged to it before.
+        before_bytes: Bytes,
+        /// And afterwards.
+        after_bytes: Bytes,
+        /// What of it stands in swap.
+        swap_bytes: Bytes,
+    },
+    /// It was frozen, and its memory given back.
+    Parked {
+        /// Why.
+        reason: ParkReason,
+        /// What was charged to it before.
+        before_bytes: Bytes,
+        /// And afterwards.
+        after_bytes: Bytes,
+        /// What of it stands in swap.
+        swap_bytes: Bytes,
+    },
+    /// It goes on after it was parked.
+    Thawed {
+        /// Why.
+        reason: ThawReason,
+        /// For how long it was parked.
+        parked_seconds: f64,
+        /// From what woke it to the moment when the kernel said that all of it may run; `null` where it did not say so
+        /// in time.
+        thaw_seconds: Option<f64>,
+    },
     /// It ended, and nothing of it is left.
     Ended(Ended),
 }
@@ -135,6 +167,9 @@ impl What {
             Self::PidsLimit { .. } => "pids_limit",
             Self::NotExecuted { .. } => "not_executed",
             Self::Escaped { .. } => "escaped",
+            Self::Trimmed { .. } => "trimmed",
+            Self::Parked { .. } => "parked",
+            Self::Thawed { .. } => "thawed",
             Self::Ended(_) => "ended",
         }
     }
@@ -151,6 +186,9 @@ impl What {
             Self::PidsLimit { .. } => "37c66c91ba4d47e1a3c3a59522075411",
             Self::NotExecuted { .. } => "2391caad2f9d4ad39ed7c22f6058410b",
             Self::Escaped { .. } => "c99a66624f64438d9ec0e750ec12462a",
+            Self::Trimmed { .. } => "ff7088f6151cf7dbc8a6471f26761a4d",
+            Self::Parked { .. } => "6d99df7ce056794312db4d5cb16a16fe",
+            Self::Thawed { .. } => "c2f44dd8f90d0b4f7694e959fae9a199",
             Self::Ended(_) => "a619b921881345c08598c5801cc6623d",
         }
     }
@@ -187,6 +225,14 @@ impl fmt::Display for Occurrence {
                 let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
                 write!(f, "of {whose} these processes are outside its leaf: {}", pids.join(", "))
             }
+            What::Trimmed { before_bytes, after_bytes, .. } => {
+                write!(f, "trimmed {whose}, which is idle: it holds {after_bytes} of {before_bytes}")
+            }
+            What::Parked { reason, before_bytes, after_bytes, .. } => {
+                let why = if *reason == ParkReason::Idle { ", which is idle" } else { "" };
+                write!(f, "parked {whose}{why}: it holds {after_bytes} of {before_bytes}")
+            }
+            What::Thawed { reason, .. } => write!(f, "thawed {whose}: {reason}"),
             What::Ended(Ended { outcome, .. }) => write!(f, "ended {whose}: {outcome}"),
         }
     }

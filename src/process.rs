@@ -3,6 +3,7 @@
 
 pub mod holders;
 pub mod peers;
+pub mod reach;
 pub mod sockets;
 pub mod survey;
 

@@ -17,7 +17,7 @@ use crate::argv::{CommandDigest, MaskedArgv};
 use crate::cgroup::{GroupPaths, Membership};
 use crate::confine::Confine;
 use crate::label::Labels;
-use crate::limits::{LimitWishes, Limits};
+use crate::limits::{Bytes, Limit, LimitWishes, Limits};
 use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Cause, Stall};
 use crate::policy::{OnPids, STALL};
@@ -96,6 +96,9 @@ pub struct Record {
     /// How long it may do nothing, where that has an end.
     #[serde(default)]
     pub idle_after: Option<TimeSpan>,
+    /// What becomes of it when it is idle, short of that.
+    #[serde(default)]
+    pub resting: Resting,
     /// What counts as a standstill at a `memory_high`.
     #[serde(default = "default_stall")]
     pub stall: Stall,
@@ -129,6 +132,28 @@ pub struct Record {
 /// A record of a version that knew of no standstill.
 fn default_stall() -> Stall {
     STALL
+}
+
+/// What becomes of a server that is idle and lives on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resting {
+    /// After how long its memory is given back.
+    pub trim_after: Option<TimeSpan>,
+    /// After how long it is parked.
+    pub park_after: Option<TimeSpan>,
+    /// Whether it is parked although something other than its stdin could wake it.
+    pub reachable: bool,
+    /// How much of it may then stand in swap.
+    pub swap: Limit<Bytes>,
+    /// Its own limit on swap, which is lifted while its memory is given back.
+    pub swap_max: Option<Limit<Bytes>>,
+}
+
+impl Default for Resting {
+    fn default() -> Self {
+        Self { trim_after: None, park_after: None, reachable: false, swap: Limit::Infinity, swap_max: None }
+    }
 }
 
 /// What a server is among the instances of the same server in its session.

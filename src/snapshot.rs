@@ -78,7 +78,7 @@ pub struct ServerView {
     pub name: Name,
     /// Its leaf: the name and the number of the launch, unique among all that live.
     pub leaf: String,
-    /// `placing`, `running`, `ending`, `killing` or `removing`.
+    /// `placing`, `running`, `parked`, `ending`, `killing` or `removing`.
     pub state: String,
     /// Its first process.
     pub leader_pid: i32,
@@ -124,6 +124,12 @@ pub struct ServerView {
     /// marks in their environment and stand in no leaf.
     #[serde(default)]
     pub escaped_pids: Vec<i32>,
+    /// Since when it is parked, RFC 3339 in UTC; `null` where it is not.
+    #[serde(default)]
+    pub parked_at: Option<Timestamp>,
+    /// What it held when its memory was last given back, less what it holds now; `null` where that never was.
+    #[serde(default)]
+    pub reclaimed_bytes: Option<Bytes>,
     /// Limits that were asked for and do not hold here.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -12,6 +12,7 @@ mod history;
 mod inbox;
 mod newer;
 mod reload;
+mod rest;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ pub use history::{Answer, By, ENDS_MAX, Group, Question};
 pub use inbox::Inbox;
 pub use newer::OLDER;
 pub use reload::{LimitChange, LimitKept, LimitPlace, Reload, ReloadReply};
+pub use rest::{NotParked, ParkReply, Parked, Rested, ThawReply, Whose};
 
 /// The interface's description, as `varlinkctl introspect` shows it.
 pub const DESCRIPTION: &str = include_str!("io.pinfold.varlink");
@@ -308,6 +310,10 @@ pub enum Call {
     End(End),
     /// Read the configuration anew.
     Reload(Reload),
+    /// Freeze something, and give its memory back.
+    Park(Rested),
+    /// Have something go on.
+    Thaw(Rested),
     /// Label something.
     Label(Relabel),
     /// List the sessions.
@@ -364,6 +370,8 @@ impl Call {
             Self::Adopt(adopt) => (ours("Adopt"), to_value(adopt)),
             Self::End(end) => (ours("End"), to_value(end)),
             Self::Reload(reload) => (ours("Reload"), to_value(reload)),
+            Self::Park(wish) => (ours("Park"), to_value(wish)),
+            Self::Thaw(wish) => (ours("Thaw"), to_value(wish)),
             Self::Label(relabel) => (ours("Label"), to_value(relabel)),
             Self::List => (ours("List"), Value::Null),
             Self::Status(id) => (ours("Status"), serde_json::json!({ "session": id })),
@@ -425,6 +433,8 @@ impl Call {
             }
             "io.pinfold.End" => Ok(Self::End(order(parameters)?)),
             "io.pinfold.Reload" => Ok(Self::Reload(order(parameters)?)),
+            "io.pinfold.Park" => Ok(Self::Park(order(parameters)?)),
+            "io.pinfold.Thaw" => Ok(Self::Thaw(order(parameters)?)),
             "io.pinfold.Label" => Ok(Self::Label(order(parameters)?)),
             "io.pinfold.List" => Ok(Self::List),
             "io.pinfold.Status" => Ok(Self::Status(read::<Session>(parameters)?.session)),

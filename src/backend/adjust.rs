@@ -1,7 +1,7 @@
 //! Changes the limits of all that lives: machine, sessions and servers, in the order in which nobody is ended for it who need
 //! not be.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::Backend;
 use crate::cgroup::{Changed, Group, Kept, Leaf};
@@ -113,6 +113,7 @@ fn adjust_servers(session: &WantedSession, how: (Pass, Lowering), told: &mut Tol
     for wanted in &session.leaves {
         let Some(limits) = &wanted.limits else { continue };
         let group = wanted.leaf.group();
+        let _turn = wanted.leaf.knobs().lock().unwrap_or_else(PoisonError::into_inner);
         let place = Place::Server(session.key.clone(), wanted.leaf.name().as_str().to_owned());
         told.add(place, group.adjust(limits, how, &[group], |limits| group.set_limits(limits)));
     }

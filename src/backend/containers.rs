@@ -1,7 +1,8 @@
 //! Callers inside containers: whichever backend a daemon has, their leaves are directories below the container's own cgroup, so
 //! that its limits, its devices and its end keep holding for its servers.
 
-use super::{Backend, with_pressure};
+use super::Backend;
+use super::offers::{RECLAIM, unsupervised, with_pressure, with_reclaim};
 use crate::cgroup::{Controllers, Directories, Layout, Membership, ram};
 use crate::policy::{Offer, Offers};
 use crate::realm::Container;
@@ -57,6 +58,8 @@ impl Backend {
             pids: offer(pids, "pids"),
             cpu: offer(cpu, "cpu"),
             io: offer(io, "io"),
+            trim: with_reclaim(offer(memory, "memory"), &directory.join(RECLAIM)),
+            park: unsupervised(),
             ram: ram(&directory),
         }
     }

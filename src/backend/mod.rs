@@ -4,18 +4,19 @@ mod adjust;
 mod containers;
 mod held;
 mod kin;
+mod offers;
 mod units;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cgroup::{
-    Admission, AdmitError as CgroupAdmitError, Caller, CgroupError, Controllers, GroupPaths, KnobError, Layout,
-    LayoutError, Leaf, Membership, Tree, TreeError, TreeOptions, tells_pressure,
+    Admission, AdmitError as CgroupAdmitError, Caller, CgroupError, GroupPaths, KnobError, Layout,
+    LayoutError, Leaf, Membership, Tree, TreeError, TreeOptions,
 };
 use crate::chain::chain;
 use crate::limits::Limits;
 use crate::naming::SessionKey;
-use crate::policy::{Offer, Offers, Refusal};
+use crate::policy::{Offers, Refusal};
 use crate::realm::Container;
 use crate::systemd::{Bus, BusMissing, Stopped, SystemdError};
 pub use adjust::{Place, Told, Wanted, WantedLeaf, WantedSession};
@@ -227,8 +228,8 @@ impl Backend {
     /// Which limits hold here.
     pub fn offers(&self) -> Offers {
         match self {
-            Self::Cgroupfs(tree) => offers(tree),
-            Self::Systemd(units) => unit_offers(units),
+            Self::Cgroupfs(tree) => offers::of_tree(tree),
+            Self::Systemd(units) => offers::of_units(units),
         }
     }
 
@@ -365,92 +366,6 @@ impl Backend {
             Self::Systemd(units) => units.close(),
         }
     }
-}
-
-/// What a manager can hold: what the kernel has for the system's, what was delegated for a user's.
-fn unit_offers(units: &Units) -> Offers {
-    let Controllers { memory, pids, cpu, io } = units.controllers();
-    let missing = |name: &str| match units.manager().bus() {
-        Bus::System => Offer::Missing {
-            why: format!("this kernel has no {name} controller"),
-            remedy: format!("boot without cgroup_disable={name}, or another kernel"),
-        },
-        Bus::User(_) => Offer::Missing {
-            why: format!("the user manager was not delegated the {name} controller"),
-            remedy:
-                "as root, `systemctl edit user@.service`: Delegate=cpu cpuset io memory pids in its [Service]; then \
-                     log out and in again"
-                    .to_owned(),
-        },
-    };
-    let offer = |there: bool, name: &str| if there { Offer::Holds } else { missing(name) };
-    Offers {
-        memory: offer(memory, "memory"),
-        memory_high: with_pressure(offer(memory, "memory"), units.base()),
-        swap: if memory || has_swap() { offer(memory, "memory") } else { Offer::NothingToLimit },
-        pids: offer(pids, "pids"),
-        cpu: offer(cpu, "cpu"),
-        io: offer(io, "io"),
-        ram: units.ram(),
-    }
-}
-
-fn offers(tree: &Tree) -> Offers {
-    let hybrid = tree.layout().word() == "hybrid";
-    let holds = tree.controllers();
-    let offer = |there: bool, name: &str| match (there, hybrid) {
-        (true, _) => Offer::Holds,
-        (false, true) => Offer::Missing {
-            why: format!("this machine has no {name} controller in cgroup v2 (hybrid layout)"),
-            remedy: "boot with systemd.unified_cgroup_hierarchy=1".to_owned(),
-        },
-        (false, false) => Offer::Missing {
-            why: format!("the {name} controller is not available in {}", tree.root().display()),
-            remedy: format!("enable it in the cgroup.subtree_control above, or delegate it ({name})"),
-        },
-    };
-    let memory = offer(holds.memory, "memory");
-    let swap = match tree.swap_is_limited() {
-        true => memory.clone(),
-        false if !has_swap() => Offer::NothingToLimit,
-        false => Offer::Missing {
-            why: "the kernel does not account swap".to_owned(),
-            remedy: "boot with swapaccount=1".to_owned(),
-        },
-    };
-    let memory_high = match memory {
-        Offer::Holds if hybrid => Offer::Missing {
-            why: "memory is limited by cgroup v1, which has no memory.high (hybrid layout)".to_owned(),
-            remedy: "use memory_max, or boot with systemd.unified_cgroup_hierarchy=1".to_owned(),
-        },
-        _ => with_pressure(memory.clone(), tree.root()),
-    };
-    Offers {
-        memory,
-        memory_high,
-        swap,
-        pids: offer(holds.pids, "pids"),
-        cpu: offer(holds.cpu, "cpu"),
-        io: offer(holds.io, "io"),
-        ram: tree.ram(),
-    }
-}
-
-/// A `memory.high` is offered only together with its watchdog: what it stalls stands still for ever, and nothing but the
-/// pressure tells.
-fn with_pressure(memory: Offer, directory: &Path) -> Offer {
-    match memory {
-        Offer::Holds if !tells_pressure(directory) => Offer::Missing {
-            why: "this kernel tells no memory pressure (PSI), by which its watchdog sees what stands still".to_owned(),
-            remedy: "use memory_max, or boot with psi=1".to_owned(),
-        },
-        other => other,
-    }
-}
-
-/// Whether there is any swap to use (proc_swaps(5): a header line, then one line each).
-fn has_swap() -> bool {
-    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
 
 /// What a launcher is told when it was not placed.

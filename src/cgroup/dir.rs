@@ -66,6 +66,12 @@ impl CgroupError {
         self.errno() == Some(nix::libc::EROFS)
     }
 
+    /// Nothing is wrong: less was done than was asked for, or a signal came.
+    pub(super) fn is_again(&self) -> bool {
+        use nix::libc::{EAGAIN, EINTR};
+        matches!(self.errno(), Some(EAGAIN | EINTR))
+    }
+
     fn exists(&self) -> bool {
         self.errno() == Some(nix::libc::EEXIST)
     }

@@ -72,12 +72,15 @@ pub struct Leaf {
     told: AtomicU64,
     /// v1: whose limit the last memory event was about, until a kill follows from it.
     reached: Mutex<Option<Level>>,
+    /// Who changes its limits, one at a time.
+    knobs: Mutex<()>,
 }
 
 impl Leaf {
     /// A leaf whose directories were made; `cgroup` is what the kernel calls the v2 one.
     pub fn new(name: LeafName, group: Group, above: Above, cgroup: String) -> Self {
-        let leaf = Self { name, group, above, cgroup, told: AtomicU64::new(0), reached: Mutex::default() };
+        let (told, reached, knobs) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let leaf = Self { name, group, above, cgroup, told, reached, knobs };
         // The levels were opened one after the other: they are compared from now on. Those of a scope are the same for
         // all leaves of its session, and what they count may be another leaf's to tell.
         if leaf.above.scope.is_none() {
@@ -89,6 +92,11 @@ impl Leaf {
     /// Its name, unique among all living leaves.
     pub fn name(&self) -> &LeafName {
         &self.name
+    }
+
+    /// Held by whoever changes its limits: what is lifted for a while is put back before it is changed for good.
+    pub fn knobs(&self) -> &Mutex<()> {
+        &self.knobs
     }
 
     /// Its directories.

@@ -130,7 +130,7 @@ fn sum(one: Option<Bytes>, other: Option<Bytes>) -> Option<Bytes> {
 
 /// The two are read one after the other, so the part may for a moment be more than the whole.
 fn less(whole: Option<Bytes>, part: Option<Bytes>) -> Option<Bytes> {
-    Some(Bytes(whole?.0.saturating_sub(part?.0)))
+    Some(whole?.less(part?))
 }
 
 /// Adds up one key of `io.stat`, which has a line for each device.

@@ -45,8 +45,12 @@ pub(super) enum Command {
     Top(Top),
     /// End sessions or servers, with everything that they started.
     End(End),
+    /// Freeze servers that do nothing, and give their memory back. Their stdin wakes them.
+    Park(Park),
+    /// Have parked servers go on.
+    Thaw(Thaw),
     /// Tell what happened since the daemon started, at most the last 256 events: launches, refusals, memory kills, escapes,
-    /// ends and their causes.
+    /// servers that were parked and thawed, ends and their causes.
     Events(Events),
     /// Tell what ended, since when it was kept: why, after how long, and what it had used at most.
     History(History),
@@ -199,6 +203,10 @@ pub(super) struct Serve {
     /// The cgroup subtree to use: a directory of the cgroup v2 filesystem that this user may write.
     #[arg(long, value_name = "PATH", env = "PINFOLD_ROOT")]
     pub(super) root: Option<PathBuf>,
+    /// Whoever starts this daemon starts it again whenever it dies, and runs `pinfold thaw --left` where that does not help:
+    /// only then is an idle server parked. A systemd unit that sees to both is recognised by itself.
+    #[arg(long)]
+    pub(super) supervised: bool,
     /// Started by a launcher: go to the background, and leave when unused.
     #[arg(long, hide = true)]
     pub(super) on_demand: bool,
@@ -285,6 +293,41 @@ pub(super) struct End {
     /// Do not wait until they are gone.
     #[arg(long)]
     pub(super) no_wait: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(super) struct Park {
+    /// Servers to park: all of a session, by its id or key, or SESSION/NAME, by the server's name or leaf.
+    #[arg(value_name = "SESSION[/SERVER]", group = "which")]
+    pub(super) servers: Vec<String>,
+    /// Park all of your servers.
+    #[arg(long, group = "which")]
+    pub(super) all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(super) struct Thaw {
+    /// Servers that shall go on: all of a session, by its id or key, or SESSION/NAME, by the server's name or leaf.
+    #[arg(value_name = "SESSION[/SERVER]", group = "which")]
+    pub(super) servers: Vec<String>,
+    /// All of your servers.
+    #[arg(long, group = "which")]
+    pub(super) all: bool,
+    /// Ask no daemon: thaw what one that is gone has left frozen. For an ExecStopPost= and its like.
+    #[arg(long, group = "which")]
+    pub(super) left: bool,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,

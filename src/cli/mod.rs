@@ -11,6 +11,7 @@ mod hook;
 mod label;
 mod ls;
 mod nearest;
+mod park;
 mod reload;
 mod run;
 mod scan;
@@ -49,6 +50,8 @@ pub fn main() -> ExitCode {
         Command::Status(status) => status::status(&status),
         Command::Top(top) => top::top(top),
         Command::End(end) => end::end(&end),
+        Command::Park(park) => park::park(&park),
+        Command::Thaw(thaw) => park::thaw(&thaw),
         Command::Events(events) => events::events(&events),
         Command::History(history) => history::history(&history),
         Command::Reload(reload) => reload::reload(&reload),

@@ -50,6 +50,7 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
         },
         root: serve.root,
         on_demand: serve.on_demand,
+        supervised: serve.supervised,
     };
     let ready = || {
         systemd::ready();

@@ -60,6 +60,9 @@ fn the_sample_shows_every_key() {
         "uncontained",
         "on_pids",
         "idle_after",
+        "trim_after",
+        "park_after",
+        "park_reachable",
         "memory_high_pressure",
         "memory_high_for",
         "stdin_grace",
@@ -125,6 +128,9 @@ fn every_key_is_understood() {
         stdin_grace = "0s"
         on_pids = "end"
         idle_after = "30min"
+        trim_after = "5min"
+        park_after = "10min"
+        park_reachable = true
         memory_high = "1G"
         memory_high_pressure = "70%"
         memory_high_for = "1min"
@@ -193,6 +199,9 @@ fn every_key_is_understood() {
     assert_eq!(settings.server.grace, Some(Duration::from_millis(500)));
     assert_eq!((settings.server.stdin_grace, settings.server.on_pids), (Some(Duration::ZERO), Some(OnPids::End)));
     assert_eq!(settings.server.idle_after, Some(Limit::At("30min".parse().unwrap())));
+    assert_eq!(settings.server.trim_after, Some(Limit::At("5min".parse().unwrap())));
+    assert_eq!(settings.server.park_after, Some(Limit::At("10min".parse().unwrap())));
+    assert_eq!(settings.server.park_reachable, Some(true));
     assert_eq!(settings.server.limits.memory_high, Some(MemorySize::Amount(Bytes(1 << 30))));
     assert_eq!(settings.server.memory_high_pressure, Some(70));
     assert_eq!(settings.server.memory_high_for, Some("1min".parse().unwrap()));

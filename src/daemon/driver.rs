@@ -17,9 +17,9 @@ use super::expiry::Alarm;
 use super::held;
 use super::historian::Historian;
 use super::idling::Readers;
-use super::jobs::{self, Done, Work};
 use super::log::LINES;
 use super::message::{Counts, Message};
+use super::parking::Reclaimers;
 use super::publish;
 use super::reload::Reloads;
 use super::storms::Storms;
@@ -27,9 +27,8 @@ use super::table::{Job, Server, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership, MemoryKill, has_exited};
-use crate::chain::chain;
 use crate::config::Metrics;
-use crate::lifecycle::{Action, Event, Moment, State};
+use crate::lifecycle::{Action, Event, Moment, State, ThawReason};
 use crate::metrics::Counters;
 use crate::occurrence::What;
 use crate::policy::{Configured, Offers, OnPids, Settings};
@@ -50,9 +49,6 @@ const PIDS_POLL: Duration = Duration::from_secs(1);
 
 /// How long a daemon that was told to stop waits for what is half removed. What is not done then is swept by the next.
 const STOP_MAX: Duration = Duration::from_secs(2);
-
-/// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
-const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// The owner of all state.
 pub(super) struct Driver {
@@ -101,6 +97,8 @@ pub(super) struct Driver {
     pub(super) moves: Arc<Semaphore>,
     /// Turns of what is read for being idle.
     pub(super) readers: Readers,
+    /// Turns of what gives memory back.
+    pub(super) reclaimers: Reclaimers,
     /// The configuration file, and what is under way with it.
     pub(super) reloads: Reloads,
     /// Told to stop: then, or when nothing is half removed any more.
@@ -199,12 +197,18 @@ impl Driver {
             Message::Overdue(number) => self.overdue(number),
             Message::JobDone(number, job, done) => self.job_done(number, job, done),
             Message::Readings(readings) => self.weigh_idlers(readings),
+            Message::Rested(number, order, outcome) => self.rested(number, &order, *outcome),
+            Message::Thawed(thawed) => drop(self.occurred_to(thawed.0, thawed.1)),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),
             Message::Gone(number) => self.gone(number),
             Message::LetGo => self.cleaning = self.cleaning.saturating_sub(1),
             Message::Stopped(unit) => self.stopped(&unit),
             Message::End { peer, inside, wish, reply } => self.end(peer, inside.as_ref(), &wish, reply),
+            Message::Park { peer, inside, wish, reply } => self.park(peer, inside.as_ref(), &wish, reply),
+            Message::Thaw { peer, inside, wish, reply } => {
+                let _ = reply.send(self.unpark(peer, inside.as_ref(), &wish));
+            }
             Message::Label { peer, inside, holder, wish, reply } => {
                 let _ = reply.send(self.label(peer, inside.as_ref(), holder.as_ref(), &wish));
             }
@@ -230,7 +234,10 @@ impl Driver {
             Message::Reload { force, reply } => self.reload(force, reply),
             Message::Loaded(loaded) => self.loaded(*loaded),
             Message::Applied(applied) => self.applied(*applied),
-            Message::Stop => self.stop_by = Some(self.now() + STOP_MAX),
+            Message::Stop => {
+                self.wake_all(ThawReason::Stopping);
+                self.stop_by = Some(self.now() + STOP_MAX);
+            }
         }
     }
 
@@ -245,7 +252,7 @@ impl Driver {
                 self.feed(number, Event::LeaderExited);
                 self.probe(number);
             }
-            Source::Stdin(number) => self.feed(number, Event::StdinClosed),
+            Source::Stdin(number) => self.stdin_spoke(number),
             Source::Owner(watch) => {
                 let servers = self.table.owners.get(&watch).map(|owner| owner.servers.clone()).unwrap_or_default();
                 for number in servers {
@@ -344,6 +351,10 @@ impl Driver {
             if step.state != before {
                 tracing::debug!(leaf = server.leaf_name.as_str(), ?event, from = ?before, to = ?step.state, "step");
             }
+            if step.state.cause().is_some() {
+                // What is done for its end is done to a server that can act on it.
+                self.wake(number, ThawReason::Ending);
+            }
             for action in step.actions {
                 self.perform(number, action, &mut queue);
             }
@@ -427,60 +438,6 @@ impl Driver {
             let pids = vec![leader];
             self.escaped(number, &Escapees { leader: true, pids });
         }
-    }
-
-    fn push_job(&mut self, number: u64, job: Job) {
-        let Some(server) = self.table.servers.get_mut(&number) else { return };
-        // A kill that waits behind a slow one is one kill.
-        if server.jobs.back() != Some(&job) {
-            server.jobs.push_back(job);
-        }
-        self.next_job(number);
-    }
-
-    fn next_job(&mut self, number: u64) {
-        let Some(server) = self.table.servers.get_mut(&number) else { return };
-        let Some(leaf) = server.leaf.clone().filter(|_| !server.busy) else { return };
-        let Some(job) = server.jobs.pop_front() else { return };
-        server.busy = true;
-        let machine = leaf.machine().paths();
-        let work =
-            Work { job, leaf, leader: server.leader, leader_pidfd: server.leader_pidfd.clone(), stock: server.stock };
-        // An end is written down before anything is done for it: the daemon that takes over goes on with it.
-        let server = &self.table.servers[&number];
-        let begun = (job == Job::TakeStock).then(|| self.record(server, machine)).flatten();
-        let (outbox, records) = (self.outbox.clone(), self.records.clone());
-        let run = move || {
-            if let Some(Err(error)) = begun.map(|record| records.write(&record)) {
-                tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
-            }
-            jobs::run(&work)
-        };
-        tokio::spawn(async move {
-            if let Ok(done) = tokio::task::spawn_blocking(run).await {
-                let _ = outbox.send(Message::JobDone(number, job, done)).await;
-            }
-        });
-    }
-
-    fn job_done(&mut self, number: u64, job: Job, (stock, outcome): Done) {
-        let Some(server) = self.table.servers.get_mut(&number) else { return };
-        server.busy = false;
-        server.stock = stock;
-        if job != Job::Kill && outcome.is_ok() {
-            self.went_on(number);
-        }
-        match (job, outcome) {
-            (Job::Remove, Ok(())) => return self.feed(number, Event::Removed),
-            (Job::Remove, Err(error)) => {
-                tracing::debug!(error = %chain(&error), "the leaf is not removed yet");
-                self.later(REMOVAL_PAUSE, Message::RemovalFailed(number));
-            }
-            (job, Err(error)) => tracing::warn!(?job, error = %chain(&error), "trying again at the next deadline"),
-            (Job::TakeStock | Job::Terminate | Job::Kill, Ok(())) => {}
-        }
-        self.next_job(number);
-        self.probe(number);
     }
 
     pub(super) fn later(&self, pause: Duration, message: Message) {

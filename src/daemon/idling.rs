@@ -1,7 +1,7 @@
 //! The driver's side of idle servers: when their leaves are read, and what follows.
 //!
-//! Without `idle_after` there is nothing to read and no timer for it. With it, a leaf is read a few times in each span, off
-//! the driver, on the monotonic clock: while the machine sleeps, no server is idle.
+//! Without a span after which something follows there is nothing to read and no timer for it. With one, a leaf is read a few
+//! times in each span, off the driver, on the monotonic clock: while the machine sleeps, no server is idle.
 //!
 //! What the kernel holds up while it is read is alive, with all of its user that was to be read with it; and so is what
 //! seemed idle and did something before it was read once more, by itself.
@@ -83,11 +83,15 @@ impl Driver {
         });
     }
 
-    /// Ends those that have done nothing for as long as they may.
+    /// Ends those that have done nothing for as long as they may, and has others rest ([`super::parking`]).
     pub(super) fn weigh_idlers(&mut self, readings: Readings) {
         let mut seem_idle = Vec::new();
         for (number, activity) in readings.activities {
-            let Some(idle_after) = self.weigh_idler(number, activity) else { continue };
+            let idle = self.weigh_idler(number, activity);
+            let Some(idle_after) = idle.and_then(|idle| self.is_over(number, idle)) else {
+                self.rest(number, idle);
+                continue;
+            };
             if readings.again {
                 self.feed(number, Event::Due(Due::Idle { idle_after }));
             } else {
@@ -105,14 +109,18 @@ impl Driver {
     }
 
     /// For how long it may be idle, where it has been.
-    fn weigh_idler(&mut self, number: u64, activity: Option<Activity>) -> Option<TimeSpan> {
+    fn is_over(&self, number: u64, idle: Duration) -> Option<TimeSpan> {
+        let server = self.table.servers.get(&number).filter(|server| server.state == State::Running)?;
+        server.idle.as_ref()?.spans().end.filter(|span| idle >= span.duration())
+    }
+
+    /// For how long it has been idle, where it has.
+    fn weigh_idler(&mut self, number: u64, activity: Option<Activity>) -> Option<Duration> {
         let now = self.now();
         let server = self.table.servers.get_mut(&number)?;
         // What waits in stdin wakes the server at any moment, or it is busy with what came before.
         let waits = server.stdin.as_ref().is_some_and(|stdin| stdin::has_unread(stdin.as_fd()));
-        let idle = server.idle.as_mut()?;
-        let over = idle.read(now, activity.filter(|_| !waits));
-        (over && server.state == State::Running).then(|| idle.after())
+        server.idle.as_mut()?.read(now, activity.filter(|_| !waits))
     }
 }
 

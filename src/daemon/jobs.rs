@@ -1,4 +1,4 @@
-//! Blocking work on a leaf, off the driver: a write to `cgroup.kill` signals thousands of processes before it returns.
+//! Blocking work on a leaf, off the driver, and the driver's queue of it: a write to `cgroup.kill` signals thousands of processes before it returns.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -6,13 +6,20 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::driver::Driver;
+use super::message::Message;
 use super::table::{Job, Stock};
 use crate::cgroup::{CgroupError, Leaf, Membership, has_exited};
+use crate::chain::chain;
+use crate::lifecycle::Event;
 use crate::session::ProcessId;
 use crate::sys::crash;
 
 /// How long a kill waits for the kernel to say empty, before it is left to the event files and to the next write.
 const KILL_WAIT: Duration = Duration::from_millis(100);
+
+/// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a job needs.
 #[derive(Debug, Clone)]
@@ -71,5 +78,61 @@ fn signal_escaped_leader(work: &Work, signals: &[Signal]) {
         for signal in signals {
             let _ = rustix::process::pidfd_send_signal(pidfd, *signal);
         }
+    }
+}
+
+impl Driver {
+    pub(super) fn push_job(&mut self, number: u64, job: Job) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        // A kill that waits behind a slow one is one kill.
+        if server.jobs.back() != Some(&job) {
+            server.jobs.push_back(job);
+        }
+        self.next_job(number);
+    }
+
+    fn next_job(&mut self, number: u64) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(leaf) = server.leaf.clone().filter(|_| !server.busy) else { return };
+        let Some(job) = server.jobs.pop_front() else { return };
+        server.busy = true;
+        let machine = leaf.machine().paths();
+        let work =
+            Work { job, leaf, leader: server.leader, leader_pidfd: server.leader_pidfd.clone(), stock: server.stock };
+        // An end is written down before anything is done for it: the daemon that takes over goes on with it.
+        let server = &self.table.servers[&number];
+        let begun = (job == Job::TakeStock).then(|| self.record(server, machine)).flatten();
+        let (outbox, records) = (self.outbox.clone(), self.records.clone());
+        let run = move || {
+            if let Some(Err(error)) = begun.map(|record| records.write(&record)) {
+                tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
+            }
+            run(&work)
+        };
+        tokio::spawn(async move {
+            if let Ok(done) = tokio::task::spawn_blocking(run).await {
+                let _ = outbox.send(Message::JobDone(number, job, done)).await;
+            }
+        });
+    }
+
+    pub(super) fn job_done(&mut self, number: u64, job: Job, (stock, outcome): Done) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        server.busy = false;
+        server.stock = stock;
+        if job != Job::Kill && outcome.is_ok() {
+            self.went_on(number);
+        }
+        match (job, outcome) {
+            (Job::Remove, Ok(())) => return self.feed(number, Event::Removed),
+            (Job::Remove, Err(error)) => {
+                tracing::debug!(error = %chain(&error), "the leaf is not removed yet");
+                self.later(REMOVAL_PAUSE, Message::RemovalFailed(number));
+            }
+            (job, Err(error)) => tracing::warn!(?job, error = %chain(&error), "trying again at the next deadline"),
+            (Job::TakeStock | Job::Terminate | Job::Kill, Ok(())) => {}
+        }
+        self.next_job(number);
+        self.probe(number);
     }
 }

@@ -92,6 +92,8 @@ pub(super) fn to_journal(occurrence: &Occurrence) {
     }
     match what {
         What::Launched { .. } | What::MovedIn { .. } | What::Adopted { .. } | What::Ended(_) => entry!(info),
+        // Nothing has changed but where its memory is.
+        What::Trimmed { .. } | What::Parked { .. } | What::Thawed { .. } => entry!(debug),
         What::Refused { .. }
         | What::Storm { .. }
         | What::MemoryKill { .. }

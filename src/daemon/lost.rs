@@ -15,7 +15,7 @@ use crate::label::Labels;
 use crate::naming::SessionKey;
 use crate::policy::{self, SERVER_VARIABLE, SESSION_VARIABLE, Settings};
 use crate::process;
-use crate::records::{Instance, Record};
+use crate::records::{Instance, Record, Resting};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 
 /// What whoever looks at such a server should know.
@@ -85,6 +85,7 @@ impl Driver {
             stdin_grace: manners.stdin_grace.unwrap_or_default(),
             on_pids: manners.on_pids.unwrap_or(policy::OnPids::Report),
             idle_after: None,
+            resting: Resting::default(),
             stall: policy::STALL,
             asked: None,
             confine: Confine::No,

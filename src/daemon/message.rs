@@ -1,24 +1,27 @@
 //! What others ask of the driver, and what its own work reports to it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::adopting::AdoptRequest;
-use super::chronicle::Following;
+use super::chronicle::{About, Following};
 use super::escapes::Escapees;
 use super::idling::Readings;
 use super::jobs::Done;
 use super::launching::LaunchRequest;
 use super::placing::Admitted;
 use super::publish::Entry;
+use super::reclaiming::Outcome;
 use super::reload::{Applied, Asker, Loaded};
 use super::scrape::Facts;
 use super::table::Job;
-use crate::cgroup::Caller;
+use crate::cgroup::{Caller, Order};
+use crate::occurrence::What;
 use crate::policy::Configured;
 use crate::realm::Realm;
-use crate::wire::{End, EndReply, Fault, Launched, Relabel, Relabelled};
+use crate::wire::{End, EndReply, Fault, Launched, ParkReply, Relabel, Relabelled, Rested, ThawReply};
 
 /// Messages that may wait for the driver.
 pub(super) const INBOX: usize = 256;
@@ -51,6 +54,10 @@ pub(super) enum Message {
     JobDone(u64, Job, Done),
     /// What servers that may be idle have done.
     Readings(Readings),
+    /// The memory of an idle server was given back under this order, or was not.
+    Rested(u64, Arc<Order>, Box<Outcome>),
+    /// The kernel told of a thaw.
+    Thawed(Box<(About, What)>),
     /// A fact may have come to be: look again.
     LookAgain(u64),
     RemovalFailed(u64),
@@ -68,6 +75,18 @@ pub(super) enum Message {
     },
     /// A launcher that was placed cannot execute its command, for this errno. Tells whether there is one.
     NotExecuted(Peer, i32, oneshot::Sender<bool>),
+    Park {
+        peer: Peer,
+        inside: Option<Caller>,
+        wish: Rested,
+        reply: oneshot::Sender<Result<ParkReply, Fault>>,
+    },
+    Thaw {
+        peer: Peer,
+        inside: Option<Caller>,
+        wish: Rested,
+        reply: oneshot::Sender<Result<ThawReply, Fault>>,
+    },
     Label {
         peer: Peer,
         inside: Option<Caller>,

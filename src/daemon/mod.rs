@@ -33,10 +33,12 @@ mod log;
 mod lost;
 mod message;
 mod others;
+mod parking;
 mod places;
 mod placing;
 mod publish;
 mod recording;
+mod reclaiming;
 mod recover;
 mod reload;
 mod removing;
@@ -45,6 +47,7 @@ mod socket;
 mod stalling;
 mod stdin;
 mod storms;
+mod supervision;
 mod table;
 mod targets;
 mod tell;
@@ -81,6 +84,7 @@ pub use log::{LogError, start_log};
 use message::{INBOX, Message};
 pub use others::Other;
 use reload::Reloads;
+pub use supervision::thaw_left;
 
 /// How the daemon is started.
 #[derive(Debug, Clone)]
@@ -97,6 +101,8 @@ pub struct Options {
     pub root: Option<PathBuf>,
     /// Started by a launcher: lives in a cgroup of its own, and leaves when it has been unused for a while.
     pub on_demand: bool,
+    /// Somebody starts it again whenever it dies, and thaws what it froze where that does not help.
+    pub supervised: bool,
     /// The scope that it moves to where a service manager makes the cgroups: of one that is no service.
     pub scope: Option<String>,
 }
@@ -279,7 +285,7 @@ async fn run(
 ) -> Result<(), ServeError> {
     let io = |doing| failed(doing, &options.socket);
     let (outbox, inbox) = mpsc::channel(INBOX);
-    let offers = backend.offers();
+    let offers = Offers { park: supervision::offer(&backend, options.supervised), ..backend.offers() };
     let description = Description { backend_why: why, ..describe(&backend, &offers) };
     let counters = Counters::default();
     let history = crate::client::history(&options.socket);
@@ -312,6 +318,7 @@ async fn run(
         placements: Arc::new(Semaphore::new(placing::PLACEMENTS)),
         moves: Arc::new(Semaphore::new(placing::MOVES)),
         readers: idling::Readers::default(),
+        reclaimers: parking::Reclaimers::default(),
         reloads: Reloads::new(path, options),
         stop_by: None,
     };
@@ -414,6 +421,8 @@ fn describe(backend: &Backend, offers: &Offers) -> Description {
         ("pids", &offers.pids),
         ("cpu", &offers.cpu),
         ("io", &offers.io),
+        ("trim", &offers.trim),
+        ("park", &offers.park),
     ];
     Description {
         version: env!("CARGO_PKG_VERSION").to_owned(),

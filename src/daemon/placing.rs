@@ -12,6 +12,7 @@ use super::adopting::{self, Moving};
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::{Message, Peer};
+use super::parking::{Nap, resting, spans};
 use super::stdin;
 use super::table::{Pending, Server, Session, Stock};
 use super::watch::Source;
@@ -87,6 +88,7 @@ impl Driver {
         let number = self.table.number();
         let leaf_name = LeafName::new(&request.wish.server, number);
         let (pidfd, stdin) = (Arc::new(request.pidfd), request.stdin.filter(|fd| stdin::can_be_watched(fd)));
+        let resting = resting(&plan.grant);
         let server = Server {
             key: plan.key.clone(),
             leaf_name: leaf_name.clone(),
@@ -101,7 +103,9 @@ impl Driver {
             state: State::Placing { doomed: None },
             terms: self.terms(plan.grant.grace, plan.grant.stdin_grace),
             on_pids: plan.grant.on_pids,
-            idle: plan.grant.idle_after.at().map(|after| Idle::begin(after, self.now())),
+            idle: Idle::begin(spans(&resting, plan.grant.idle_after.at()), self.now()),
+            resting,
+            nap: Nap::default(),
             stall: plan.grant.stall,
             watchdog: None,
             asked: Some(Asked { limits: request.wish.limits, grace: request.wish.grace }),

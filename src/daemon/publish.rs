@@ -60,7 +60,7 @@ fn facts(server: &Server, session: &Path) -> ServerView {
     ServerView {
         name: server.name.clone(),
         leaf: server.leaf_name.as_str().to_owned(),
-        state: server.state.word().to_owned(),
+        state: if server.is_parked() { "parked" } else { server.state.word() }.to_owned(),
         leader_pid: server.leader.pid,
         owner_pid: server.owner.pid,
         processes: 0,
@@ -77,6 +77,9 @@ fn facts(server: &Server, session: &Path) -> ServerView {
         escaped: server.escaped,
         escaped_pids: Vec::new(),
         confine: server.confine,
+        parked_at: server.nap.since.map(|(at, _)| at),
+        // What it held then; it is less what it holds once that is read.
+        reclaimed_bytes: server.nap.before,
         warnings: server.warnings.clone(),
     }
 }
@@ -92,6 +95,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
             server.cgroup = leaf.group().v2().path().display().to_string();
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
             server.memory = leaf.group().memory();
+            server.reclaimed_bytes = server.reclaimed_bytes.zip(server.memory.current_bytes).map(|(before, now)| before.less(now));
             server.activity = leaf.group().activity();
             server.pressure = leaf.group().pressure();
             // While others are in the leaf, no event tells that its first process has left.
@@ -111,7 +115,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
         servers.push(server);
     }
     let ending =
-        !servers.is_empty() && servers.iter().all(|server| !matches!(server.state.as_str(), "placing" | "running"));
+        !servers.is_empty() && servers.iter().all(|server| !matches!(server.state.as_str(), "placing" | "running" | "parked"));
     SessionView {
         id: entry.id,
         key: entry.key.as_str().to_owned(),

@@ -4,7 +4,7 @@ use super::driver::Driver;
 use super::table::{Entry, Server};
 use crate::cgroup::GroupPaths;
 use crate::chain::chain;
-use crate::lifecycle::{Idle, State};
+use crate::lifecycle::State;
 use crate::records::{Ending, FileId, Record};
 
 impl Driver {
@@ -35,7 +35,8 @@ impl Driver {
             grace: server.terms.grace,
             stdin_grace: server.terms.stdin_grace,
             on_pids: server.on_pids,
-            idle_after: server.idle.as_ref().map(Idle::after),
+            idle_after: server.idle.as_ref().and_then(|idle| idle.spans().end),
+            resting: server.resting,
             stall: server.stall,
             asked: server.asked.clone(),
             confine: server.confine,

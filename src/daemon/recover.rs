@@ -13,7 +13,9 @@ use super::chronicle::About;
 use super::driver::Driver;
 use super::historian::Kept;
 use super::log::LINES;
+use super::parking::{Nap, spans};
 use super::removing;
+use super::supervision::thaw;
 use super::table::{Entry, Owner, Server, Session, Stock};
 use super::watch::Source;
 use crate::cgroup::{Caller, CgroupError, Leaf, has_exited};
@@ -38,6 +40,8 @@ impl Driver {
         for error in unreadable {
             tracing::warn!(error = %chain(&error), "a record is passed over; remove it if no server of it lives");
         }
+        // Whoever has input waiting waits no longer than this.
+        thaw(records.iter());
         self.tell_past(&past);
         let leaves = self.backend.leaves().unwrap_or_else(|error| {
             tracing::error!(error = %chain(&error), "the tree cannot be read");
@@ -165,7 +169,9 @@ impl Driver {
             state: State::Running,
             terms: self.terms(record.grace, record.stdin_grace),
             on_pids: record.on_pids,
-            idle: record.idle_after.map(|after| Idle::begin(after, self.now())),
+            idle: Idle::begin(spans(&record.resting, record.idle_after), self.now()),
+            resting: record.resting,
+            nap: Nap::default(),
             stall: record.stall,
             watchdog: None,
             asked: record.asked.clone(),
@@ -219,6 +225,9 @@ impl Driver {
             None => self.feed(number, Event::LeaderExited),
         }
         self.watch_leaf(number, &leaf);
+        if let Err(error) = leaf.limit_swap(record.resting.swap_max) {
+            tracing::warn!(error = %chain(&error), leaf = record.leaf, "its limit on swap is not what it was given");
+        }
         if owner_gone {
             self.feed(number, Event::OwnerGone);
         }

@@ -19,12 +19,13 @@ use super::Options;
 use super::driver::Driver;
 use super::hostfiles::{self, HostFiles, Turns};
 use super::message::Message;
+use super::parking::{resting, spans};
 use super::placing::warnings;
 use super::table::{Entry, Server, Session};
 use crate::backend::{Place, Told, Wanted, WantedLeaf, WantedSession};
 use crate::chain::chain;
 use crate::config::{Config, ConfigError};
-use crate::lifecycle::{Idle, State};
+use crate::lifecycle::{Idle, State, ThawReason};
 use crate::limits::{LimitKey, Limits};
 use crate::naming::SessionKey;
 use crate::outcome::Level;
@@ -193,6 +194,7 @@ impl Driver {
                 return self.answer_reload(Err(Fault::NotReloaded(why)));
             }
         };
+        self.wake_all(ThawReason::Reload);
         self.reloads.generation += 1;
         self.reloads.path = path;
         self.idle_exit = config.idle_exit.at().filter(|_| self.reloads.on_demand);
@@ -285,13 +287,16 @@ impl Driver {
     fn give_manners(&mut self, number: u64, grant: Grant) {
         let (terms, now) = (self.terms(grant.grace, grant.stdin_grace), self.now());
         let Some(server) = self.table.servers.get_mut(&number) else { return };
-        let (idle_after, warnings) = (grant.idle_after.at(), warnings(&grant, server.adopted));
-        let was = server.idle.as_ref().map(Idle::after);
-        let same = (server.terms, server.on_pids, server.stall, was) == (terms, grant.on_pids, grant.stall, idle_after)
-            && server.warnings == warnings;
-        if was != idle_after {
-            server.idle = idle_after.map(|after| Idle::begin(after, now));
+        let (resting, warnings) = (resting(&grant), warnings(&grant, server.adopted));
+        let (was, is) = (server.idle.as_ref().map(Idle::spans), spans(&resting, grant.idle_after.at()));
+        let same = (server.terms, server.on_pids, server.stall, server.resting)
+            == (terms, grant.on_pids, grant.stall, resting)
+            && server.warnings == warnings
+            && was.unwrap_or_default() == is;
+        if was.unwrap_or_default() != is {
+            server.idle = Idle::begin(is, now);
         }
+        server.resting = resting;
         (server.terms, server.on_pids, server.stall, server.warnings) = (terms, grant.on_pids, grant.stall, warnings);
         if !same {
             self.record_again(number);

@@ -23,6 +23,7 @@ pub(super) struct Facts {
     /// For how long each end is under way that is, in seconds.
     ends: Vec<f64>,
     delayed: u64,
+    parked: usize,
     sessions_max: u32,
     servers_max: u32,
     kept: Kept,
@@ -44,6 +45,7 @@ impl Driver {
             entries: publish::entries(&self.table, None, &self.backend),
             ends: ending.map(|server| age(server.ending_since)).collect(),
             delayed: self.counts.delayed,
+            parked: self.parked(),
             sessions_max: self.settings.sessions_max,
             servers_max: self.settings.servers_max,
             kept: self.counters.kept().clone(),
@@ -89,6 +91,7 @@ impl Memory {
             omitted,
             machine,
             delayed: facts.delayed,
+            parked: facts.parked,
             ending: facts.ends.len(),
             oldest_end: facts.ends.iter().copied().fold(0.0, f64::max),
             sessions_max: facts.sessions_max,

@@ -36,7 +36,7 @@ use crate::snapshot::SessionView;
 use crate::sys::crash;
 use crate::wire::{
     self, Adopt, Adopted, Answer, Call, Description, EndReply, Fault, Inbox, Launch, Launched, ListReply, Located,
-    Noted, Question, Relabel, Relabelled, ReloadReply, StatusReply,
+    Noted, ParkReply, Question, Relabel, Relabelled, ReloadReply, Rested, StatusReply, ThawReply,
 };
 
 /// How long a client may take for its first message, from its turn on.
@@ -214,6 +214,8 @@ async fn answer(
         Call::Adopt(wish) => reply(adopt(service, peer, pidfd, *wish, descriptors).await?),
         Call::End(wish) => reply(end(service, peer, pidfd, wish).await?),
         Call::Reload(wish) => reply(reload(service, peer, pidfd, wish).await?),
+        Call::Park(wish) => reply(park(service, peer, pidfd, wish).await?),
+        Call::Thaw(wish) => reply(thaw(service, peer, pidfd, wish).await?),
         Call::Label(wish) => reply(label(service, peer, pidfd, wish).await?),
         Call::Status(id) => wire::encode_reply(&status(service, peer, &id).await?),
         Call::List => wire::encode_reply(&ListReply { sessions: list(service, peer).await? }),
@@ -350,6 +352,30 @@ async fn end(
 ) -> Result<Result<EndReply, Fault>, ConnectionError> {
     match caller::inside(&service.backend, peer, pidfd) {
         Ok(inside) => ask(service, |reply| Message::End { peer, inside, wish, reply }).await,
+        Err(fault) => Ok(Err(fault)),
+    }
+}
+
+async fn park(
+    service: &Service,
+    peer: Peer,
+    pidfd: Option<&OwnedFd>,
+    wish: Rested,
+) -> Result<Result<ParkReply, Fault>, ConnectionError> {
+    match caller::inside(&service.backend, peer, pidfd) {
+        Ok(inside) => ask(service, |reply| Message::Park { peer, inside, wish, reply }).await,
+        Err(fault) => Ok(Err(fault)),
+    }
+}
+
+async fn thaw(
+    service: &Service,
+    peer: Peer,
+    pidfd: Option<&OwnedFd>,
+    wish: Rested,
+) -> Result<Result<ThawReply, Fault>, ConnectionError> {
+    match caller::inside(&service.backend, peer, pidfd) {
+        Ok(inside) => ask(service, |reply| Message::Thaw { peer, inside, wish, reply }).await,
         Err(fault) => Ok(Err(fault)),
     }
 }

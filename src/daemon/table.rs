@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::aside::Foreign;
+use super::parking::Nap;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
 use crate::confine::Confine;
@@ -20,7 +21,7 @@ use crate::outcome::{Exit, Stall};
 use crate::policy::OnPids;
 use crate::process;
 use crate::realm::{Container, Realm};
-use crate::records::{Asked, Expiry, Instance};
+use crate::records::{Asked, Expiry, Instance, Resting};
 use crate::session::{Name, NamedBy, ProcessId, SessionId};
 use crate::timestamp::Timestamp;
 use crate::wire::{EndReply, Ended, Fault, Launched};
@@ -47,6 +48,10 @@ pub(super) struct Server {
     pub(super) on_pids: OnPids,
     /// Watches for it doing nothing, where that has an end.
     pub(super) idle: Option<Idle>,
+    /// What becomes of it when it is idle, short of its end.
+    pub(super) resting: Resting,
+    /// How it rests now.
+    pub(super) nap: Nap,
     /// What counts as a standstill at a `memory_high`.
     pub(super) stall: Stall,
     /// Watches it while it presses against one.

@@ -8,7 +8,7 @@ use crate::label::Labels;
 use crate::realm::Realm;
 use crate::session::SessionId;
 use crate::timestamp::Timestamp;
-use crate::wire::{End, Fault, Relabel};
+use crate::wire::{End, Fault, Relabel, Rested};
 
 /// What an order names: all that is given must hold.
 #[derive(Debug, Default)]
@@ -48,6 +48,14 @@ impl<'a> Selection<'a> {
     /// What is to be labelled, where no process names it.
     pub(super) fn of_relabel(wish: &'a Relabel) -> Self {
         Self { session: wish.session.as_ref(), owner_pid: wish.owner_pid, done: "labelled", ..Self::default() }
+    }
+
+    /// What is to be parked, or to go on.
+    pub(super) fn of_rest(wish: &'a Rested, done: &'static str) -> Result<Self, Fault> {
+        if wish.session.is_none() && !wish.all {
+            return Err(Fault::InvalidParameter("name a session, or all".into()));
+        }
+        Ok(Self { session: wish.session.as_ref(), server: wish.server.as_deref(), done, ..Self::default() })
     }
 
     fn means(&self, server: &Server) -> bool {

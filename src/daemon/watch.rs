@@ -99,6 +99,14 @@ impl Watcher {
         Ok(epoll::add(self.epoll.get_ref(), fd, epoll::EventData::new_u64(source.token()), flags)?)
     }
 
+    /// Watches a stdin that is watched already for input, too, or no more for that. Each time it is told once.
+    pub fn watch_input(&self, stdin: impl AsFd, number: u64, input: bool) -> io::Result<()> {
+        use epoll::EventFlags as Flags;
+        let wanted = if input { Flags::IN | Flags::RDHUP } else { Flags::RDHUP };
+        let data = epoll::EventData::new_u64(Source::Stdin(number).token());
+        Ok(epoll::modify(self.epoll.get_ref(), stdin, data, wanted | Flags::ONESHOT)?)
+    }
+
     /// Stops watching a descriptor. It must be done before the descriptor is closed: while the server holds the same
     /// file description, the registration of a closed dup lives on.
     pub fn forget(&self, fd: impl AsFd) {

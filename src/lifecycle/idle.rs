@@ -5,6 +5,9 @@
 //! garbage collectors burn; a message waits in stdin; or any of this could not be read.
 //!
 //! It is blind for one thing: a server that waits for a long answer from elsewhere does nothing meanwhile.
+//!
+//! What follows from it has spans of its own: its memory is given back ([`Spans::trim`]), it is parked ([`Spans::park`]), it
+//! ends ([`Spans::end`]).
 
 use std::time::Duration;
 
@@ -38,12 +41,34 @@ pub struct Activity {
     pub blocks: u64,
 }
 
+/// After how long without activity what becomes of a server; `None`: never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spans {
+    /// Its memory is reclaimed while it goes on.
+    pub trim: Option<TimeSpan>,
+    /// It is frozen, and its memory reclaimed.
+    pub park: Option<TimeSpan>,
+    /// It ends.
+    pub end: Option<TimeSpan>,
+}
+
+impl Spans {
+    /// By which it is read often enough for all of them.
+    fn shortest(self) -> Option<TimeSpan> {
+        [self.trim, self.park, self.end].into_iter().flatten().min()
+    }
+}
+
 /// Watches one server for having nothing to do.
 #[derive(Debug)]
 pub struct Idle {
-    after: TimeSpan,
+    spans: Spans,
+    /// The shortest of them.
+    shortest: TimeSpan,
     /// When it was last found to have done something, and what it had done until then.
     since: Option<(Moment, Activity)>,
+    /// What it was asked to write to a disk since then was not its own doing.
+    reclaimed: bool,
     /// When it is to be read next.
     next: Moment,
     /// When the reading that is under way began.
@@ -51,16 +76,17 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// Begins now: what was before is not known.
-    pub fn begin(after: TimeSpan, now: Moment) -> Self {
-        let mut idle = Self { after, since: None, next: now, asked: None };
+    /// Begins now: what was before is not known. `None` where nothing would follow.
+    pub fn begin(spans: Spans, now: Moment) -> Option<Self> {
+        let mut idle =
+            Self { spans, shortest: spans.shortest()?, since: None, reclaimed: false, next: now, asked: None };
         idle.next = idle.following(now);
-        idle
+        Some(idle)
     }
 
-    /// How long it may be idle.
-    pub fn after(&self) -> TimeSpan {
-        self.after
+    /// After how long what follows.
+    pub fn spans(&self) -> Spans {
+        self.spans
     }
 
     /// When it is to be read next; while it is read, that is open.
@@ -84,31 +110,50 @@ impl Idle {
     }
 
     /// The reading that was begun is there; `None` where it failed, or where something waits to be read by the server.
-    /// Tells whether the server has been idle for long enough.
+    /// Tells for how long the server has been idle, where it has.
     #[must_use]
-    pub fn read(&mut self, now: Moment, found: Option<Activity>) -> bool {
-        let Some(asked) = self.asked.take() else { return false };
-        let (Some(found), Some((since, before))) = (&found, &self.since) else {
-            self.since = found.map(|found| (now, found));
-            return false;
+    pub fn read(&mut self, now: Moment, found: Option<Activity>) -> Option<Duration> {
+        let asked = self.asked.take()?;
+        let (Some(mut found), Some((since, before))) = (found.clone(), &self.since) else {
+            (self.since, self.reclaimed) = (found.map(|found| (now, found)), false);
+            return None;
         };
         let span = asked.saturating_sub(*since);
-        if found.stirred_since(before, span) {
-            self.since = Some((now, found.clone()));
-            return false;
+        let blocks = found.blocks;
+        if self.reclaimed {
+            // What the kernel wrote to swap and page cache to a file is told as the server's.
+            found.blocks = before.blocks;
         }
-        span >= self.after.duration()
+        if found.stirred_since(before, span) {
+            (self.since, self.reclaimed) = (Some((now, Activity { blocks, ..found })), false);
+            return None;
+        }
+        if std::mem::take(&mut self.reclaimed) {
+            self.since = Some((*since, Activity { blocks, ..before.clone() }));
+        }
+        Some(span)
+    }
+
+    /// Its memory was reclaimed: what a disk was asked for until the next reading tells nothing of the server.
+    pub fn was_reclaimed(&mut self) {
+        self.reclaimed = true;
+    }
+
+    /// What it had done when it was last found to have done something.
+    pub fn baseline(&self) -> Option<&Activity> {
+        self.since.as_ref().map(|(_, activity)| activity)
     }
 
     /// Readings of all servers with the same span fall together, so that they are one wake-up.
     fn following(&self, now: Moment) -> Moment {
-        let pause = (self.after.duration() / READINGS).max(PAUSE_LEAST).as_millis().max(1);
+        let pause = (self.shortest.duration() / READINGS).max(PAUSE_LEAST).as_millis().max(1);
         Duration::from_millis(u64::try_from((now.as_millis() / pause + 1) * pause).unwrap_or(u64::MAX))
     }
 }
 
 impl Activity {
-    fn stirred_since(&self, before: &Self, span: Duration) -> bool {
+    /// Whether anything but what timers burn was done between `before` and this reading, `span` later.
+    pub fn stirred_since(&self, before: &Self, span: Duration) -> bool {
         let nothing = CPU_LEAST.max(span / CPU_PART);
         self.bytes != before.bytes || self.blocks != before.blocks || self.cpu.saturating_sub(before.cpu) > nothing
     }
@@ -126,12 +171,22 @@ mod tests {
         Activity { cpu: Duration::from_millis(cpu_ms), bytes: vec![(7, bytes)], blocks: 0 }
     }
 
+    fn ending(after: &str, now: Moment) -> Idle {
+        Idle::begin(Spans { end: Some(after.parse().unwrap()), ..Spans::default() }, now).unwrap()
+    }
+
+    /// Whether a reading tells that it has been idle for as long as it may be.
+    fn is_over(idle: &mut Idle, now: Moment, found: Option<Activity>) -> bool {
+        let span = idle.spans().end.unwrap().duration();
+        idle.read(now, found).is_some_and(|idle| idle >= span)
+    }
+
     /// Reads what `found` tells of each moment, until it is idle or `until` is reached.
     fn idle_at(after: &str, until: Moment, mut found: impl FnMut(Moment) -> Option<Activity>) -> Option<Moment> {
-        let mut idle = Idle::begin(after.parse().unwrap(), Duration::ZERO);
+        let mut idle = ending(after, Duration::ZERO);
         while let Some(now) = idle.next().filter(|next| *next <= until) {
             assert!(idle.ask(now) && !idle.ask(now), "one reading at a time");
-            if idle.read(now, found(now)) {
+            if is_over(&mut idle, now, found(now)) {
                 return Some(now);
             }
         }
@@ -172,17 +227,42 @@ mod tests {
 
     #[test]
     fn a_slow_reading_does_not_count_as_time_without_activity() {
-        let mut idle = Idle::begin("2s".parse().unwrap(), Duration::ZERO);
-        assert!(idle.ask(SECOND));
-        assert!(!idle.read(5 * SECOND, Some(activity(0, 0))));
-        assert!(idle.ask(6 * SECOND) && !idle.read(9 * SECOND, Some(activity(0, 0))), "it was read at 6 s, or later");
-        assert!(idle.ask(9 * SECOND) && idle.read(9 * SECOND, Some(activity(0, 0))));
+        let mut idle = ending("2s", Duration::ZERO);
+        let mut reads = |asked, now| idle.ask(asked) && is_over(&mut idle, now, Some(activity(0, 0)));
+        assert!(!reads(SECOND, 5 * SECOND));
+        assert!(!reads(6 * SECOND, 9 * SECOND), "it was read at 6 s, or later");
+        assert!(reads(9 * SECOND, 9 * SECOND));
     }
 
     #[test]
     fn servers_with_the_same_span_are_read_at_the_same_moments() {
-        let spans = [0, 100, 1_999].map(|begun| Idle::begin("8s".parse().unwrap(), Duration::from_millis(begun)));
+        let spans = [0, 100, 1_999].map(|begun| ending("8s", Duration::from_millis(begun)));
         assert!(spans.iter().all(|idle| idle.next() == Some(2 * SECOND)), "{spans:?}");
+    }
+
+    #[test]
+    fn it_is_read_often_enough_for_the_shortest_of_its_spans() {
+        let span = |text: &str| Some(text.parse().unwrap());
+        let spans = Spans { trim: span("30min"), park: span("8s"), end: None };
+        assert_eq!(Idle::begin(spans, Duration::ZERO).unwrap().next(), Some(2 * SECOND));
+        assert!(Idle::begin(Spans::default(), Duration::ZERO).is_none(), "nothing would follow");
+    }
+
+    #[test]
+    fn what_reclaim_writes_to_a_disk_is_no_activity_and_what_comes_after_it_is() {
+        let mut idle = ending("2s", Duration::ZERO);
+        let mut read = |second: u32, blocks, reclaimed: bool| {
+            if reclaimed {
+                idle.was_reclaimed();
+            }
+            assert!(idle.ask(second * SECOND));
+            idle.read(second * SECOND, Some(Activity { blocks, ..activity(0, 0) }))
+        };
+        assert_eq!(read(1, 0, false), None);
+        assert_eq!(read(2, 7, true), Some(SECOND), "the span goes on");
+        assert_eq!(read(3, 7, false), Some(2 * SECOND));
+        assert_eq!(read(4, 9, false), None, "it reads something back");
+        assert_eq!(read(5, 9, false), Some(SECOND));
     }
 
     proptest! {
@@ -190,7 +270,7 @@ mod tests {
         fn nothing_is_idle_before_its_span_has_passed_since_it_last_did_something(
             after in 1u64..100, steps in proptest::collection::vec(any::<bool>(), 1..200)
         ) {
-            let mut idle = Idle::begin(format!("{after}s").parse().unwrap(), Duration::ZERO);
+            let mut idle = ending(&format!("{after}s"), Duration::ZERO);
             let (mut last, mut bytes) = (Duration::ZERO, 0);
             for stirs in steps {
                 let now = idle.next().unwrap();
@@ -198,7 +278,7 @@ mod tests {
                     (last, bytes) = (now, bytes + 1);
                 }
                 prop_assert!(idle.ask(now));
-                if idle.read(now, Some(activity(0, bytes))) {
+                if is_over(&mut idle, now, Some(activity(0, bytes))) {
                     prop_assert!(now - last >= Duration::from_secs(after));
                 }
                 prop_assert!(idle.next().unwrap() > now, "it never reads twice at one moment");

@@ -1,6 +1,7 @@
 //! How a server ends: a pure function from (state, event, moment) to (state, actions).
 //!
-//! It owns the order of an end, and when readings over time become a fact ([`Idle`], [`Watchdog`]). It reads no clock,
+//! It owns the order of an end, and when readings over time become a fact ([`Idle`], [`Watchdog`]), and how
+//! what is idle rests ([`Rest`]). It reads no clock,
 //! touches no process and logs nothing: the daemon's driver feeds it facts and carries out its actions.
 //!
 //! ```text
@@ -21,6 +22,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod idle;
+mod rest;
 mod stall;
 mod step;
 
@@ -31,7 +33,8 @@ use std::time::Duration;
 
 use crate::outcome::{Cause, Level, Stall};
 use crate::timespan::TimeSpan;
-pub use idle::{Activity, Idle};
+pub use idle::{Activity, Idle, Spans};
+pub use rest::{ParkReason, Rest, ThawReason, Want};
 pub use stall::{Pressure, Verdict, Watchdog};
 
 /// Time since the daemon's start, on the monotonic clock.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::pairs::Pairs;
+use crate::lifecycle::{ParkReason, ThawReason};
 use crate::occurrence::{Ended, Occurrence, What};
 
 /// Spans of launches: a host waits for its server.
@@ -13,8 +14,11 @@ const LAUNCH_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 /// Spans of ends: up to the longest grace, and beyond.
 const END_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0];
 
+/// Spans of thaws: from what woke a server to the moment when all of it may run.
+const THAW_BUCKETS: [f64; 9] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 5.0];
+
 /// All events, so that each has its series from the start.
-const EVENTS: [&str; 10] = [
+const EVENTS: [&str; 13] = [
     "launched",
     "moved_in",
     "adopted",
@@ -24,6 +28,9 @@ const EVENTS: [&str; 10] = [
     "pids_limit",
     "not_executed",
     "escaped",
+    "trimmed",
+    "parked",
+    "thawed",
     "ended",
 ];
 
@@ -48,6 +55,11 @@ pub struct Counters {
     escapes: IntCounter,
     storms: IntCounter,
     given_back: IntCounter,
+    trims: IntCounter,
+    parks: IntCounterVec,
+    thaws: IntCounterVec,
+    thaw_seconds: Histogram,
+    reclaimed: IntCounter,
     history_dropped: IntCounter,
     pairs: Pairs,
     kept: Kept,
@@ -143,6 +155,30 @@ impl Default for Counters {
                 "Memory that was charged to the leaves of servers when their ends began: memory.current on cgroup v2, \
                  memory.usage_in_bytes on v1.",
             ),
+            trims: make.counter(
+                "pinfold_trims_total",
+                "Times the memory of an idle server was given back while it went on.",
+            ),
+            parks: make.counters(
+                "pinfold_parks_total",
+                "Times a server was frozen and its memory given back, by why: idle or requested.",
+                &["reason"],
+            ),
+            thaws: make.counters(
+                "pinfold_thaws_total",
+                "Times a parked server was thawed, by why: input, closed, ending, requested, reload or stopping.",
+                &["reason"],
+            ),
+            thaw_seconds: make.histogram(
+                "pinfold_thaw_duration_seconds",
+                "Thaws, from what woke a parked server to the moment when the kernel said that all of it may run; what of its \
+                 memory it then needs comes back page by page.",
+                &THAW_BUCKETS,
+            ),
+            reclaimed: make.counter(
+                "pinfold_memory_reclaimed_bytes_total",
+                "What was charged to idle servers before their memory was given back, less what was afterwards.",
+            ),
             history_dropped: make.counter(
                 "pinfold_history_dropped_total",
                 "Ends that the history had no room for, or could not write.",
@@ -155,6 +191,8 @@ impl Default for Counters {
         for result in ["granted", "refused", "uncontained"] {
             counters.launches.with_label_values(&[result]).inc_by(0);
         }
+        ParkReason::ALL.iter().for_each(|reason| counters.parks.with_label_values(&[reason.word()]).inc_by(0));
+        ThawReason::ALL.iter().for_each(|reason| counters.thaws.with_label_values(&[reason.word()]).inc_by(0));
         counters
     }
 }
@@ -191,6 +229,20 @@ impl Counters {
             // Its end counts the failure; that it was this one is told by the event's own count. So is what was no launch.
             What::NotExecuted { .. } | What::MovedIn { .. } => {}
             What::Escaped { .. } => self.escapes.inc(),
+            What::Trimmed { before_bytes, after_bytes, .. } => {
+                self.trims.inc();
+                self.reclaimed.inc_by(before_bytes.less(*after_bytes).0);
+            }
+            What::Parked { reason, before_bytes, after_bytes, .. } => {
+                self.parks.with_label_values(&[reason.word()]).inc();
+                self.reclaimed.inc_by(before_bytes.less(*after_bytes).0);
+            }
+            What::Thawed { reason, thaw_seconds, .. } => {
+                self.thaws.with_label_values(&[reason.word()]).inc();
+                if let Some(seconds) = thaw_seconds {
+                    self.thaw_seconds.observe(*seconds);
+                }
+            }
             What::Ended(ended) => self.count_end(occurrence, ended, of_server),
         }
     }

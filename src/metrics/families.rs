@@ -301,6 +301,8 @@ impl Families {
             self.gauge("pinfold_limit_held", LIMIT_HELD, &[("limit", limit)], held);
         }
         let omitted = picture.omitted.len() as f64;
+        let servers = picture.sessions.iter().flat_map(|reading| &reading.view.servers);
+        let reclaimed: u64 = servers.filter_map(|server| server.reclaimed_bytes).map(|bytes| bytes.0).sum();
         for (name, help, value) in [
             (
                 "pinfold_sessions_omitted",
@@ -309,6 +311,8 @@ impl Families {
             ),
             ("pinfold_sessions_limit", "The most sessions: sessions_max of [daemon].", f64::from(picture.sessions_max)),
             ("pinfold_servers_limit", "The most servers: servers_max of [daemon].", f64::from(picture.servers_max)),
+            ("pinfold_parked_servers", "Servers that are parked: frozen, with their memory given back.", picture.parked as f64),
+            ("pinfold_memory_reclaimed_bytes", RECLAIMED, reclaimed as f64),
             ("pinfold_ending_servers", "Servers whose end is under way.", picture.ending as f64),
             (
                 "pinfold_oldest_end_age_seconds",
@@ -375,6 +379,8 @@ const MACHINE_WORKING_SET: &str = "What of that cannot be given back without los
                                    memory.usage_in_bytes - total_inactive_file on v1; absent while there is no session.";
 const MACHINE_LIMIT: &str = "The memory limit of the level above all sessions: memory.max on cgroup v2, \
                              memory.limit_in_bytes on v1; absent where there is none, and while there is no session.";
+const RECLAIMED: &str = "What idle servers held when their memory was given back, less what they hold now: memory.current on \
+                         cgroup v2, memory.usage_in_bytes on v1; of servers with series of their own.";
 const SCRAPE: &str = "How long this very scrape took to read all this.";
 
 /// All that is told of what is, and of how long it took to see; `with_ids` names sessions as their hosts do.

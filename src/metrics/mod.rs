@@ -77,6 +77,8 @@ pub struct Picture {
     pub machine: Option<MemoryView>,
     /// Launches that had to wait for their turn, since the daemon started.
     pub delayed: u64,
+    /// Servers that are parked.
+    pub parked: usize,
     /// Servers whose end is under way.
     pub ending: usize,
     /// For how long the oldest of these ends is under way, in seconds.

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Hits, Picture, Reading, Seen};
 use crate::argv::MaskedArgv;
+use crate::lifecycle::{ParkReason, ThawReason};
 use crate::limits::Bytes;
 use crate::occurrence::{Ended, Occurrence, What};
 use crate::outcome::{Cause, Level, Outcome};
@@ -61,6 +62,8 @@ pub(super) fn picture(id: &str) -> Picture {
         pids_refusals: 3,
         stdin: StdinWatch::Watched,
         confine: Default::default(),
+        parked_at: None,
+        reclaimed_bytes: Some(Bytes(32 << 20)),
         escaped: false,
         escaped_pids: Vec::new(),
         warnings: Vec::new(),
@@ -89,6 +92,7 @@ pub(super) fn picture(id: &str) -> Picture {
         sessions: vec![Reading { view, hits, seen, servers: vec![(hits, seen)] }],
         machine: Some(memory()),
         delayed: 4,
+        parked: 2,
         ending: 1,
         oldest_end: 0.5,
         sessions_max: 1000,
@@ -151,6 +155,14 @@ pub(super) fn all() -> Vec<Occurrence> {
         What::PidsLimit { level: Level::Server },
         What::NotExecuted { command: "nxp".into(), reason: "no".into() },
         What::Escaped { pids: vec![42] },
+        What::Trimmed { before_bytes: Bytes(64 << 20), after_bytes: Bytes(32 << 20), swap_bytes: Bytes(30 << 20) },
+        What::Parked {
+            reason: ParkReason::Idle,
+            before_bytes: Bytes(32 << 20),
+            after_bytes: Bytes(2 << 20),
+            swap_bytes: Bytes(60 << 20),
+        },
+        What::Thawed { reason: ThawReason::Input, parked_seconds: 61.5, thaw_seconds: Some(0.0004) },
     ];
     kinds.into_iter().map(|what| occurrence("s", what)).chain([ended("s")]).collect()
 }

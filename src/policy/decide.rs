@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Refusal;
-use super::settings::{OnExcess, OnPids, STALL, Settings};
+use super::settings::{OnExcess, OnPids, STALL, ServerWishes, Settings};
 use crate::confine::Confine;
 use crate::limits::{Bytes, CpuMax, Limit, LimitWishes, Limits, MEMORY_MAX_FLOOR, MemorySize, PidsMax, Weight};
 use crate::outcome::{Level, Stall};
@@ -50,6 +50,10 @@ pub struct Offers {
     pub cpu: Offer,
     /// `io.weight`.
     pub io: Offer,
+    /// `memory.reclaim`: memory can be given back while nothing is ended for it.
+    pub trim: Offer,
+    /// Freezing, and somebody who thaws whatever becomes of the daemon.
+    pub park: Offer,
     /// The machine's memory, of which a share is taken.
     pub ram: Bytes,
 }
@@ -78,6 +82,16 @@ pub enum Offer {
         /// What would change that.
         remedy: String,
     },
+}
+
+impl Offer {
+    /// Why it does not hold here and what would change that, as one clause.
+    pub fn why_not(&self) -> Option<String> {
+        match self {
+            Self::Missing { why, remedy } | Self::Withheld { why, remedy } => Some(format!("{why}; {remedy}")),
+            Self::Holds | Self::NothingToLimit => None,
+        }
+    }
 }
 
 /// Whether the launch may go ahead.
@@ -109,6 +123,14 @@ pub struct Grant {
     pub on_pids: OnPids,
     /// How long the server may do nothing.
     pub idle_after: Limit<TimeSpan>,
+    /// After how long without activity its memory is given back while it goes on.
+    pub trim_after: Limit<TimeSpan>,
+    /// After how long without activity it is parked.
+    pub park_after: Limit<TimeSpan>,
+    /// Whether it is parked although something other than its stdin could wake it.
+    pub park_reachable: bool,
+    /// How much of it may stand in swap after its memory was given back. What nobody limited is limited by the swap there is.
+    pub idle_swap: Limit<Bytes>,
     /// What counts as a standstill at a `memory_high`, its own or one above.
     pub stall: Stall,
     /// How many instances of the server its session may have at a time, where that is a named one.
@@ -161,6 +183,8 @@ fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
         [(Level::Session, &session_limits), (Level::Machine, &machine_limits)],
     ));
     let manners = server.or(built_in);
+    let (trim_after, park_after) = rests(&manners, request.offered, &mut warnings);
+    let idle_swap = server.limits.memory_swap_max.map_or(Limit::Infinity, |swap| swap.resolve(request.offered.ram));
     Ok(Grant {
         server: server_limits,
         session: session_limits,
@@ -170,6 +194,10 @@ fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
         stdin_grace: bounded("stdin_grace", manners.stdin_grace)?,
         on_pids: manners.on_pids.unwrap_or(OnPids::Report),
         idle_after: manners.idle_after.unwrap_or(Limit::Infinity),
+        trim_after,
+        park_after,
+        park_reachable: manners.park_reachable.unwrap_or(false),
+        idle_swap,
         stall: Stall {
             span: manners.memory_high_for.unwrap_or(STALL.span),
             percent: manners.memory_high_pressure.unwrap_or(STALL.percent),
@@ -180,6 +208,26 @@ fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
         confine: manners.confine.unwrap_or_default().max(request.confine),
         warnings,
     })
+}
+
+/// After how long an idle server is trimmed, and parked. What cannot be parked here is trimmed instead; that it cannot even be
+/// trimmed is no more than if pinfold did not do such things.
+fn rests(
+    manners: &ServerWishes,
+    offered: &Offers,
+    warnings: &mut Vec<String>,
+) -> (Limit<TimeSpan>, Limit<TimeSpan>) {
+    let trim = manners.trim_after.unwrap_or(Limit::Infinity);
+    let park = manners.park_after.unwrap_or(Limit::Infinity);
+    let (trims, parks) = (offered.trim == Offer::Holds, offered.trim == Offer::Holds && offered.park == Offer::Holds);
+    let instead = if parks { None } else { park.at() };
+    if instead.is_some() {
+        let why = [&offered.trim, &offered.park].into_iter().find_map(Offer::why_not);
+        let but = if trims { "is trimmed when it is idle, and not parked" } else { "is not parked when it is idle" };
+        warnings.push(format!("it {but}: {}", why.unwrap_or_default()));
+    }
+    let trim = trim.at().into_iter().chain(instead).min().filter(|_| trims);
+    (trim.map_or(Limit::Infinity, Limit::At), if parks { park } else { Limit::Infinity })
 }
 
 fn bounded(key: &str, asked: Option<Duration>) -> Result<Duration, Refusal> {

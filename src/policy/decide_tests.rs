@@ -18,6 +18,8 @@ fn everything() -> Offers {
         pids: Offer::Holds,
         cpu: Offer::Holds,
         io: Offer::Holds,
+        trim: Offer::Holds,
+        park: Offer::Holds,
         ram: Bytes(16 * GIB),
     }
 }
@@ -30,6 +32,8 @@ fn nothing() -> Offers {
         pids: missing("pids"),
         cpu: missing("cpu"),
         io: missing("io"),
+        trim: missing("memory"),
+        park: missing("supervision"),
         ram: Bytes(16 * GIB),
     }
 }
@@ -44,6 +48,8 @@ fn withheld() -> Offers {
         pids: withheld(),
         cpu: withheld(),
         io: withheld(),
+        trim: withheld(),
+        park: Offer::Holds,
         ram: Bytes(16 * GIB),
     }
 }
@@ -180,8 +186,8 @@ fn best_effort_drops_what_cannot_hold_and_says_so_once_for_all_levels() {
         grant.warnings,
         [
             "memory_max of machine, session, server is not held here: no memory controller",
-            "memory_swap_max of machine, session, server is not held here: no swap controller",
             "pids_max of machine, session, server is not held here: no pids controller",
+            "memory_swap_max of server is not held here: no swap controller",
         ]
     );
 }
@@ -365,7 +371,7 @@ proptest! {
     ) {
         let mut launch = launch();
         let [memory, memory_high, swap, pids, cpu, io] = offers;
-        launch.offers = Offers { memory, memory_high, swap, pids, cpu, io, ram: Bytes(ram) };
+        launch.offers = Offers { memory, memory_high, swap, pids, cpu, io, ram: Bytes(ram), ..everything() };
         launch.settings.best_effort = best_effort;
         launch.settings.session.limits = session;
         launch.wishes = wishes;

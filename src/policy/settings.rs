@@ -83,32 +83,42 @@ impl Settings {
     /// The machine's limits where the file says nothing. A quarter of the memory stays for the hosts and the system: an
     /// agent whose servers are bounded is of no use on a machine that has died.
     pub fn built_in_machine() -> LimitWishes {
-        LimitWishes { memory_max: Some(MemorySize::Share(75_00)), pids_max: pids(16_384), ..no_swap() }
+        LimitWishes { memory_max: Some(MemorySize::Share(75_00)), pids_max: pids(16_384), ..any_swap() }
     }
 
     /// A session's limits where the file says nothing: one runaway agent leaves room for a second. It lives for as long
     /// as it has servers: nothing ends for its age unless somebody said so.
     pub fn built_in_session() -> SessionWishes {
         SessionWishes {
-            limits: LimitWishes { memory_max: Some(MemorySize::Share(50_00)), pids_max: pids(4096), ..no_swap() },
+            limits: LimitWishes {
+                memory_max: Some(MemorySize::Share(50_00)),
+                pids_max: pids(4096),
+                ..any_swap()
+            },
             ttl: Some(Limit::Infinity),
         }
     }
 
     /// A server's limits and manners where the file says nothing. A Node server needs 70 to 185 MB, a headless browser
     /// ten times that, and V8 grows its heap before it collects. Threads count as processes, and each `npm exec`
-    /// tree has some thirty of them, a browser hundreds.
+    /// tree has some thirty of them, a browser hundreds. It does not swap by itself: a server that swaps answers too late to
+    /// be of use and takes the whole machine's disk with it; dying is told, a standstill is not. What goes to swap is what an
+    /// idle server does not touch, and it goes there only when that is given back.
     pub fn built_in_server() -> ServerWishes {
         ServerWishes {
             limits: LimitWishes {
                 memory_max: Some(MemorySize::Amount(Bytes(2 << 30))),
                 pids_max: pids(1024),
-                ..no_swap()
+                memory_swap_max: Some(MemorySize::Amount(Bytes(0))),
+                ..LimitWishes::default()
             },
             grace: Some(Duration::from_secs(3)),
             stdin_grace: Some(Duration::from_secs(5)),
             on_pids: Some(OnPids::Report),
             idle_after: Some(Limit::Infinity),
+            trim_after: Some(Limit::At(TRIM_AFTER)),
+            park_after: Some(Limit::Infinity),
+            park_reachable: Some(false),
             memory_high_pressure: Some(STALL.percent),
             memory_high_for: Some(STALL.span),
             instances_max: Some(Limit::Infinity),
@@ -134,10 +144,13 @@ impl Settings {
 /// 81 to 89 %, one whose page cache is reclaimed far below.
 pub const STALL: Stall = Stall { span: TimeSpan::seconds(10), percent: 40 };
 
-/// A server that swaps answers too late to be of use and takes the whole machine's disk with it; dying is told, a
-/// standstill is not.
-fn no_swap() -> LimitWishes {
-    LimitWishes { memory_swap_max: Some(MemorySize::Amount(Bytes(0))), ..LimitWishes::default() }
+/// After how long without activity a server's memory is given back where nothing was said. It goes on meanwhile, and what it
+/// needs again comes back page by page.
+pub const TRIM_AFTER: TimeSpan = TimeSpan::seconds(30 * 60);
+
+/// What may swap is said for each server; above it there is no other limit.
+fn any_swap() -> LimitWishes {
+    LimitWishes { memory_swap_max: Some(MemorySize::Infinity), ..LimitWishes::default() }
 }
 
 fn pids(count: u32) -> Option<PidsMax> {
@@ -204,6 +217,12 @@ pub struct ServerWishes {
     pub on_pids: Option<OnPids>,
     /// How long a server may do nothing.
     pub idle_after: Option<Limit<TimeSpan>>,
+    /// After how long without activity its memory is given back while it goes on.
+    pub trim_after: Option<Limit<TimeSpan>>,
+    /// After how long without activity it is frozen and its memory given back.
+    pub park_after: Option<Limit<TimeSpan>>,
+    /// Whether it is parked although something other than its stdin could wake it.
+    pub park_reachable: Option<bool>,
     /// The full memory pressure, in percent, at which a server that presses against a `memory_high` stands still.
     pub memory_high_pressure: Option<u8>,
     /// For how long it must have stood still to be ended.
@@ -226,6 +245,9 @@ impl ServerWishes {
             stdin_grace: self.stdin_grace.or(wider.stdin_grace),
             on_pids: self.on_pids.or(wider.on_pids),
             idle_after: self.idle_after.or(wider.idle_after),
+            trim_after: self.trim_after.or(wider.trim_after),
+            park_after: self.park_after.or(wider.park_after),
+            park_reachable: self.park_reachable.or(wider.park_reachable),
             memory_high_pressure: self.memory_high_pressure.or(wider.memory_high_pressure),
             memory_high_for: self.memory_high_for.or(wider.memory_high_for),
             instances_max: self.instances_max.or(wider.instances_max),

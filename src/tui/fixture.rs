@@ -72,6 +72,8 @@ impl Server {
             pids_refusals: 0,
             stdin: StdinWatch::Watched,
             confine: Default::default(),
+            parked_at: None,
+            reclaimed_bytes: None,
             escaped: !self.escaped_pids.is_empty(),
             escaped_pids: self.escaped_pids.to_vec(),
             warnings: Vec::new(),

@@ -223,7 +223,7 @@ impl<'a> Row<'a> {
 
     fn state(&self) -> String {
         let state = match self.state {
-            "running" => "<span class=\"dim\">running</span>".to_owned(),
+            quiet @ ("running" | "parked") => format!("<span class=\"dim\">{quiet}</span>"),
             other => warn(other),
         };
         let said: Vec<String> = std::iter::once(state).chain(self.marks.iter().cloned()).collect();

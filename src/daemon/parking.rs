@@ -1,0 +1,380 @@
+//! The driver's side of idle servers that live on: when their memory is given back, when they are frozen, and that they are
+//! awake before anything else happens to them.
+//!
+//! While a server is frozen its held stdin is watched for input, too, without a byte of it being read; the thaw is the
+//! driver's own write, so that whatever is done for a server afterwards finds it awake. A server whose stdin is not watched
+//! is never frozen, and none is where nobody would thaw what a dead daemon froze ([`super::supervision`]).
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::driver::Driver;
+use super::message::{Message, Peer};
+use super::reclaiming::{self, Outcome, Park, Task};
+use super::stdin;
+use super::table::Server;
+use super::targets::Selection;
+use crate::cgroup::{Caller, Leaf, Order, Reclaimed};
+use crate::chain::chain;
+use crate::lifecycle::{Event, Idle, Moment, ParkReason, Rest, Spans, State, ThawReason, Want};
+use crate::limits::Bytes;
+use crate::occurrence::What;
+use crate::policy::{Grant, Offer};
+use crate::records::Resting;
+use crate::timestamp::Timestamp;
+use crate::wire::{Fault, NotParked, ParkReply, Parked, Rested, ThawReply};
+
+/// How many servers give memory back at a time: they share one disk.
+const TURNS: usize = 2;
+
+/// How long a thaw may take until the kernel tells that all of a leaf may run.
+const THAW_MAX: Duration = Duration::from_secs(5);
+
+/// How long somebody who asks for servers to be parked waits for them.
+const PARK_WAIT: Duration = Duration::from_secs(120);
+
+/// How a server rests, as only this daemon knows it: the next one finds all of them awake.
+#[derive(Debug, Default)]
+pub(super) struct Nap {
+    pub(super) rest: Rest,
+    /// Under which it is frozen and reclaimed.
+    order: Option<Arc<Order>>,
+    /// Since when it is parked.
+    pub(super) since: Option<(Timestamp, Moment)>,
+    /// What was charged to it before its memory was last given back.
+    pub(super) before: Option<Bytes>,
+    /// It was not to be parked when that was last tried, and has done nothing since.
+    refused: bool,
+    why: Option<ParkReason>,
+    /// Who waits for it to be parked.
+    waiter: Option<oneshot::Sender<Result<Reclaimed, String>>>,
+}
+
+/// The turns of those that give memory back.
+#[derive(Debug, Clone)]
+pub(super) struct Reclaimers(Arc<Semaphore>);
+
+impl Default for Reclaimers {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(TURNS)))
+    }
+}
+
+/// What a grant says of idle servers.
+pub(super) fn resting(grant: &Grant) -> Resting {
+    Resting {
+        trim_after: grant.trim_after.at(),
+        park_after: grant.park_after.at(),
+        reachable: grant.park_reachable,
+        swap: grant.idle_swap,
+        swap_max: grant.server.memory_swap_max,
+    }
+}
+
+/// After how long what follows, together with the span after which it ends.
+pub(super) fn spans(resting: &Resting, idle_after: Option<crate::timespan::TimeSpan>) -> Spans {
+    Spans { trim: resting.trim_after, park: resting.park_after, end: idle_after }
+}
+
+impl Driver {
+    /// It has been idle for so long, or did something: `None`.
+    pub(super) fn rest(&mut self, number: u64, idle: Option<Duration>) {
+        let parks = self.offers.park == Offer::Holds;
+        let Some(server) = self.table.servers.get_mut(&number).filter(|server| server.state == State::Running) else {
+            return;
+        };
+        let Some(idle) = idle else {
+            if server.nap.rest == Rest::Trimmed {
+                server.nap.rest = Rest::Awake;
+            }
+            server.nap.refused = false;
+            return;
+        };
+        let Some(watch) = &server.idle else { return };
+        let may_park = parks && server.stdin.is_some() && !server.nap.refused;
+        match server.nap.rest.wants(watch.spans(), idle, may_park) {
+            Want::Nothing => {}
+            Want::Trim => self.begin_rest(number, None),
+            Want::Park => {
+                let reachable = server.resting.reachable;
+                let idle = watch.baseline().map(|activity| (activity.clone(), idle));
+                self.begin_rest(number, Some((Park { reachable, idle }, ParkReason::Idle)));
+            }
+        }
+    }
+
+    /// Has a server trimmed, or parked.
+    fn begin_rest(&mut self, number: u64, park: Option<(Park, ParkReason)>) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(leaf) = server.leaf.clone() else { return };
+        let order = Arc::new(Order::default());
+        server.nap.order = Some(order.clone());
+        server.nap.rest = if park.is_some() { Rest::Parking } else { Rest::Trimming };
+        server.nap.why = park.as_ref().map(|(_, why)| *why);
+        if let Some(held) = server.stdin.as_ref().filter(|_| park.is_some())
+            && let Err(error) = self.watcher.watch_input(held, number, true)
+        {
+            tracing::warn!(%error, leaf = leaf.name().as_str(), "its stdin cannot be watched for input; it is not parked");
+            self.refuse_park(number, "its stdin cannot be watched for input");
+            return;
+        }
+        let task = Task { leaf, order: order.clone(), swap: server.resting.swap, park: park.map(|(park, _)| park) };
+        let (Reclaimers(turns), outbox) = (self.reclaimers.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let Ok(turn) = turns.acquire_owned().await else { return };
+            let work = move || {
+                let outcome = if task.order.is_off() { Outcome::CalledOff } else { reclaiming::run(&task) };
+                drop(turn);
+                outcome
+            };
+            if let Ok(outcome) = tokio::task::spawn_blocking(work).await {
+                let _ = outbox.send(Message::Rested(number, order, Box::new(outcome))).await;
+            }
+        });
+    }
+
+    /// A server's memory was given back, or was not.
+    pub(super) fn rested(&mut self, number: u64, order: &Arc<Order>, outcome: Outcome) {
+        let now = self.now();
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let is_current = server.nap.order.as_ref().is_some_and(|current| Arc::ptr_eq(current, order));
+        if !is_current || order.is_off() {
+            return;
+        }
+        let parks = server.nap.rest == Rest::Parking;
+        match outcome {
+            Outcome::Reclaimed(reclaimed) => {
+                if let Some(idle) = &mut server.idle {
+                    idle.was_reclaimed();
+                }
+                server.nap.before = Some(reclaimed.before);
+                server.nap.rest = if parks { Rest::Parked } else { Rest::Trimmed };
+                server.nap.since = parks.then(|| (Timestamp::of(SystemTime::now()), now));
+                if let Some(waiter) = server.nap.waiter.take() {
+                    let _ = waiter.send(Ok(reclaimed));
+                }
+                let Reclaimed { before, after, swap, .. } = reclaimed;
+                let (before_bytes, after_bytes, swap_bytes) = (before, after, swap);
+                let reason = server.nap.why.filter(|_| parks);
+                self.occurred(
+                    number,
+                    match reason {
+                        Some(reason) => What::Parked { reason, before_bytes, after_bytes, swap_bytes },
+                        None => What::Trimmed { before_bytes, after_bytes, swap_bytes },
+                    },
+                );
+            }
+            Outcome::CalledOff => {}
+            Outcome::NotParked(why) => self.refuse_park(number, &why),
+            Outcome::Failed(why) => {
+                let leaf = server.leaf_name.as_str();
+                tracing::warn!(leaf, "the memory of an idle server is not given back: {why}");
+                self.refuse_park(number, &why);
+            }
+        }
+    }
+
+    /// It is not parked, and awake. What was to be parked for being idle is trimmed instead, once.
+    fn refuse_park(&mut self, number: u64, why: &str) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let was = (server.nap.rest, server.nap.why.take());
+        tracing::debug!(leaf = server.leaf_name.as_str(), why, "it is not parked");
+        server.nap.refused = true;
+        server.nap.rest = Rest::Trimmed;
+        server.nap.order = None;
+        if let Some(waiter) = server.nap.waiter.take() {
+            let _ = waiter.send(Err(why.to_owned()));
+        }
+        self.watch_hang_up(number);
+        if was == (Rest::Parking, Some(ParkReason::Idle)) {
+            self.begin_rest(number, None);
+        }
+    }
+
+    /// From now on only a hang-up of its stdin is of interest.
+    fn watch_hang_up(&self, number: u64) {
+        if let Some(held) = self.table.servers.get(&number).and_then(|server| server.stdin.as_ref())
+            && let Err(error) = self.watcher.watch_input(held, number, false)
+        {
+            tracing::warn!(%error, "a stdin cannot be watched any more");
+        }
+    }
+
+    /// The held stdin spoke: it hung up, or something was written to it while its server was frozen.
+    pub(super) fn stdin_spoke(&mut self, number: u64) {
+        let Some(server) = self.table.servers.get(&number) else { return };
+        let hung_up = server.stdin.as_ref().is_none_or(|held| stdin::has_hung_up(held.as_fd()));
+        self.wake(number, if hung_up { ThawReason::Closed } else { ThawReason::Input });
+        if hung_up {
+            self.feed(number, Event::StdinClosed);
+        } else {
+            self.watch_hang_up(number);
+        }
+    }
+
+    /// Has a server go on, if it rests. When this returns it is thawed.
+    pub(super) fn wake(&mut self, number: u64, reason: ThawReason) {
+        let asked = Instant::now();
+        let now = self.now();
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(order) = server.nap.order.take() else { return };
+        let (rest, since) = (std::mem::take(&mut server.nap.rest), server.nap.since.take());
+        server.nap.refused = false;
+        if let Some(waiter) = server.nap.waiter.take() {
+            let _ = waiter.send(Err(format!("it was wanted again: {reason}")));
+        }
+        // Idle is what it is from here on.
+        server.idle = server.idle.as_ref().and_then(|idle| Idle::begin(idle.spans(), now));
+        let Some(leaf) = server.leaf.clone() else { return };
+        if let Err(error) = leaf.thaw(&order) {
+            tracing::error!(leaf = leaf.name().as_str(), error = %chain(&error), "a parked server cannot be thawed");
+        }
+        if rest.is_frozen() {
+            self.watch_hang_up(number);
+        }
+        if let Some((_, since)) = since {
+            let parked_seconds = now.saturating_sub(since).as_secs_f64();
+            self.thawed(number, leaf, (reason, asked, parked_seconds));
+        }
+    }
+
+    /// Tells of a thaw once the kernel says that all of the leaf may run.
+    fn thawed(&mut self, number: u64, leaf: Arc<Leaf>, (reason, asked, parked_seconds): (ThawReason, Instant, f64)) {
+        let Some(about) = self.about(number) else { return };
+        // Mostly it says so at once; a daemon that stops, or ends the server, waits for no more than that.
+        let runs = leaf.is_frozen().is_ok_and(|frozen| !frozen);
+        let told = move |runs: bool| What::Thawed {
+            reason,
+            parked_seconds,
+            thaw_seconds: runs.then(|| asked.elapsed().as_secs_f64()),
+        };
+        if runs {
+            self.occurred_to(about, told(true));
+            return;
+        }
+        let outbox = self.outbox.clone();
+        tokio::spawn(async move {
+            let wait = tokio::task::spawn_blocking(move || leaf.wait_frozen(false, THAW_MAX).unwrap_or(false));
+            let what = told(wait.await.unwrap_or(false));
+            let _ = outbox.send(Message::Thawed(Box::new((about, what)))).await;
+        });
+    }
+
+    /// Has all that rests go on.
+    pub(super) fn wake_all(&mut self, reason: ThawReason) {
+        let resting = self.table.servers.iter().filter(|(_, server)| server.nap.order.is_some());
+        for number in resting.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.wake(number, reason);
+        }
+    }
+
+    /// Parks what was named, as far as the caller may have that done.
+    pub(super) fn park(
+        &mut self,
+        peer: Peer,
+        inside: Option<&Caller>,
+        wish: &Rested,
+        reply: oneshot::Sender<Result<ParkReply, Fault>>,
+    ) {
+        let targets = match Selection::of_rest(wish, "parked").and_then(|named| self.targets(peer, inside, &named)) {
+            Ok(targets) => targets,
+            Err(fault) => return drop(reply.send(Err(fault))),
+        };
+        let mut under_way = Vec::new();
+        let mut answer = ParkReply::default();
+        for number in targets {
+            let Some(place) = self.place_of(number) else { continue };
+            match self.park_one(number) {
+                Ok(parked) => under_way.push((place, parked)),
+                Err(why) => answer.refused.push(NotParked::new(place, why)),
+            }
+        }
+        tokio::spawn(async move {
+            let deadline = tokio::time::Instant::now() + PARK_WAIT;
+            for (place, parked) in under_way {
+                match tokio::time::timeout_at(deadline, parked).await {
+                    Ok(Ok(Ok(Reclaimed { before, after, swap, .. }))) => {
+                        answer.parked.push(Parked::new(place, (before, after, swap)));
+                    }
+                    Ok(Ok(Err(why))) => answer.refused.push(NotParked::new(place, why)),
+                    Ok(Err(_)) => answer.refused.push(NotParked::new(place, "it ended".to_owned())),
+                    Err(_) => answer.refused.push(NotParked::new(place, "it is still under way".to_owned())),
+                }
+            }
+            let _ = reply.send(Ok(answer));
+        });
+    }
+
+    fn park_one(&mut self, number: u64) -> Result<oneshot::Receiver<Result<Reclaimed, String>>, String> {
+        let offers = [&self.offers.trim, &self.offers.park];
+        if let Some(why) = offers.into_iter().find_map(Offer::why_not) {
+            return Err(why);
+        }
+        let server = self.table.servers.get_mut(&number).ok_or("it is gone")?;
+        match (server.state, server.nap.rest) {
+            (State::Running, Rest::Parked) => return Err("it is parked already".to_owned()),
+            (State::Running, Rest::Parking) => return Err("it is being parked already".to_owned()),
+            (State::Running, Rest::Awake | Rest::Trimming | Rest::Trimmed) => {}
+            (state, _) => return Err(format!("it is {}", state.word())),
+        }
+        if !server.leaf.as_ref().is_some_and(|leaf| crate::cgroup::can_reclaim(leaf.group())) {
+            return Err("its leaf has no memory controller, as below a container without one".to_owned());
+        }
+        let held = server.stdin.as_ref();
+        let Some(held) = held else {
+            return Err("its stdin is not watched, so that nothing would tell when it is wanted".to_owned());
+        };
+        if stdin::has_unread(held.as_fd()) {
+            return Err("a message waits in its stdin".to_owned());
+        }
+        // A trim that is under way has nothing to freeze.
+        if let Some(order) = server.nap.order.take()
+            && let Some(leaf) = &server.leaf
+        {
+            leaf.thaw(&order).map_err(|error| chain(&error))?;
+        }
+        let (waiter, parked) = oneshot::channel();
+        server.nap.waiter = Some(waiter);
+        self.begin_rest(number, Some((Park { reachable: true, idle: None }, ParkReason::Requested)));
+        Ok(parked)
+    }
+
+    /// Has what was named go on, as far as the caller may have that done.
+    pub(super) fn unpark(
+        &mut self,
+        peer: Peer,
+        inside: Option<&Caller>,
+        wish: &Rested,
+    ) -> Result<ThawReply, Fault> {
+        let targets = self.targets(peer, inside, &Selection::of_rest(wish, "thawed")?)?;
+        let mut answer = ThawReply::default();
+        for number in targets {
+            let frozen = self.table.servers.get(&number).is_some_and(|server| server.nap.rest.is_frozen());
+            let Some(place) = self.place_of(number) else { continue };
+            self.wake(number, ThawReason::Requested);
+            if frozen { answer.thawed.push(place) } else { answer.awake.push(place) }
+        }
+        Ok(answer)
+    }
+
+    fn place_of(&self, number: u64) -> Option<crate::wire::Whose> {
+        let server = self.table.servers.get(&number)?;
+        let session = self.table.sessions.get(&server.key)?.id.clone();
+        Some(crate::wire::Whose { session, server: server.name.clone(), leaf: server.leaf_name.as_str().to_owned() })
+    }
+
+    /// How many servers are parked.
+    pub(super) fn parked(&self) -> usize {
+        self.table.servers.values().filter(|server| server.is_parked()).count()
+    }
+}
+
+impl Server {
+    /// Whether it is frozen, with its memory given back.
+    pub(super) fn is_parked(&self) -> bool {
+        self.state == State::Running && self.nap.rest == Rest::Parked
+    }
+}
