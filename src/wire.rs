@@ -270,6 +270,8 @@ pub struct Description {
     pub config: Option<String>,
     /// For each kind of limit whether it holds.
     pub limits: BTreeMap<String, LimitState>,
+    /// What can be done for idle servers: `trim` and `park`.
+    pub idle: BTreeMap<String, LimitState>,
     /// Launches that were granted since it started.
     pub launches: u64,
     /// Launches that were refused.

@@ -10,8 +10,8 @@ mod units;
 use std::path::PathBuf;
 
 use crate::cgroup::{
-    Admission, AdmitError as CgroupAdmitError, Caller, CgroupError, GroupPaths, KnobError, Layout,
-    LayoutError, Leaf, Membership, Tree, TreeError, TreeOptions,
+    Admission, AdmitError as CgroupAdmitError, Caller, CgroupError, GroupPaths, KnobError, Layout, LayoutError, Leaf,
+    Membership, Tree, TreeError, TreeOptions,
 };
 use crate::chain::chain;
 use crate::limits::Limits;

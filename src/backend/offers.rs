@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{Backend, Units};
 use crate::cgroup::{Controllers, Layout, Tree, tells_pressure};
-use crate::policy::{Offer, Offers};
 use crate::chain::chain;
+use crate::policy::{Offer, Offers};
 use crate::systemd::{Bus, Variant};
 
 /// By which memory is given back on v2.
@@ -105,7 +105,6 @@ pub(super) fn with_pressure(memory: Offer, directory: &Path) -> Offer {
 fn has_swap() -> bool {
     std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
-
 
 /// Memory that can be limited can be given back, too, where the kernel has the file for it.
 pub(super) fn with_reclaim(memory: Offer, file: &Path) -> Offer {

@@ -66,7 +66,10 @@ fn thaw_left(thaw: &args::Thaw) -> u8 {
         }
         Ok(0) => DONE,
         Ok(count) => {
-            text::print(&format!("{count} server{} that a daemon had left frozen\n", if count == 1 { "" } else { "s" }));
+            text::print(&format!(
+                "{count} server{} that a daemon had left frozen\n",
+                if count == 1 { "" } else { "s" }
+            ));
             DONE
         }
         Err(error) => failed(&error),
@@ -138,7 +141,8 @@ fn called(whose: &Whose) -> String {
 fn parked(reply: &ParkReply) -> String {
     let mut lines = String::new();
     for parked in &reply.parked {
-        let swap = if parked.swap_bytes == Bytes(0) { String::new() } else { format!(", {} in swap", parked.swap_bytes) };
+        let swap =
+            if parked.swap_bytes == Bytes(0) { String::new() } else { format!(", {} in swap", parked.swap_bytes) };
         let (before, after) = (parked.before_bytes, parked.after_bytes);
         lines.push_str(&format!("{}: parked, {before} → {after}{swap}\n", called(&parked.whose)));
     }

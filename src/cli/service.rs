@@ -146,6 +146,8 @@ fn properties(program: &Path, socket: &Path) -> Properties {
     let mut command = vec![text(program)];
     command.extend(std::env::args().skip(1));
     command.push("--in-service".to_owned());
+    // What it froze is thawed where it cannot do that itself any more.
+    let thaw = [&text(program), "thaw", "--left", "--socket", &text(socket)].map(str::to_owned).to_vec();
     // Of what the launcher left of the host's environment, systemd sets none by itself.
     let kept = ["HOME", "PATH", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "PINFOLD_LOG"];
     let environment = kept.into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
@@ -159,4 +161,5 @@ fn properties(program: &Path, socket: &Path) -> Properties {
         .with("WorkingDirectory", Value::Text("/".into()))
         .with("Environment", Value::Texts(environment.collect()))
         .with("ExecStart", Value::Command(command))
+        .with("ExecStopPost", Value::Command(thaw))
 }

@@ -37,8 +37,8 @@ mod parking;
 mod places;
 mod placing;
 mod publish;
-mod recording;
 mod reclaiming;
+mod recording;
 mod recover;
 mod reload;
 mod removing;
@@ -421,8 +421,6 @@ fn describe(backend: &Backend, offers: &Offers) -> Description {
         ("pids", &offers.pids),
         ("cpu", &offers.cpu),
         ("io", &offers.io),
-        ("trim", &offers.trim),
-        ("park", &offers.park),
     ];
     Description {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -435,6 +433,10 @@ fn describe(backend: &Backend, offers: &Offers) -> Description {
         root: backend.root().display().to_string(),
         config: None,
         limits: limits.into_iter().map(|(name, offer)| (name.to_owned(), told(offer))).collect::<BTreeMap<_, _>>(),
+        idle: [("trim", &offers.trim), ("park", &offers.park)]
+            .into_iter()
+            .map(|(name, offer)| (name.to_owned(), told(offer)))
+            .collect(),
         launches: 0,
         refusals: 0,
         uncontained: 0,

@@ -141,7 +141,8 @@ impl Driver {
         let now = self.now();
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let is_current = server.nap.order.as_ref().is_some_and(|current| Arc::ptr_eq(current, order));
-        if !is_current || order.is_off() {
+        // Whoever woke it has taken the order, and has told of that.
+        if !is_current {
             return;
         }
         let parks = server.nap.rest == Rest::Parking;
@@ -343,12 +344,7 @@ impl Driver {
     }
 
     /// Has what was named go on, as far as the caller may have that done.
-    pub(super) fn unpark(
-        &mut self,
-        peer: Peer,
-        inside: Option<&Caller>,
-        wish: &Rested,
-    ) -> Result<ThawReply, Fault> {
+    pub(super) fn unpark(&mut self, peer: Peer, inside: Option<&Caller>, wish: &Rested) -> Result<ThawReply, Fault> {
         let targets = self.targets(peer, inside, &Selection::of_rest(wish, "thawed")?)?;
         let mut answer = ThawReply::default();
         for number in targets {

@@ -95,7 +95,8 @@ pub(super) fn view(entry: Entry) -> SessionView {
             server.cgroup = leaf.group().v2().path().display().to_string();
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
             server.memory = leaf.group().memory();
-            server.reclaimed_bytes = server.reclaimed_bytes.zip(server.memory.current_bytes).map(|(before, now)| before.less(now));
+            server.reclaimed_bytes =
+                server.reclaimed_bytes.zip(server.memory.current_bytes).map(|(before, now)| before.less(now));
             server.activity = leaf.group().activity();
             server.pressure = leaf.group().pressure();
             // While others are in the leaf, no event tells that its first process has left.
@@ -114,8 +115,8 @@ pub(super) fn view(entry: Entry) -> SessionView {
         }
         servers.push(server);
     }
-    let ending =
-        !servers.is_empty() && servers.iter().all(|server| !matches!(server.state.as_str(), "placing" | "running" | "parked"));
+    let ending = !servers.is_empty()
+        && servers.iter().all(|server| !matches!(server.state.as_str(), "placing" | "running" | "parked"));
     SessionView {
         id: entry.id,
         key: entry.key.as_str().to_owned(),

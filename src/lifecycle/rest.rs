@@ -103,8 +103,7 @@ pub enum ThawReason {
 
 impl ThawReason {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Input, Self::Closed, Self::Ending, Self::Requested, Self::Reload, Self::Stopping];
+    pub const ALL: [Self; 6] = [Self::Input, Self::Closed, Self::Ending, Self::Requested, Self::Reload, Self::Stopping];
 
     /// The word for JSON, metrics and the journal.
     pub fn word(self) -> &'static str {

@@ -311,7 +311,11 @@ impl Families {
             ),
             ("pinfold_sessions_limit", "The most sessions: sessions_max of [daemon].", f64::from(picture.sessions_max)),
             ("pinfold_servers_limit", "The most servers: servers_max of [daemon].", f64::from(picture.servers_max)),
-            ("pinfold_parked_servers", "Servers that are parked: frozen, with their memory given back.", picture.parked as f64),
+            (
+                "pinfold_parked_servers",
+                "Servers that are parked: frozen, with their memory given back.",
+                picture.parked as f64,
+            ),
             ("pinfold_memory_reclaimed_bytes", RECLAIMED, reclaimed as f64),
             ("pinfold_ending_servers", "Servers whose end is under way.", picture.ending as f64),
             (

@@ -212,11 +212,7 @@ fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
 
 /// After how long an idle server is trimmed, and parked. What cannot be parked here is trimmed instead; that it cannot even be
 /// trimmed is no more than if pinfold did not do such things.
-fn rests(
-    manners: &ServerWishes,
-    offered: &Offers,
-    warnings: &mut Vec<String>,
-) -> (Limit<TimeSpan>, Limit<TimeSpan>) {
+fn rests(manners: &ServerWishes, offered: &Offers, warnings: &mut Vec<String>) -> (Limit<TimeSpan>, Limit<TimeSpan>) {
     let trim = manners.trim_after.unwrap_or(Limit::Infinity);
     let park = manners.park_after.unwrap_or(Limit::Infinity);
     let (trims, parks) = (offered.trim == Offer::Holds, offered.trim == Offer::Holds && offered.park == Offer::Holds);

@@ -90,11 +90,7 @@ impl Settings {
     /// as it has servers: nothing ends for its age unless somebody said so.
     pub fn built_in_session() -> SessionWishes {
         SessionWishes {
-            limits: LimitWishes {
-                memory_max: Some(MemorySize::Share(50_00)),
-                pids_max: pids(4096),
-                ..any_swap()
-            },
+            limits: LimitWishes { memory_max: Some(MemorySize::Share(50_00)), pids_max: pids(4096), ..any_swap() },
             ttl: Some(Limit::Infinity),
         }
     }

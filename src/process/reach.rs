@@ -106,13 +106,9 @@ fn sockets(pid: i32) -> io::Result<HashSet<u64>> {
 /// What can come in by the sockets of its network namespace, by inode.
 fn ways(pid: i32) -> io::Result<HashMap<u64, Way>> {
     let mut found = HashMap::new();
-    for (table, read) in [
-        ("tcp", tcp as fn(&[&str]) -> Option<(u64, Way)>),
-        ("tcp6", tcp),
-        ("udp", udp),
-        ("udp6", udp),
-        ("unix", unix),
-    ] {
+    for (table, read) in
+        [("tcp", tcp as fn(&[&str]) -> Option<(u64, Way)>), ("tcp6", tcp), ("udp", udp), ("udp6", udp), ("unix", unix)]
+    {
         let text = match text(pid, table) {
             // A kernel without IPv6 has no such table.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => continue,

@@ -32,6 +32,7 @@ mod openclaw;
 mod orders;
 mod outside;
 mod ownership;
+mod park;
 mod reboot;
 mod reload;
 mod scan;

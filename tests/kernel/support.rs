@@ -106,6 +106,15 @@ impl Machine {
         machine
     }
 
+    /// The same, whose daemon is started again whenever it dies, as it is told.
+    #[track_caller]
+    pub fn supervised(config: &str) -> Self {
+        let mut machine = Self::configured(config);
+        machine.arguments.push("--supervised".into());
+        machine.start();
+        machine
+    }
+
     /// A machine whose daemon has no configuration.
     #[track_caller]
     pub fn new() -> Self {

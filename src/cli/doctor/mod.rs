@@ -12,10 +12,11 @@ use serde::Serialize;
 use self::systemd::Systemd;
 use super::text::{self, Tone};
 use super::{DONE, NO, args};
-use crate::cgroup::Layout;
+use crate::cgroup::{Layout, Swap};
 use crate::chain::chain;
 use crate::client::{self, Other};
 use crate::hostfile::hosts;
+use crate::limits::Bytes;
 use crate::wire::{Call, Description, LimitState};
 
 /// How one matter stands.
@@ -86,6 +87,7 @@ fn machine(doctor: &args::Doctor) -> u8 {
             findings.push(backend(&description, &systemd));
             findings.extend(description.notes.iter().map(|note| Finding::note("backend", note, "")));
             findings.extend(limits(&description));
+            findings.extend(idle(&description, Swap::now()));
             findings.push(stdin(&description));
             findings.extend(other.as_ref().map(beside));
             (Some(description), other)
@@ -229,6 +231,36 @@ fn limits(daemon: &Description) -> Vec<Finding> {
     findings
 }
 
+/// What can be done for idle servers on this machine.
+fn idle(daemon: &Description, swap: Swap) -> Vec<Finding> {
+    const WHAT: &str = "idle";
+    let mut findings = Vec::new();
+    let missing = |name| match daemon.idle.get(name) {
+        Some(LimitState::Missing { why, remedy }) => Some((why, remedy)),
+        _ => None,
+    };
+    match missing("trim") {
+        Some((why, remedy)) => {
+            return vec![Finding::note(WHAT, format!("memory of idle servers is not given back: {why}"), remedy)];
+        }
+        None if swap.total == Bytes(0) => findings.push(Finding::note(
+            WHAT,
+            "of idle servers only page cache is given back: this machine has no swap, where most of what a server holds \
+             and never touches again could go",
+            "set up zram, which is swap in compressed memory and needs no disk (zram-tools, systemd-zram-generator), or a swap \
+             file, with zswap to compress what goes there (boot with zswap.enabled=1)",
+        )),
+        None => findings.push(Finding::ok(
+            WHAT,
+            format!("memory of idle servers is given back, up to {} of it to swap", swap.room()),
+        )),
+    }
+    if let Some((why, remedy)) = missing("park") {
+        findings.push(Finding::note(WHAT, format!("no server is parked: {why}"), remedy));
+    }
+    findings
+}
+
 /// Whether a daemon that is restarted can watch the stdin of the servers that it adopts.
 fn stdin(daemon: &Description) -> Finding {
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
@@ -265,6 +297,24 @@ fn lines(findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_be_done_for_idle_servers_is_told_with_what_would_help() {
+        let missing = || LimitState::Missing { why: "nobody restarts it".into(), remedy: "run it as a service".into() };
+        let described = |trim, park| {
+            let idle = [("trim".to_owned(), trim), ("park".to_owned(), park)];
+            Description { idle: idle.into(), ..Description::default() }
+        };
+        let none = Swap { total: Bytes(0), free: Bytes(0) };
+        let some = Swap { total: Bytes(2 << 30), free: Bytes(2 << 30) };
+        let told = |daemon: &Description, swap| lines(&idle(daemon, swap));
+        let bare = told(&described(LimitState::Holds, LimitState::Holds), none);
+        assert!(bare.contains("only page cache") && bare.contains("zram"), "{bare}");
+        let parks = told(&described(LimitState::Holds, missing()), some);
+        assert!(parks.contains("up to 1.8G of it to swap") && parks.contains("no server is parked"), "{parks}");
+        let old = told(&described(missing(), LimitState::Holds), some);
+        assert!(old.contains("is not given back") && !old.contains("parked"), "{old}");
+    }
 
     #[test]
     fn a_kernels_version_is_that_of_its_sources() {
