@@ -24,7 +24,9 @@ pub(super) fn park(park: &args::Park) -> u8 {
     if park.json {
         text::print_json(&all);
     } else {
-        text::print(&parked(&all));
+        if asked == DONE {
+            text::print(&parked(&all));
+        }
         for refused in &all.refused {
             eprintln!("pinfold: {} is not parked: {}", called(&refused.whose), refused.reason);
         }
@@ -126,7 +128,10 @@ fn one(
             if each(client, wish)? {
                 return Ok(DONE);
             }
-            nearest::no_server(&id, &server, &nearest::sessions(client))
+            let sessions = nearest::sessions(client);
+            // Where there is not even the session, all of it may have been meant for one.
+            let is_there = sessions.iter().any(|session| session.id == id);
+            if is_there { nearest::no_server(&id, &server, &sessions) } else { nearest::no_session(&whole, &sessions) }
         }
         None => nearest::no_session(&whole, &nearest::sessions(client)),
     };

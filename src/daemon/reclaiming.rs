@@ -16,6 +16,9 @@ const FREEZE_MAX: Duration = Duration::from_secs(2);
 /// How long a server that somebody wants to have parked is looked at for doing something.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The part of that time that may be CPU time: a program that does nothing has a timer at most.
+const LOOK_PART: u32 = 100;
+
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub(super) struct Task {
@@ -80,14 +83,14 @@ fn freeze(task: &Task, Park { reachable, idle }: &Park) -> Result<Option<Outcome
     if !reachable && let Some(reason) = way_in(leaf)? {
         return Ok(Some(Outcome::NotParked(reason)));
     }
-    let (before, span) = match idle {
-        Some(idle) => idle.clone(),
+    let before = match idle {
+        Some((before, _)) => before.clone(),
         None => {
             let Some(before) = leaf.activity().map_err(told)? else {
                 return Ok(Some(Outcome::NotParked("it has too many processes to be looked at".to_owned())));
             };
             std::thread::sleep(LOOK);
-            (before, LOOK)
+            before
         }
     };
     if !leaf.freeze(&task.order).map_err(told)? {
@@ -100,7 +103,13 @@ fn freeze(task: &Task, Park { reachable, idle }: &Park) -> Result<Option<Outcome
     // From here on it does nothing, so that this is the last word on whether it was idle when it was frozen.
     let found = leaf.activity().map_err(told)?;
     // What a disk was asked for may have been for giving memory back before.
-    let stirred = found.is_none_or(|found| Activity { blocks: before.blocks, ..found }.stirred_since(&before, span));
+    let stirred = found.is_none_or(|found| {
+        let found = Activity { blocks: before.blocks, ..found };
+        match idle {
+            Some((_, span)) => found.stirred_since(&before, *span),
+            None => found.did_more(&before, LOOK / LOOK_PART),
+        }
+    });
     if stirred && !task.order.is_off() {
         thaw(task);
         return Ok(Some(Outcome::NotParked("it is doing something".to_owned())));

@@ -154,7 +154,11 @@ impl Idle {
 impl Activity {
     /// Whether anything but what timers burn was done between `before` and this reading, `span` later.
     pub fn stirred_since(&self, before: &Self, span: Duration) -> bool {
-        let nothing = CPU_LEAST.max(span / CPU_PART);
+        self.did_more(before, CPU_LEAST.max(span / CPU_PART))
+    }
+
+    /// Whether anything but so much CPU time was spent between `before` and this reading.
+    pub fn did_more(&self, before: &Self, nothing: Duration) -> bool {
         self.bytes != before.bytes || self.blocks != before.blocks || self.cpu.saturating_sub(before.cpu) > nothing
     }
 }
