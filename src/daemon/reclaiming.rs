@@ -16,8 +16,8 @@ const FREEZE_MAX: Duration = Duration::from_secs(2);
 /// How long a server that somebody wants to have parked is looked at for doing something.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// The part of that time that may be CPU time: a program that does nothing has a timer at most.
-const LOOK_PART: u32 = 100;
+/// The part of that time that may be CPU time: a program that does nothing has timers, and a garbage collector.
+const LOOK_PART: u32 = 10;
 
 /// What is to be done.
 #[derive(Debug, Clone)]

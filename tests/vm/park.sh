@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# In the guest, as root on the system manager: idle servers, with swap. The installed service, real MCP servers from npm, and
+# the official client as their host.
+#
+#   park.sh [CYCLES] [SESSIONS]    how many random turns, and how many sessions of three servers are parked for the table
+set -euo pipefail
+
+export PINFOLD=/usr/local/bin/pinfold
+swap=/var/lib/swap
+fallocate -l "${PARK_SWAP:-1G}" "$swap"
+chmod 600 "$swap"
+mkswap --quiet "$swap" && swapon "$swap"
+install -m 755 /mnt/host/pinfold "$PINFOLD"
+cp /mnt/host/units/pinfold.service /etc/systemd/system/
+mkdir -p /etc/pinfold
+: >/etc/pinfold/pinfold.toml
+systemctl daemon-reload
+systemctl start pinfold.service
+cd /mnt/host/servers
+node park.mjs "${1:-40}" "${2:-4}"
+systemctl stop pinfold.service
+swapoff "$swap"
