@@ -3,6 +3,7 @@
 //!
 //! It is blocking and small. What fails before the exec is one line on stderr and exit status 125, 126 or 127.
 
+mod alone;
 mod confinement;
 
 use std::ffi::{CString, OsString};
@@ -61,6 +62,8 @@ pub struct LaunchOptions {
     pub confine: Option<Confine>,
     /// `--socket`.
     pub socket: Option<PathBuf>,
+    /// The configuration files that say how it is confined where no daemon does, each where it is there.
+    pub configurations: Vec<PathBuf>,
     /// The command and its arguments; never empty.
     pub command: Vec<OsString>,
 }
@@ -76,18 +79,26 @@ enum LaunchError {
 
 /// Launches. Returns only with the exit status of a failure.
 pub fn launch(options: &LaunchOptions) -> u8 {
-    let placed = match placed(options) {
-        Ok(launched) => Some(launched),
-        Err(error) if may_run_uncontained(options, &error) => {
-            say(&format!("RUNNING UNCONTAINED, without limits and without an end: {}", chain(&error)));
-            None
+    let (placed, granted) = match placed(options) {
+        Ok(placed) => {
+            let confine = placed.0.confine;
+            (Some(placed), confine)
         }
+        Err(error) if may_run_uncontained(options, &error) => match alone::confine(options) {
+            Ok(confine) => {
+                say(&format!("RUNNING UNCONTAINED, without limits and without an end: {}", chain(&error)));
+                (None, confine)
+            }
+            Err(why) => {
+                say(&format!("not launched: {}; {}", chain(&error), chain(&why)));
+                return EXIT_PINFOLD;
+            }
+        },
         Err(error) => {
             say(&format!("not launched: {}", chain(&error)));
             return EXIT_PINFOLD;
         }
     };
-    let granted = placed.as_ref().map_or(Confine::No, |(launched, _)| launched.confine);
     if let Err(error) = confinement::confine(granted.max(options.confine.unwrap_or_default())) {
         say(&format!("not launched: {}", chain(&error)));
         return EXIT_PINFOLD;

@@ -22,3 +22,4 @@ pub use mask::MaskedArgv;
 pub use name::server_name;
 pub use path::{is_generic, package, stem, versioned};
 pub use script::{Script, script};
+pub use unwrap::behind;

@@ -83,6 +83,22 @@ pub(super) fn inside(program: &str, args: &[String]) -> Option<Vec<String>> {
     if SHELLS.contains(&program) { shell(args) } else { None }
 }
 
+/// Where in a command line the one begins that `is_it` knows, behind `env A=b` and other programs that start it word by word.
+pub fn behind(words: &[String], is_it: impl Fn(&[String]) -> bool) -> Option<usize> {
+    let mut inner = words.to_vec();
+    while let Some((program, args)) = inner.split_first() {
+        let next = inside(program.rsplit('/').next().unwrap_or_default(), args)?;
+        if next.len() >= inner.len() || !words.ends_with(&next) {
+            return None;
+        }
+        if is_it(&next) {
+            return Some(words.len() - next.len());
+        }
+        inner = next;
+    }
+    None
+}
+
 /// What follows the assignments that may stand before a command.
 fn command(words: &[String]) -> Option<Vec<String>> {
     let is_assignment = |word: &String| word.split_once('=').is_some_and(|(name, _)| is_variable(name));

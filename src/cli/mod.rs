@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
     crate::sys::accounts::keep_to_files();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&of_words_alone(error)),
     };
     let status = match arguments.command {
         Command::Run(run) => run::run(run),
@@ -69,6 +69,14 @@ pub fn main() -> ExitCode {
 /// The command line as it is parsed, for whoever writes it down.
 pub fn command() -> clap::Command {
     Arguments::command()
+}
+
+/// The same error with a usage line of what is written: one that is set by the environment would stand there as if it were
+/// required.
+fn of_words_alone(error: clap::Error) -> clap::Error {
+    let without = |command: clap::Command| command.mut_args(|argument| argument.env(None::<&str>));
+    let alone = without(command()).mut_subcommands(without).try_get_matches().err();
+    alone.filter(|alone| alone.kind() == error.kind()).unwrap_or(error)
 }
 
 /// Prints what is wrong with the command line. `run` stands for another program, whose statuses are kept free as env(1)

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use super::args;
+use super::{args, serve};
 use crate::chain::chain;
 use crate::label::Labels;
 use crate::launch::{EXIT_PINFOLD, LaunchOptions, launch};
@@ -32,6 +32,7 @@ pub(super) fn run(run: args::Run) -> u8 {
         uncontained: run.uncontained || allowed,
         confine: run.confine,
         socket: run.socket.socket,
+        configurations: serve::configurations(),
         command: run.command,
     })
 }

@@ -78,6 +78,19 @@ pub(super) fn default_config() -> Option<PathBuf> {
     usual_config().filter(|path| path.exists())
 }
 
+/// The files that may say how a server is confined that no daemon places: the one that the environment names for daemons
+/// that are started on demand, else the system's and this user's own.
+pub(super) fn configurations() -> Vec<PathBuf> {
+    match std::env::var_os("PINFOLD_CONFIG") {
+        Some(named) => vec![PathBuf::from(named)],
+        None => {
+            let system = PathBuf::from(SYSTEM_CONFIG);
+            let own = usual_config().filter(|own| *own != system);
+            std::iter::once(system).chain(own).collect()
+        }
+    }
+}
+
 /// Where a configuration of this user is.
 fn usual_config() -> Option<PathBuf> {
     Some(if nix::unistd::geteuid().is_root() {

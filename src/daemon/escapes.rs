@@ -152,10 +152,13 @@ fn marked<'a>(wanted: &'a Wanted, environment: &[u8]) -> Option<(&'a str, Proces
 impl Driver {
     /// Tells once for each server that its first process has left it, and once that others have.
     pub(super) fn escaped(&mut self, number: u64, escapees: &Escapees) {
+        // A launcher that asks again because the daemon died before the reply, or a server that executes `pinfold run`
+        // itself, is moved before the earlier leaf knows of it.
+        let leads_on = self.table.leads_on(number);
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let leader = server.leader.pid;
         let mut told = Vec::new();
-        if escapees.leader && !server.escaped {
+        if escapees.leader && !leads_on && !server.escaped {
             server.escaped = true;
             told.push(leader);
             tracing::warn!(target: LINES, server = %server.name, pid = leader, "the server's first process left its leaf");

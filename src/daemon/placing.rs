@@ -48,6 +48,11 @@ const ERRNO_MAX: i32 = 4096;
 /// How much is told of a command that cannot be executed, in characters.
 const COMMAND_MAX: usize = 200;
 
+/// Memory stays charged to the cgroup that it was taken in (admin-guide/cgroup-v2 of the kernel, "Memory Ownership"), and v1
+/// moves it no more.
+const ELSEWHERE: &str = "the memory that it had when it was adopted stays charged to where it stood: what is shown of its \
+                         memory, and its limit, count what it has taken since";
+
 /// What came of placing.
 #[derive(Debug)]
 pub(super) enum Admitted {
@@ -61,7 +66,7 @@ pub(super) enum Admitted {
 pub(super) fn warnings(grant: &Grant, runs_already: bool) -> Vec<String> {
     let unconfined = runs_already && grant.confine > Confine::No;
     let told = unconfined.then(|| "it is not confined, as what runs already cannot be: launch it again".to_owned());
-    grant.warnings.iter().cloned().chain(told).collect()
+    grant.warnings.iter().cloned().chain(told).chain(runs_already.then(|| ELSEWHERE.to_owned())).collect()
 }
 
 /// Who is to be placed where.

@@ -28,7 +28,19 @@ pub(super) struct Entry {
     /// It stands below a container, and not in what is the machine's.
     pub(super) is_below: bool,
     expires: Option<Expiry>,
-    pub(super) servers: Vec<(ServerView, ProcessId, Option<Arc<Leaf>>)>,
+    pub(super) servers: Vec<Facts>,
+}
+
+/// The facts of one server.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// What is known of it without the kernel.
+    pub(super) view: ServerView,
+    leader: ProcessId,
+    /// Its first process left it for a later launch, which is no escape.
+    leads_on: bool,
+    /// None while it is being placed.
+    pub(super) leaf: Option<Arc<Leaf>>,
 }
 
 /// Copies what somebody may see: all of it where nobody is named.
@@ -41,7 +53,13 @@ pub(super) fn entries(table: &Table, peer: Option<Peer>, backend: &Backend) -> V
 fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &Backend) -> Entry {
     let below = session.machines.iter().find(|machine| backend.directories().is_below(machine));
     let directory = below.map_or_else(|| backend.session_directory(key), |machine| machine.child(key.as_str()).v2);
-    let servers = session.servers.iter().filter_map(|number| table.servers.get(number));
+    let servers = session.servers.iter().filter_map(|number| Some((*number, table.servers.get(number)?)));
+    let facts = |(number, server): (u64, &Server)| Facts {
+        view: known(server, &directory),
+        leader: server.leader,
+        leads_on: server.leader_pidfd.is_none() || table.leads_on(number),
+        leaf: server.leaf.clone(),
+    };
     Entry {
         key: key.clone(),
         id: session.id.clone(),
@@ -51,12 +69,12 @@ fn entry(table: &Table, key: &SessionKey, session: &Session, backend: &Backend) 
         cgroup: directory.display().to_string(),
         is_below: below.is_some(),
         expires: session.expires,
-        servers: servers.map(|server| (facts(server, &directory), server.leader, server.leaf.clone())).collect(),
+        servers: servers.map(facts).collect(),
     }
 }
 
 /// All but what only the kernel can tell.
-fn facts(server: &Server, session: &Path) -> ServerView {
+fn known(server: &Server, session: &Path) -> ServerView {
     ServerView {
         name: server.name.clone(),
         leaf: server.leaf_name.as_str().to_owned(),
@@ -90,7 +108,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
     let (mut activity, mut pressure) = (ActivityView::default(), PressureView::default());
     let mut read = false;
     let mut servers = Vec::with_capacity(entry.servers.len());
-    for (mut server, leader, leaf) in entry.servers {
+    for Facts { view: mut server, leader, leads_on, leaf } in entry.servers {
         if let Some(leaf) = leaf {
             server.cgroup = leaf.group().v2().path().display().to_string();
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
@@ -100,7 +118,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
             server.activity = leaf.group().activity();
             server.pressure = leaf.group().pressure();
             // While others are in the leaf, no event tells that its first process has left.
-            if is_outside(leader, &leaf) {
+            if !leads_on && is_outside(leader, &leaf) {
                 server.escaped = true;
                 server.escaped_pids.push(leader.pid);
             }
@@ -140,7 +158,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
 impl Entry {
     /// Whose processes are to be looked for outside its leaves.
     pub(super) fn wanted(&self) -> Wanted {
-        let servers = self.servers.iter().map(|(server, leader, _)| (server.leaf.clone(), *leader)).collect();
+        let servers = self.servers.iter().map(|server| (server.view.leaf.clone(), server.leader)).collect();
         Wanted { session: self.id.clone(), key: self.key.clone(), uid: self.uid, servers }
     }
 }

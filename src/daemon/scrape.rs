@@ -171,12 +171,12 @@ fn machine<'a>(leaves: impl Iterator<Item = &'a Arc<Leaf>>) -> Option<MemoryView
 impl Entry {
     /// When the oldest of its servers was launched.
     fn began(&self) -> Option<Timestamp> {
-        self.servers.iter().map(|(server, ..)| server.started_at).min()
+        self.servers.iter().map(|server| server.view.started_at).min()
     }
 
     /// The leaf of each of its servers, none while one is being placed.
     fn all_leaves(&self) -> impl Iterator<Item = &Option<Arc<Leaf>>> {
-        self.servers.iter().map(|(_, _, leaf)| leaf)
+        self.servers.iter().map(|server| &server.leaf)
     }
 
     fn leaves(&self) -> impl Iterator<Item = &Arc<Leaf>> {
@@ -187,6 +187,6 @@ impl Entry {
     fn processes(&self) -> Vec<(crate::session::Name, u32)> {
         let count = |leaf: &Arc<Leaf>| leaf.processes().map_or(0, |pids| pids.len() as u32);
         let servers = self.servers.iter();
-        servers.map(|(server, _, leaf)| (server.name.clone(), leaf.as_ref().map_or(0, count))).collect()
+        servers.map(|server| (server.view.name.clone(), server.leaf.as_ref().map_or(0, count))).collect()
     }
 }

@@ -239,6 +239,12 @@ impl Table {
         self.next
     }
 
+    /// Whether its first process leads a later launch: it is in the leaf of that, or on its way there.
+    pub(super) fn leads_on(&self, number: u64) -> bool {
+        let Some(server) = self.servers.get(&number) else { return false };
+        self.servers.range(number + 1..).any(|(_, later)| later.leader == server.leader)
+    }
+
     /// Takes a server out, and its session and owner with it if it was their last. Tells what went with it.
     pub(super) fn remove(&mut self, number: u64) -> Option<(Server, Gone)> {
         let server = self.servers.remove(&number)?;

@@ -226,14 +226,16 @@ pub(super) fn shown_words(syntax: Syntax, root: &Node) -> Vec<&Node> {
 
 fn look(project: Option<&str>, name: &str, node: &Node) -> Entry {
     let (state, container) = match Launch::of(node) {
-        Ok(launch) if launch.own_words().is_some() => (State::Wrapped, launch.container()),
+        Ok(launch) if launch.own_words().is_some() || launch.behind().is_some() => (State::Wrapped, launch.container()),
         Ok(launch) => (State::Bare, launch.container()),
         Err(NoLaunch::Remote) => (State::Remote, None),
         Err(NoLaunch::NoCommand) => (State::NoCommand, None),
         Err(NoLaunch::Unusual(why)) => (State::Unusual(why), None),
     };
-    let front = Launch::of(node).ok().filter(|launch| launch.own_words().is_some());
-    let front = front.and_then(|launch| launch.words().first().copied().flatten().map(str::to_owned));
+    let front = Launch::of(node).ok().and_then(|launch| {
+        let at = launch.own_words().map_or_else(|| launch.behind().map(|own| own.start), |_| Some(0))?;
+        launch.words()[at].map(str::to_owned)
+    });
     let (name, project) = (name.to_owned(), project.map(str::to_owned));
     Entry { name, project, state, container, front, edited: false }
 }
@@ -246,6 +248,12 @@ fn plan(
     way: Way<'_>,
 ) -> Result<Option<Vec<Change>>, &'static str> {
     let Ok(launch) = Launch::of(node) else { return Ok(None) };
+    if launch.own_words().is_none() && launch.behind().is_some() {
+        return match way {
+            Way::In(_) => Ok(None),
+            Way::Out => Err("pinfold stands behind another program there, where no wrap puts it: take it out by hand"),
+        };
+    }
     match (way, launch.own_words()) {
         (Way::In(front), None) => plan::wrap(syntax, text, &launch, name, front).map(Some),
         (Way::Out, Some(own)) => plan::unwrap(text, &launch, own).map(Some),

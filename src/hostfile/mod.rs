@@ -18,19 +18,20 @@ mod tree;
 
 use std::collections::BTreeSet;
 
-use jsonc_parser::{JsonValue, ParseOptions};
+use jsonc_parser::tokens::Token;
+use jsonc_parser::{JsonValue, ParseOptions, Scanner, ScannerOptions};
 pub use masked::masked;
 use places::Tree;
 use serde_json::Value;
 
-/// The longest file that is understood, in bytes: `~/.claude.json` grows to some megabytes.
-pub const FILE_BYTES_MAX: usize = 16 << 20;
+/// The longest file that is understood, in bytes: in `~/.claude.json` stands all that was ever pasted.
+pub const FILE_BYTES_MAX: usize = 64 << 20;
 
 /// The most entries that are told of one file.
 const ENTRIES_MAX: usize = 4096;
 
 /// The most marks of a table, a list or a value: each costs the reader some hundred bytes of memory.
-const MARKS_MAX: usize = 1 << 19;
+const MARKS_MAX: usize = 1 << 20;
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,11 +92,30 @@ pub fn settings(syntax: Syntax, bytes: &[u8]) -> Result<Value, HostFileError> {
     if text.trim().is_empty() {
         return Err(HostFileError::Empty);
     }
-    if text.bytes().filter(|byte| b"{[:=,".contains(byte)).count() > MARKS_MAX {
+    if has_too_many_marks(syntax, text) {
         return Err(HostFileError::TooMany);
     }
     let settings = parse(syntax, text)?;
     if settings.is_object() { Ok(settings) } else { Err(HostFileError::NoObject) }
+}
+
+/// Whether reading it would take too much memory. What stands in the texts of a JSON file marks nothing: where there are many
+/// such characters, the reader's own scanner tells them apart.
+fn has_too_many_marks(syntax: Syntax, text: &str) -> bool {
+    let is_many = text.bytes().filter(|byte| b"{[:=,".contains(byte)).count() > MARKS_MAX;
+    if !is_many || syntax != Syntax::Json {
+        return is_many;
+    }
+    let mut scanner = Scanner::new(text, &ScannerOptions::default());
+    let mut marks = 0;
+    // Beyond an error nothing is read.
+    while let Ok(Some(token)) = scanner.scan() {
+        marks += usize::from(matches!(token, Token::OpenBrace | Token::OpenBracket | Token::Colon | Token::Comma));
+        if marks > MARKS_MAX {
+            return true;
+        }
+    }
+    false
 }
 
 /// The names of the entries that are switched on.
@@ -226,6 +246,17 @@ mod tests {
         }
         assert_eq!(entries(Syntax::Json, &vec![b' '; FILE_BYTES_MAX + 1]), Err(HostFileError::TooLong));
         assert!(entries(Syntax::Json, b"{\"a\": \"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn what_was_pasted_into_a_file_marks_nothing_and_what_is_nothing_but_marks_is_refused() {
+        let pasted = "{a: [1, 2]},".repeat(MARKS_MAX / 4);
+        let text = format!(r#"{{ "history": [{{ "display": "{pasted}" }}], "mcpServers": {{ "fs": {{}} }} }}"#);
+        assert!(text.len() < FILE_BYTES_MAX && names(Syntax::Json, &text) == ["fs"]);
+        for unit in ["0,", "{},", "'',"] {
+            let text = format!(r#"{{ "a": [{}], "mcpServers": {{ "fs": {{}} }} }}"#, unit.repeat(MARKS_MAX + 1));
+            assert_eq!(entries(Syntax::Json, text.as_bytes()), Err(HostFileError::TooMany), "{unit}");
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(super) enum ConfineError {
 
 /// Confines the calling process, and with it all that it will start.
 pub(super) fn confine(how: Confine) -> Result<(), ConfineError> {
-    if how == Confine::No {
+    if how == Confine::No || is_held_already().map_err(own("look at how it is confined already"))? {
         return Ok(());
     }
     let in_user_namespace = namespaces()?;
@@ -80,6 +80,38 @@ pub(super) fn confine(how: Confine) -> Result<(), ConfineError> {
         drop_capabilities().map_err(|errno| own("drop its capabilities")(errno.into()))?;
     }
     prove(&cgroups, covered.iter().flatten())
+}
+
+/// Whether it was launched by a root that is confined strictly, and so can leave nothing: without capabilities root can be
+/// given no user namespace in which it is root (`CAP_SETFCAP`, user_namespaces(7)), and has no use for one.
+fn is_held_already() -> io::Result<bool> {
+    if !rustix::process::geteuid().is_root() || !rustix::thread::capabilities(None)?.permitted.is_empty() {
+        return Ok(false);
+    }
+    let bounding = (0..CAPABILITIES).map(|number| CapabilitySet::from_bits_retain(1 << number));
+    let gains_none = nix::sys::prctl::get_no_new_privs()?
+        && bounding.map(rustix::thread::capability_is_in_bounding_set).all(|has| !has.unwrap_or(false));
+    // Where its cgroup namespace began is a leaf: its own, or the one beside it out of which it was launched.
+    let found = Membership::of("self")?;
+    let is_beside = |cgroup: &String| cgroup == "/" || cgroup.starts_with("/../");
+    let cgroups = [&found.v2, &found.memory, &found.pids].into_iter().flatten().all(is_beside)
+        && cgroup::mount_points()?.iter().all(|point| !is_writable(point));
+    Ok(gains_none && cgroups && hidden().iter().all(|path| is_covered(path)))
+}
+
+/// Whether there is nothing but what [`cover`] puts there.
+fn is_covered(path: &Path) -> bool {
+    let Ok(found) = rustix::fs::stat(path) else { return true };
+    if !path.is_dir() {
+        return identity(path) == identity(Path::new("/dev/null")) && found.st_rdev != 0;
+    }
+    let is_kept = |entry: std::fs::DirEntry| KEPT.iter().any(|kept| Path::new(kept) == entry.path());
+    !is_writable(path) && std::fs::read_dir(path).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_kept)))
+}
+
+/// Whether what is mounted there can be written; not where nobody gets there.
+fn is_writable(point: &Path) -> bool {
+    rustix::fs::statvfs(point).is_ok_and(|found| !found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Namespaces of its own for its cgroups and its mounts, and a user namespace where that takes one.
@@ -213,10 +245,7 @@ fn prove<'a>(cgroups: &[PathBuf], mut covered: impl Iterator<Item = &'a Covered>
     if [&found.v2, &found.memory, &found.pids].into_iter().flatten().any(|cgroup| cgroup != "/") {
         return unproved(format!("its cgroup namespace has another root: {found}"));
     }
-    let writable = |point: &&PathBuf| {
-        rustix::fs::statvfs(point.as_path()).is_ok_and(|found| !found.f_flag.contains(StatVfsMountFlags::RDONLY))
-    };
-    if let Some(point) = cgroups.iter().find(writable) {
+    if let Some(point) = cgroups.iter().find(|point| is_writable(point)) {
         return unproved(format!("{} can be written", point.display()));
     }
     if let Some(seen) = covered.find(|covered| identity(&covered.path) == Some(covered.was)) {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Refusal;
-use super::settings::{OnExcess, OnPids, STALL, ServerWishes, Settings};
+use super::settings::{OnExcess, OnPids, STALL, ServerWishes, SessionWishes, Settings};
 use crate::confine::Confine;
 use crate::limits::{Bytes, CpuMax, Limit, LimitWishes, Limits, MEMORY_MAX_FLOOR, MemorySize, PidsMax, Weight};
 use crate::outcome::{Level, Stall};
@@ -161,12 +161,25 @@ pub fn regrant(settings: &Settings, request: &Request<'_>) -> Result<Box<Grant>,
     grant(settings, request).map(Box::new)
 }
 
+/// How a launch is confined by what is written down, at the least.
+pub fn confined(settings: &Settings, host: Option<&Name>, session: &SessionId, server: &Name) -> Confine {
+    written(settings, host, session, server).0.or(Settings::built_in_server()).confine.unwrap_or_default()
+}
+
+/// What is written down for a launch: a later rule goes before an earlier one, and any before the general tables.
+fn written(
+    settings: &Settings,
+    host: Option<&Name>,
+    session: &SessionId,
+    server: &Name,
+) -> (ServerWishes, SessionWishes) {
+    let said = (settings.server, settings.session);
+    let rules = settings.rules.iter().filter(|rule| rule.when.matches(host, session, server));
+    rules.fold(said, |(server, session), rule| (rule.server.or(server), rule.session.or(session)))
+}
+
 fn grant(settings: &Settings, request: &Request<'_>) -> Result<Grant, Refusal> {
-    let (mut server, mut session) = (settings.server, settings.session);
-    for rule in settings.rules.iter().filter(|rule| rule.when.matches(request.host, request.session, request.server)) {
-        server = rule.server.or(server);
-        session = rule.session.or(session);
-    }
+    let (mut server, session) = written(settings, request.host, request.session, request.server);
     server.limits = request.wishes.or(server.limits);
     server.grace = request.grace.or(server.grace);
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
+use super::drafts;
 use super::original::{FileError, Original};
 
 /// The longest file that is ours, in bytes.
@@ -71,7 +72,11 @@ impl Beside {
             self.expect_owned(&own)?;
         }
         for (name, text) in files {
-            let draft = format!(".{name}.{}", std::process::id());
+            let prefix = format!(".{name}.");
+            for left in drafts::left(&directory, |name| name.strip_prefix(&prefix)?.parse().ok()) {
+                let _ = rustix::fs::unlinkat(&directory, left, AtFlags::empty());
+            }
+            let draft = format!("{prefix}{}", std::process::id());
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(&directory, &draft, flags, Mode::from_raw_mode(0o644));
             let mut file = File::from(file.map_err(self.failed("write into"))?);

@@ -17,6 +17,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::drafts;
+
 /// The most files that are told of.
 const NOTES_MAX: usize = 4096;
 
@@ -104,7 +106,10 @@ impl Kept {
         let start = Instant::now();
         loop {
             match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Lock { _directory: directory }),
+                Ok(()) => {
+                    self.remove_drafts(&directory);
+                    return Ok(Lock { _directory: directory });
+                }
                 Err(Errno::WOULDBLOCK) if start.elapsed() < LOCK_MAX => std::thread::sleep(LOOK),
                 Err(error) => {
                     let text = "another pinfold wraps or unwraps all the while";
@@ -114,6 +119,19 @@ impl Kept {
                 }
             }
         }
+    }
+
+    /// Removes what a command that was killed left here.
+    fn remove_drafts(&self, directory: &File) {
+        let Ok(held) = directory.try_clone() else { return };
+        for name in drafts::left(&held.into(), |name| name.rsplit_once(".new-")?.1.parse().ok()) {
+            let _ = std::fs::remove_file(self.directory.join(name));
+        }
+    }
+
+    /// What stood in a file before it was wrapped, where that is kept.
+    pub fn before(&self, target: &Path) -> Option<Vec<u8>> {
+        std::fs::read(self.names(target).1).ok()
     }
 
     /// The directory, for nobody else to look into; one of somebody else's is not written to.
@@ -266,6 +284,22 @@ mod tests {
         // Bare again, and wrapped again: what stands there now is what counts.
         let again = kept.keep((changed, changed), b"newer", false).unwrap();
         assert_eq!((std::fs::read(again.path).unwrap(), again.is_new), (b"newer".to_vec(), true));
+    }
+
+    #[test]
+    fn what_a_killed_command_left_goes_with_the_next_lock() {
+        let state = tempfile::tempdir().unwrap();
+        let kept = Kept::below(state.path());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        drop(kept.make().unwrap());
+        for pid in [child.id(), std::process::id()] {
+            std::fs::write(kept.directory.join(format!("mcp.json-0.new-{pid}")), "half").unwrap();
+        }
+        drop(kept.lock().unwrap());
+        let left: Vec<_> =
+            std::fs::read_dir(&kept.directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [format!("mcp.json-0.new-{}", std::process::id()).as_str()]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod attributes;
 pub mod beside;
+mod drafts;
 pub mod find;
 pub mod kept;
 pub mod original;

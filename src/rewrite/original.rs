@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::attributes::{Attributes, NotGiven};
+use super::drafts;
 use crate::hostfile::{FILE_BYTES_MAX, Syntax};
 
 /// How many names are tried for the file that takes the place of another.
@@ -205,6 +206,23 @@ impl Original {
         // The rename itself; some filesystems have no such thing for directories, and then it is as safe as it gets.
         let _ = rustix::fs::fsync(&self.directory);
         Ok(())
+    }
+
+    /// Removes what a command that was killed left beside it, as far as that is known: the beginning of what it has now, or of
+    /// one of these. Anything else may be what a host wrote, which an exchange brought out.
+    pub fn remove_drafts(&self, known: &[&[u8]]) {
+        let prefix = format!(".{}.pinfold-", self.name.to_string_lossy());
+        let draft = |name: &str| name.strip_prefix(&prefix)?.split_once('-')?.0.parse().ok();
+        for name in drafts::left(&self.directory, draft) {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let Ok(file) = rustix::fs::openat(&self.directory, &name, flags, Mode::empty()) else { continue };
+            let mut file = File::from(file);
+            let Ok(found) = file.metadata() else { continue };
+            let Ok(bytes) = read_whole(&mut file) else { continue };
+            if found.is_file() && known.iter().chain([&self.bytes()]).any(|known| known.starts_with(&bytes)) {
+                self.discard(&name.into(), found.ino());
+            }
+        }
     }
 
     /// Removes what stands beside it under this name, unless that is another file than this one: then it is a host's.

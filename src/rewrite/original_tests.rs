@@ -172,3 +172,37 @@ fn by_a_users_link_root_gets_to_no_file_but_that_users() {
     std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
     assert!(Original::read(&by_link).is_ok());
 }
+
+/// The number of a process that is gone.
+fn gone() -> u32 {
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    child.id()
+}
+
+#[test]
+fn what_a_killed_command_left_beside_it_goes_and_what_a_host_may_have_written_stays() {
+    let (directory, path) = file("now");
+    let (gone, own) = (gone(), std::process::id());
+    for (name, text) in [
+        (format!(".a.json.pinfold-{gone}-0"), "no"),
+        (format!(".a.json.pinfold-{gone}-1"), "before"),
+        (format!(".a.json.pinfold-{gone}-2"), ""),
+        (format!(".a.json.pinfold-{gone}-3"), "a host's"),
+        (format!(".a.json.pinfold-{own}-0"), "now"),
+        (format!(".b.json.pinfold-{gone}-0"), "now"),
+        (".a.json.pinfold-x-0".to_owned(), "now"),
+    ] {
+        std::fs::write(directory.path().join(name), text).unwrap();
+    }
+    Original::read(&path).unwrap().remove_drafts(&[b"before"]);
+    let mut expected = [
+        ".a.json.pinfold-x-0".to_owned(),
+        format!(".a.json.pinfold-{gone}-3"),
+        format!(".a.json.pinfold-{own}-0"),
+        format!(".b.json.pinfold-{gone}-0"),
+        "a.json".to_owned(),
+    ];
+    expected.sort();
+    assert_eq!(names(directory.path()), expected.map(OsString::from));
+}

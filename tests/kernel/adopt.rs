@@ -213,6 +213,11 @@ fn a_tree_that_runs_already_is_adopted_whole_and_measured_and_ended() {
     assert!(events.contains("\"event\":\"moved_in\"") && !events.contains("\"event\":\"launched\""), "{events}");
     let memory = shown["memory"]["current_bytes"].as_u64().unwrap();
     assert!(memory > 30 << 20, "what it takes from then on is its own: {shown}");
+    for said in [&told["warnings"], &shown["warnings"]] {
+        assert!(said.to_string().contains("stays charged to where it stood"), "{said}");
+    }
+    let page = machine.ask(&["status", "s"]);
+    assert!(String::from_utf8_lossy(&page.stdout).contains("warning: the memory that it had"), "{page:?}");
 
     let ended = machine.ask(&["end", "--label", "run=42", "--json"]);
     let ended: Value = serde_json::from_slice(&ended.stdout).unwrap();

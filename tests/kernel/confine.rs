@@ -1,6 +1,7 @@
 //! Servers that are confined: the ways out of a leaf, each tried by a server that is not confined and by one that is.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -35,19 +36,8 @@ grep -q 'NoNewPrivs:.1' /proc/self/status; [ $? = 1 ]; held gains-rights $?
 echo done
 "#;
 
-/// What of these attempts got out.
-fn got_out(server: &mut Launched) -> Vec<String> {
-    let mut out = Vec::new();
-    loop {
-        let line = server.line();
-        match line.split_once(' ') {
-            _ if line == "done" => break out,
-            Some((name, "out")) => out.push(name.to_owned()),
-            Some((_, "held")) => {}
-            _ => panic!("{line:?}"),
-        }
-    }
-}
+/// A group that the tests' other user is not in.
+const SPOOLERS: u32 = 1;
 
 fn confine_of(server: &Value) -> &str {
     server["confine"].as_str().unwrap()
@@ -61,7 +51,7 @@ fn a_confined_server_without_capabilities_finds_no_way_out_that_an_unconfined_on
     let machine = Machine::new();
     let script = format!("{ATTEMPTS} exec cat");
     let mut free = machine.run(&["--session", "s", "--server", "free"], &script);
-    let unconfined = got_out(&mut free);
+    let unconfined = free.got_out();
     assert!(unconfined.contains(&"gains-rights".to_owned()), "{unconfined:?}");
     if is_root() {
         for name in ["makes-a-cgroup", "moves-to-the-root", "mounts-it-writable"] {
@@ -70,7 +60,7 @@ fn a_confined_server_without_capabilities_finds_no_way_out_that_an_unconfined_on
     }
     let mut confined = machine.run(&["--session", "c", "--server", "shut", "--confine=strict"], &script);
     let pid = confined.pid();
-    assert_eq!(got_out(&mut confined), [""; 0]);
+    assert_eq!(confined.got_out(), [""; 0]);
     let server = machine.session("c")["servers"][0].clone();
     assert_eq!((confine_of(&server), &server["escaped"]), ("strict", &Value::Bool(false)));
     assert_eq!(status_field(pid, "CapBnd"), "0000000000000000");
@@ -89,15 +79,7 @@ fn a_confined_server_of_another_user_has_no_way_out_either() {
     run.arg(format!("{ATTEMPTS} id -u; exec cat"));
     run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut server = Launched::spawn(run);
-    let mut out = Vec::new();
-    let last = loop {
-        let line = server.line();
-        if line == "done" {
-            break server.line();
-        }
-        out.extend(line.strip_suffix(" out").map(str::to_owned));
-    };
-    assert_eq!((out, last), (Vec::<String>::new(), NOBODY.to_string()));
+    assert_eq!((server.got_out(), server.line()), (Vec::new(), NOBODY.to_string()));
     assert_eq!(status_field(server.pid(), "CapEff"), "0000000000000000");
     assert_eq!(confine_of(&machine.session("s")["servers"][0]), "yes");
     end(&machine, &["s"]);
@@ -174,27 +156,137 @@ fn a_launch_that_cannot_be_confined_is_refused_and_leaves_nothing() {
     machine.expect_nothing_left();
 }
 
+/// What a confined server launches, with a wish not to be: both are told, and how the inner one is confined.
+#[track_caller]
+fn launches_nested(machine: &Machine, run: fn(&Machine) -> Command, option: &str, expected: &str) {
+    let nested = "\"$PINFOLD\" run --server inner --confine=no -- \
+                  sh -c 'grep NoNewPrivs /proc/self/status; grep CapBnd /proc/self/status; exec cat' <&8 & wait";
+    let mut run = run(machine);
+    machine.point_here(&mut run);
+    run.args(["run", "--session", "s", "--server", "outer", option, "--", "sh", "-c"]);
+    run.arg(format!("d=$(mktemp -d); mkfifo $d/f; exec 8<>$d/f; rm -r $d; {nested}"));
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut outer = Launched::spawn(run);
+    assert_eq!(outer.line(), "NoNewPrivs:\t1", "{option}: {}", machine.log());
+    let capabilities = outer.line();
+    assert_eq!(
+        capabilities == "CapBnd:\t0000000000000000",
+        expected == "strict" || !is_root_of(&outer),
+        "{capabilities}"
+    );
+    let session = machine.session("s");
+    let servers = session["servers"].as_array().unwrap();
+    assert_eq!(servers.len(), 2, "{session}");
+    for server in servers {
+        assert_eq!((confine_of(server), &server["escaped"]), (expected, &Value::Bool(false)), "{server}");
+    }
+    end(machine, &["s"]);
+    outer.exit_status();
+}
+
+fn is_root_of(server: &Launched) -> bool {
+    status_field(server.pid(), "Uid").starts_with("0\t")
+}
+
 #[test]
 fn what_a_confined_server_launches_stands_beside_it_and_is_confined_too() {
     if !offered() {
         return;
     }
     let machine = Machine::new();
-    let nested = "\"$PINFOLD\" run --server inner --confine=no -- sh -c 'echo inner; exec cat' <&8 & wait";
-    let mut run = machine.pinfold(&["run", "--session", "s", "--server", "outer", "--confine", "--", "sh", "-c"]);
-    machine.point_here(&mut run);
-    run.arg(format!("mkfifo f.$$; exec 8<>f.$$; rm f.$$; {nested}")).current_dir(machine.path("."));
-    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut outer = Launched::spawn(run);
-    assert_eq!(outer.line(), "inner", "{}", machine.log());
-    let session = machine.session("s");
-    let servers = session["servers"].as_array().unwrap();
-    assert_eq!(servers.len(), 2, "{session}");
-    for server in servers {
-        assert_eq!((confine_of(server), &server["escaped"]), ("yes", &Value::Bool(false)), "{server}");
+    for (option, expected) in [("--confine", "yes"), ("--confine=strict", "strict")] {
+        launches_nested(&machine, |machine| machine.pinfold(&[]), option, expected);
     }
-    end(&machine, &["s"]);
     machine.expect_nothing_left();
+}
+
+#[test]
+fn what_a_confined_server_of_another_user_launches_is_confined_too() {
+    if !offered() || !root_offered() || !subtree_offered() {
+        return;
+    }
+    let machine = Machine::new();
+    machine.open_to_all();
+    for (option, expected) in [("--confine", "yes"), ("--confine=strict", "strict")] {
+        launches_nested(&machine, |machine| machine.nobody(&[]), option, expected);
+    }
+    machine.expect_nothing_left();
+}
+
+/// A program that gains a group, as at(1) and crontab(1) do, and a spool that only that group may write to.
+#[test]
+fn a_confined_server_queues_nothing_for_at_or_cron() {
+    if !offered() || !root_offered() || !subtree_offered() {
+        return;
+    }
+    let machine = Machine::new();
+    machine.open_to_all();
+    let (program, spool) = (machine.path("queue"), machine.path("spool"));
+    std::fs::create_dir(&spool).unwrap();
+    // What a shell does of this itself it does without the group (bash(1), -p), so it is a program of one step.
+    std::fs::copy("/usr/bin/touch", &program).unwrap();
+    for (path, mode) in [(&program, 0o2755), (&spool, 0o730)] {
+        std::os::unix::fs::chown(path, Some(0), Some(SPOOLERS)).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for (option, job, expected) in [("--confine=no", "free", true), ("--confine", "shut", false)] {
+        let mut run = machine.nobody(&[
+            "run",
+            "--session",
+            job,
+            option,
+            "--",
+            "sh",
+            "-c",
+            "\"$0\" \"$1\" && echo queued || echo held",
+        ]);
+        run.args([&program, &spool.join(job)]).stdin(Stdio::null());
+        let output = run.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(
+            (told.trim(), spool.join(job).exists()),
+            (if expected { "queued" } else { "held" }, expected),
+            "{output:?}"
+        );
+    }
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn without_a_daemon_a_server_is_confined_as_the_configuration_says_or_does_not_run() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::without_daemon();
+    let run = |server: &str, options: &[&str], config: &str| {
+        let path = machine.path("alone.toml");
+        std::fs::write(&path, config).unwrap();
+        // No daemon can be had where its socket has no directory, so none reads the configuration.
+        let mut run =
+            machine.pinfold(&["run", "--uncontained", "--socket", "/no/such/directory/pinfold.sock", "--server"]);
+        run.arg(server).args(options).args(["--", "grep", "NoNewPrivs", "/proc/self/status"]);
+        run.env("PINFOLD_CONFIG", path).stdin(Stdio::null()).output().unwrap()
+    };
+    let config = "[server]\nconfine = \"yes\"\n[[rule]]\nwhen.server = \"open\"\nserver.confine = \"no\"\n";
+    for (server, options, config, expected) in [
+        ("fs", &[][..], config, "1"),
+        ("fs", &["--confine=no"], config, "1"),
+        ("open", &[], config, "0"),
+        ("open", &["--confine"], config, "1"),
+        ("fs", &[], "", "0"),
+    ] {
+        let output = run(server, options, config);
+        let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(out.trim(), format!("NoNewPrivs:\t{expected}"), "{server} {options:?}: {told}");
+        assert!(told.contains("RUNNING UNCONTAINED"), "{told}");
+    }
+    let output = run("fs", &[], "[server]\nconfined = 1\n");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(125), 0), "{output:?}");
+    assert!(
+        told.lines().count() == 1 && told.contains("how it is to be confined") && told.contains("alone.toml:2"),
+        "{told}"
+    );
 }
 
 #[test]

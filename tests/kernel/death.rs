@@ -6,6 +6,7 @@
 //! alive are exactly the servers that have no cause yet, each in its leaf, and there is no cgroup and no record beside.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -13,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::hosts::v2_cgroup;
 use crate::support::{Launched, Machine, binary, eventually, lives, offered, on_systemd, signal, v2_mount};
@@ -92,7 +93,12 @@ pub(crate) struct Doomed<'a> {
 impl<'a> Doomed<'a> {
     /// Started, and listening unless it died before that.
     pub(crate) fn start(machine: &'a Machine, at: &str) -> Self {
-        let mut child = machine.serve().env("PINFOLD_CRASH_AT", at).spawn().unwrap();
+        Self::start_with(machine, &[("PINFOLD_CRASH_AT", at)])
+    }
+
+    /// One that takes its time, too, or no more than that.
+    pub(crate) fn start_with(machine: &'a Machine, variables: &[(&str, &str)]) -> Self {
+        let mut child = machine.serve().envs(variables.iter().copied()).spawn().unwrap();
         eventually("the daemon listens or is dead", || {
             let done = UnixStream::connect(machine.socket()).is_ok() || child.try_wait().unwrap().is_some();
             if done { Ok(()) } else { Err(machine.log()) }
@@ -517,5 +523,71 @@ fn another_program_takes_over_what_lives() {
     eventually("it is told", || {
         if machine.log().contains("cause=\"stdin_closed\"") { Ok(()) } else { Err(machine.log()) }
     });
+    machine.expect_nothing_left();
+}
+
+/// A daemon for which each move of a process takes a second longer.
+const SLOW: (&str, &str) = ("PINFOLD_SLOW_AT", "cgroup.procs");
+
+/// Waits until the only server stands in another leaf than `before`. Nothing is told as an escape until then.
+#[track_caller]
+fn moves_on_without_an_escape(machine: &Machine, before: &str) {
+    eventually("it is in its next leaf", || {
+        let servers = servers(machine);
+        let escaped = servers.iter().find(|server| server["escaped"] == true || server["escaped_pids"] != json!([]));
+        assert_eq!(escaped, None, "{}", machine.log());
+        match &servers[..] {
+            [only] if only["leaf"] != before && only["state"] == "running" => Ok(()),
+            _ => Err(format!("{servers:?}: {}", machine.log())),
+        }
+    });
+    let told = machine.log();
+    assert!(!told.contains("left its leaf") && !told.contains("outside its leaf"), "{told}");
+}
+
+#[test]
+fn a_launcher_that_asks_the_next_daemon_again_has_not_escaped_from_the_leaf_that_the_last_one_gave_it() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::without_daemon();
+    let mut first = Doomed::start_with(&machine, &[SLOW, ("PINFOLD_CRASH_AT", "before the reply")]);
+    let mut server = machine.run(&["--session", "s", "--server", "short"], "echo up; exec cat");
+    eventually("it is being placed", || if machine.records().is_empty() { Err(machine.log()) } else { Ok(()) });
+    // It is not to start a daemon itself.
+    signal(server.pid(), Signal::SIGSTOP);
+    eventually("the daemon dies before the reply", || first.died_at().ok_or_else(|| machine.log()));
+    let _next = Doomed::start_with(&machine, &[SLOW]);
+    let before = eventually("it is adopted where it is", || {
+        let leaf = servers(&machine).first().and_then(|server| Some(server["leaf"].as_str()?.to_owned()));
+        leaf.ok_or_else(|| machine.log())
+    });
+    signal(server.pid(), Signal::SIGCONT);
+    moves_on_without_an_escape(&machine, &before);
+    assert_eq!(server.line(), "up");
+    assert!(machine.ask(&["end", "s"]).status.success());
+    server.exit_status();
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn a_server_that_executes_pinfold_run_itself_has_not_escaped_either() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::without_daemon();
+    let _daemon = Doomed::start_with(&machine, &[SLOW]);
+    // What it leaves behind keeps its earlier leaf populated, and ignores that it is to end.
+    let script = "trap '' TERM; sleep 1000 & echo up; read -r _; exec \"$PINFOLD\" run --server second -- cat";
+    let mut run = machine.pinfold(&["run", "--session", "s", "--server", "first", "--", "sh", "-c", script]);
+    machine.point_here(&mut run);
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut server = Launched::spawn(run);
+    assert_eq!(server.line(), "up");
+    let before = servers(&machine)[0]["leaf"].as_str().unwrap().to_owned();
+    server.child.stdin.as_mut().unwrap().write_all(b"go on\n").unwrap();
+    moves_on_without_an_escape(&machine, &before);
+    assert!(machine.ask(&["end", "s"]).status.success());
+    server.exit_status();
     machine.expect_nothing_left();
 }

@@ -455,6 +455,21 @@ impl Launched {
         String::from_utf8(text).unwrap()
     }
 
+    /// What of its attempts got out, of which it tells each in a line, `NAME out` or `NAME held`, and then that it is done.
+    #[track_caller]
+    pub fn got_out(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        loop {
+            let line = self.line();
+            match line.split_once(' ') {
+                _ if line == "done" => break out,
+                Some((name, "out")) => out.push(name.to_owned()),
+                Some((_, "held")) => {}
+                _ => panic!("{line:?}"),
+            }
+        }
+    }
+
     /// The next line of its stdout.
     #[track_caller]
     pub fn line(&mut self) -> String {

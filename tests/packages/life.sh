@@ -8,28 +8,13 @@ export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 
 socket=/run/pinfold/pinfold.sock
 kept=/var/lib/pinfold/wrapped
-passed=0 failed=0
-
-check() { # NAME WANTED GOT
-    if [[ $3 == "$2" ]]; then
-        passed=$((passed + 1))
-        echo "ok    $1"
-    else
-        failed=$((failed + 1))
-        printf 'FAIL  %s\n      wanted: %s\n      got:    %s\n' "$1" "$2" "$3"
-    fi
-}
+# shellcheck source=tests/vm/checks.sh
+. /mnt/host/checks.sh
 
 holds() { # NAME TEXT COMMAND...: the output of the command has this text in it
     local got
     got=$("${@:3}" 2>&1)
     if [[ $got == *"$2"* ]]; then check "$1" '' ''; else check "$1" "…$2…" "$got"; fi
-}
-
-# Waits for a level: until the command says what is wanted; its last word is left in $got.
-await() { # WANTED COMMAND...
-    local deadline=$((SECONDS + 180))
-    while got=$("${@:2}" 2>&1); [[ $got != "$1" ]] && ((SECONDS < deadline)); do sleep 0.2; done
 }
 
 # A field of each server that root's daemon tells of.

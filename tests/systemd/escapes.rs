@@ -20,20 +20,6 @@ fn attempts() -> String {
     )
 }
 
-/// What of the attempts got out.
-fn got_out(server: &mut Launched) -> Vec<String> {
-    let mut out = Vec::new();
-    loop {
-        let line = server.line();
-        match line.split_once(' ') {
-            _ if line == "done" => break out,
-            Some((name, "out")) => out.push(name.to_owned()),
-            Some((_, "held")) => {}
-            _ => panic!("{line:?}"),
-        }
-    }
-}
-
 /// The processes with these arguments.
 fn sleepers(argument: &str) -> Vec<i32> {
     let output = Command::new("pgrep").args(["-f", &format!("(^|/)sleep {argument}$")]).output().unwrap();
@@ -56,7 +42,7 @@ fn what_a_server_has_its_manager_start_is_out_and_is_seen_with_its_pid_where_its
     let machine = Machine::new();
     let _stopped = Stopped;
     let mut server = machine.run(&["--session", "s"], &attempts());
-    assert_eq!(got_out(&mut server), ["scope", "service", "bus"], "{}", machine.log());
+    assert_eq!(server.got_out(), ["scope", "service", "bus"], "{}", machine.log());
     // It lives in the scope, with the environment that it was started in.
     let grandchild = eventually("it lives", || match sleepers("10101")[..] {
         [pid] => Ok(pid),
@@ -79,7 +65,7 @@ fn a_confined_server_reaches_no_service_manager() {
     let machine = Machine::new();
     let _stopped = Stopped;
     let mut server = machine.run(&["--session", "s", "--confine=strict"], &attempts());
-    assert_eq!(got_out(&mut server), [""; 0]);
+    assert_eq!(server.got_out(), [""; 0]);
     assert_eq!((sleepers("10101"), sleepers("10102")), (vec![], vec![]));
     let shown = machine.ask(&["status", "s"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();

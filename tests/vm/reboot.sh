@@ -17,23 +17,8 @@ kept=/var/lib/reboot-test
 disk=/var/lib/pinfold-disk
 runtime=/run/pinfold/pinfold.sock
 pinfold=/usr/local/bin/pinfold
-passed=0 failed=0
-
-check() { # NAME WANTED GOT
-    if [[ $3 == "$2" ]]; then
-        passed=$((passed + 1))
-        echo "ok    $1"
-    else
-        failed=$((failed + 1))
-        printf 'FAIL  %s\n      wanted: %s\n      got:    %s\n' "$1" "$2" "$3"
-    fi
-}
-
-# Waits for a level: until the command says what is wanted; its last word is left in $got.
-await() { # WANTED COMMAND...
-    local deadline=$((SECONDS + 60))
-    while got=$("${@:2}" 2>&1); [[ $got != "$1" ]] && ((SECONDS < deadline)); do sleep 0.2; done
-}
+# shellcheck source=tests/vm/checks.sh
+. /mnt/host/checks.sh
 
 # A field of each server in `ls --json`, in the order of their sessions and names.
 servers() { # SOCKET FIELD

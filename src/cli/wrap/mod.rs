@@ -379,6 +379,10 @@ fn apply(looked: Looked, order: &Order<'_>) -> Told {
             };
         }
     };
+    if !order.dry_run {
+        let kept = Kept::own().and_then(|kept| kept.before(found.original.target())).unwrap_or_default();
+        found.original.remove_drafts(&[found.edit.after.as_bytes(), &kept]);
+    }
     let (entries, made) = (show::entries(&found.edit, None), show::entries(&found.edit, Some(order.way)));
     let plugin = found.plugin.word();
     let mut told = Told { path, host, outcome: Outcome::Unchanged, backup: None, error: None, entries, plugin };

@@ -1,6 +1,9 @@
 //! Where an entry says what it starts, in each host's way.
 
+use std::ops::Range;
+
 use super::super::tree::{Field, Layout, Node, What};
+use crate::argv;
 
 /// Names of transports that have no process.
 const REMOTE: &[&str] =
@@ -103,32 +106,46 @@ impl<'a> Launch<'a> {
 
     /// How many of the words are pinfold's own, where it is in front: those up to the server's command.
     pub(super) fn own_words(&self) -> Option<usize> {
-        let words = self.words();
-        let is_own = words.first().copied().flatten().is_some_and(|program| stem(program) == "pinfold");
-        if !is_own || words.get(1).copied().flatten() != Some("run") {
-            return None;
-        }
-        let mut at = 2;
-        loop {
-            match words.get(at).copied().flatten()? {
-                "--" => break Some(at + 1),
-                "--uncontained" => at += 1,
-                option if option.starts_with("--") => at += if option.contains('=') { 1 } else { 2 },
-                // Written by hand, with nothing between the options and the command.
-                _ => break Some(at),
-            }
-        }
-        .filter(|own| *own < words.len())
+        own_words(&self.words())
+    }
+
+    /// Where pinfold's own words stand behind `env A=b` or another program that only starts them. No edit of ours puts them
+    /// there, so none takes them away.
+    pub(super) fn behind(&self) -> Option<Range<usize>> {
+        let words: Option<Vec<String>> = self.words().into_iter().map(|word| word.map(str::to_owned)).collect();
+        let words = words?;
+        let own = |words: &[String]| own_words(&words.iter().map(|word| Some(word.as_str())).collect::<Vec<_>>());
+        let at = argv::behind(&words, |inner| own(inner).is_some())?;
+        Some(at..at + own(&words[at..])?)
     }
 
     /// The program that asks for a container, where the server's command is one that does.
     pub(super) fn container(&self) -> Option<String> {
         let words = self.words();
-        let command = &words[self.own_words().unwrap_or(0)..];
+        let own = self.own_words().or_else(|| self.behind().map(|own| own.end));
+        let command = &words[own.unwrap_or(0)..];
         let program = stem(command.first().copied().flatten()?);
         let asks = matches!(program, "docker" | "podman" | "nerdctl") && command.contains(&Some("run"));
         asks.then(|| program.to_owned())
     }
+}
+
+fn own_words(words: &[Option<&str>]) -> Option<usize> {
+    let is_own = words.first().copied().flatten().is_some_and(|program| stem(program) == "pinfold");
+    if !is_own || words.get(1).copied().flatten() != Some("run") {
+        return None;
+    }
+    let mut at = 2;
+    loop {
+        match words.get(at).copied().flatten()? {
+            "--" => break Some(at + 1),
+            "--uncontained" => at += 1,
+            option if option.starts_with("--") => at += if option.contains('=') { 1 } else { 2 },
+            // Written by hand, with nothing between the options and the command.
+            _ => break Some(at),
+        }
+    }
+    .filter(|own| *own < words.len())
 }
 
 fn stem(program: &str) -> &str {

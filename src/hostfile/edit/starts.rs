@@ -46,8 +46,8 @@ pub fn starts(syntax: Syntax, bytes: &[u8]) -> Result<Vec<Start>, HostFileError>
 
 fn front(node: &Node) -> Option<Vec<String>> {
     let launch = Launch::of(node).ok()?;
-    let own = launch.own_words()?;
-    launch.words()[..own].iter().map(|word| word.map(str::to_owned)).collect()
+    let own = launch.own_words().map(|own| 0..own).or_else(|| launch.behind())?;
+    launch.words()[own].iter().map(|word| word.map(str::to_owned)).collect()
 }
 
 fn environment(node: &Node) -> Vec<(String, String)> {
@@ -119,6 +119,23 @@ mod tests {
             ),
         ] {
             assert_eq!(told(syntax, text), wrapped(front, environment), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_has_pinfold_behind_env_is_wrapped_already() {
+        for (command, args, front) in [
+            ("env", r#"["A=b", "pinfold", "run", "--server", "fs", "--", "npx", "x"]"#, "pinfold run --server fs --"),
+            ("/usr/bin/env", r#"["-u", "A", "B=c", "/opt/pinfold", "run", "npx"]"#, "/opt/pinfold run"),
+            ("nice", r#"["-n", "5", "env", "pinfold", "run", "--", "npx"]"#, "pinfold run --"),
+        ] {
+            let text = format!(r#"{{"mcpServers": {{"fs": {{"command": "{command}", "args": {args}}}}}}}"#);
+            let [(_, state, _, told, _)] = &told(Syntax::Json, &text)[..] else { panic!("{text}") };
+            assert_eq!((*state, told.as_str()), (State::Wrapped, front), "{text}");
+        }
+        for other in [r#"["A=b", "npx", "pinfold", "run"]"#, r#"["pinfold", "ls"]"#] {
+            let text = format!(r#"{{"mcpServers": {{"fs": {{"command": "env", "args": {other}}}}}}}"#);
+            assert_eq!(told(Syntax::Json, &text)[0].1, State::Bare, "{text}");
         }
     }
 
