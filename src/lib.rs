@@ -32,6 +32,9 @@
 //! in the log, and to whoever waits in `pinfold end`. `daemon/chronicle.rs` is where all that happens passes, on its way to the
 //! journal and to `pinfold events`.
 //!
+//! What does nothing lives on and gives its memory back: `daemon/idling.rs` reads, [`lifecycle::Rest`] says what is due, and
+//! `daemon/parking.rs` has it done, and undone before anything else happens to that server.
+//!
 //! What runs already is placed with its whole tree by `daemon/adopting.rs` and `backend/kin.rs`, where somebody orders it
 //! (`pinfold adopt`), and is a server like any other from then on.
 //!

@@ -152,6 +152,9 @@ pub struct Ended {
     pub lifetime_seconds: f64,
     /// From the fact that ended it to the same moment; `null` where no daemon ran for all of that.
     pub end_seconds: Option<f64>,
+    /// Of its lifetime for how long it was parked, as far as the daemon that saw its end did that.
+    #[serde(default)]
+    pub parked_seconds: f64,
 }
 
 impl What {

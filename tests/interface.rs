@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use pinfold::label::Labels;
+use pinfold::lifecycle::{ParkReason, ThawReason};
 use pinfold::limits::{Bytes, LimitKey};
 use pinfold::occurrence::{self, Occurrence, What};
 use pinfold::outcome::{Cause, Exit, Level, Outcome, Stall, Stopper};
@@ -10,8 +11,8 @@ use pinfold::session::{Name, SessionId};
 use pinfold::snapshot::{ActivityView, MemoryView, PressureView, ServerView, SessionView, StallView, StdinWatch};
 use pinfold::wire::{
     Adopt, Adopted, Answer, By, Call, DESCRIPTION, Description, End, EndReply, Ended, EventsReply, Fault, Group,
-    Launch, Launched, LimitChange, LimitKept, LimitPlace, LimitState, ListReply, Located, Noted, Question, Relabel,
-    Relabelled, Reload, ReloadReply, StatusReply, Watch,
+    Launch, Launched, LimitChange, LimitKept, LimitPlace, LimitState, ListReply, Located, NotParked, Noted, ParkReply,
+    Parked, Question, Relabel, Relabelled, Reload, ReloadReply, Rested, StatusReply, ThawReply, Watch, Whose,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -69,6 +70,8 @@ fn server() -> ServerView {
         confine: Default::default(),
         escaped: false,
         escaped_pids: Vec::new(),
+        parked_at: None,
+        reclaimed_bytes: None,
         warnings: Vec::new(),
     }
 }
@@ -122,6 +125,9 @@ fn other_happenings() -> Vec<What> {
         What::PidsLimit { level: Level::Server },
         What::NotExecuted { command: "nxp".into(), reason: "r".into() },
         What::Escaped { pids: vec![1] },
+        What::Trimmed { before_bytes: Bytes(3), after_bytes: Bytes(2), swap_bytes: Bytes(1) },
+        What::Parked { reason: ParkReason::Idle, before_bytes: Bytes(3), after_bytes: Bytes(2), swap_bytes: Bytes(1) },
+        What::Thawed { reason: ThawReason::Input, parked_seconds: 1.5, thaw_seconds: None },
     ]
 }
 
@@ -157,6 +163,10 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("type Group ("), sent(&group));
     assert_eq!(written("type Stalled ("), sent(&StallView::default()));
     assert_eq!(written("type Server ("), sent(&server()));
+    let whose = Whose { session: session().id, server: server().name, leaf: "fs.1".into() };
+    assert_eq!(written("type Whose ("), sent(&whose));
+    assert_eq!(written("type Parked ("), sent(&Parked::new(whose.clone(), (Bytes(3), Bytes(2), Bytes(1)))));
+    assert_eq!(written("type NotParked ("), sent(&NotParked::new(whose, "it is busy".into())));
     assert_eq!(written("type Session ("), sent(&session()));
     let outcome = Outcome {
         cause: Cause::Memory { level: Level::Session, stall: None },
@@ -180,8 +190,13 @@ fn every_field_of_a_view_is_in_the_interface_and_the_other_way_round() {
     ] {
         let outcome = Outcome { cause, ..outcome };
         all.extend(sent(&Ended { outcome, ..ended.clone() }));
-        let ended =
-            occurrence::Ended { outcome, started_at: server().started_at, lifetime_seconds: 1.5, end_seconds: None };
+        let ended = occurrence::Ended {
+            outcome,
+            started_at: server().started_at,
+            lifetime_seconds: 1.5,
+            end_seconds: None,
+            parked_seconds: 0.0,
+        };
         let ended = occurrence(What::Ended(ended));
         happened.extend(sent(&ended));
         let read: Occurrence = serde_json::from_str(&serde_json::to_string(&ended).unwrap()).unwrap();
@@ -214,6 +229,8 @@ fn every_parameter_of_a_method_is_in_the_interface_and_the_other_way_round() {
     assert_eq!(written("method End("), sent(&End::default()));
     assert_eq!(written("method Reload("), sent(&Reload::default()));
     assert_eq!(written("method Label("), sent(&Relabel::default()));
+    assert_eq!(written("method Park("), sent(&Rested::default()));
+    assert_eq!(written("method Thaw("), sent(&Rested::default()));
     assert_eq!(written("method Status("), sent(&parameters(&Call::Status(session().id).encode())));
     assert_eq!(written("method History("), sent(&Question::default()));
     assert_eq!(written("method Events("), sent(&parameters(&Call::Events(Watch::default()).encode())));
@@ -254,6 +271,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         root: String::new(),
         config: None,
         limits: Default::default(),
+        idle: Default::default(),
         launches: 0,
         refusals: 0,
         uncontained: 0,
@@ -266,6 +284,8 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         ("wait: bool\n) -> (", sent(&EndReply::default())),
         ("method Reload(force: bool) -> (", sent(&ReloadReply::default())),
         ("labels: [string]string\n) -> (", sent(&Relabelled::default())),
+        ("method Park(session: ?string, server: ?string, all: bool) -> (", sent(&ParkReply::default())),
+        ("method Thaw(session: ?string, server: ?string, all: bool) -> (", sent(&ThawReply::default())),
         ("method Status(session: string) -> (", sent(&StatusReply { sessions: Vec::new(), complete: true })),
         ("method List() -> (", sent(&ListReply::default())),
         ("limit: ?int\n) -> (", sent(&Answer::default())),

@@ -23,9 +23,13 @@ impl Leaf {
         }
         pids.sort_unstable();
         let mut bytes = Vec::with_capacity(pids.len());
+        let mut disk = 0u64;
         for pid in pids {
             match std::fs::read_to_string(format!("/proc/{pid}/io")) {
-                Ok(text) => bytes.push((pid, all_bytes(&text))),
+                Ok(text) => {
+                    bytes.push((pid, sum(&text, &["rchar", "wchar"])));
+                    disk = disk.wrapping_add(sum(&text, &["read_bytes", "write_bytes"]));
+                }
                 // It exited meanwhile: the next reading lacks it.
                 Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH)) => {}
                 Err(error) => return Err(CgroupError::new("read", format!("/proc/{pid}/io"), error)),
@@ -33,16 +37,17 @@ impl Leaf {
         }
         // Only where the io controller is enabled in it.
         let blocks = v2.read("io.stat").map(|text| all_numbers(&text)).unwrap_or(0);
-        Ok(Some(Activity { cpu: Duration::from_micros(cpu), bytes, blocks }))
+        Ok(Some(Activity { cpu: Duration::from_micros(cpu), bytes, disk, blocks }))
     }
 }
 
-/// The bytes in `/proc/PID/io` (proc_pid_io(5)): of read(2) and write(2) on every kind of file, pipes, sockets and terminals
-/// too, and of pages that were fetched from a disk or made dirty. They hold those of children that were waited for.
-fn all_bytes(text: &str) -> u64 {
+/// Some of the bytes in `/proc/PID/io` (proc_pid_io(5)): `rchar` and `wchar` are of read(2) and write(2) on every kind of file,
+/// pipes, sockets and terminals too; `read_bytes` and `write_bytes` of pages that were fetched from a disk or made dirty. They hold
+/// those of children that were waited for.
+fn sum(text: &str, keys: &[&str]) -> u64 {
     let value =
-        |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": ")?.trim().parse().ok());
-    ["rchar", "wchar", "read_bytes", "write_bytes"].into_iter().filter_map(value).fold(0, u64::wrapping_add)
+        |key: &&str| text.lines().find_map(|line| line.strip_prefix(*key)?.strip_prefix(": ")?.trim().parse().ok());
+    keys.iter().filter_map(value).fold(0, u64::wrapping_add)
 }
 
 /// The sum of all numbers of a nested keyed file: `8:0 rbytes=90112 wbytes=0 …`.
@@ -60,7 +65,8 @@ mod tests {
         // From Linux 6.18.
         let io = "rchar: 4292\nwchar: 17\nsyscr: 13\nsyscw: 0\nread_bytes: 8192\nwrite_bytes: 4096\n\
                   cancelled_write_bytes: 0\n";
-        assert_eq!(all_bytes(io), 4292 + 17 + 8192 + 4096);
+        assert_eq!(sum(io, &["rchar", "wchar"]), 4292 + 17);
+        assert_eq!(sum(io, &["read_bytes", "write_bytes"]), 8192 + 4096);
         let stat = "8:16 rbytes=100 wbytes=20 rios=3 wios=4 dbytes=0 dios=0\n8:0 rbytes=5\n";
         assert_eq!((all_numbers(stat), all_numbers("")), (132, 0));
     }

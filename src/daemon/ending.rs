@@ -47,7 +47,8 @@ impl Driver {
         if cause != Cause::LaunchFailed {
             let lifetime_seconds = server.started_at.time().elapsed().unwrap_or_default().as_secs_f64();
             let end_seconds = server.ending_since.map(|since| self.now().saturating_sub(since).as_secs_f64());
-            let ended = occurrence::Ended { outcome, started_at: server.started_at, lifetime_seconds, end_seconds };
+            let (started_at, parked_seconds) = (server.started_at, server.nap.parked.as_secs_f64());
+            let ended = occurrence::Ended { outcome, started_at, lifetime_seconds, end_seconds, parked_seconds };
             kept = self.ended(about, ended);
         }
         if gone.session.is_some() {

@@ -184,7 +184,13 @@ mod tests {
             host: None,
             server: Name::parse("x").unwrap(),
             leaf: Some(format!("x.{number}")),
-            what: What::Ended(Ended { outcome, started_at: now, lifetime_seconds: 1.0, end_seconds: None }),
+            what: What::Ended(Ended {
+                outcome,
+                started_at: now,
+                lifetime_seconds: 1.0,
+                end_seconds: None,
+                parked_seconds: 0.0,
+            }),
         })
     }
 

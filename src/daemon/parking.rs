@@ -44,6 +44,8 @@ pub(super) struct Nap {
     order: Option<Arc<Order>>,
     /// Since when it is parked.
     pub(super) since: Option<(Timestamp, Moment)>,
+    /// For how long it was, in all.
+    pub(super) parked: Duration,
     /// What was charged to it before its memory was last given back.
     pub(super) before: Option<Bytes>,
     /// It was not to be parked when that was last tried, and has done nothing since.
@@ -237,7 +239,11 @@ impl Driver {
             self.watch_hang_up(number);
         }
         if let Some((_, since)) = since {
-            let parked_seconds = now.saturating_sub(since).as_secs_f64();
+            let parked = now.saturating_sub(since);
+            if let Some(server) = self.table.servers.get_mut(&number) {
+                server.nap.parked += parked;
+            }
+            let parked_seconds = parked.as_secs_f64();
             self.thawed(number, leaf, (reason, asked, parked_seconds));
         }
     }

@@ -102,9 +102,9 @@ fn freeze(task: &Task, Park { reachable, idle }: &Park) -> Result<Option<Outcome
     }
     // From here on it does nothing, so that this is the last word on whether it was idle when it was frozen.
     let found = leaf.activity().map_err(told)?;
-    // What a disk was asked for may have been for giving memory back before.
+    // What disks were asked for may have been for giving memory back before.
     let stirred = found.is_none_or(|found| {
-        let found = Activity { blocks: before.blocks, ..found };
+        let found = found.but_for_disks(&before);
         match idle {
             Some((_, span)) => found.stirred_since(&before, *span),
             None => found.did_more(&before, LOOK / LOOK_PART),

@@ -274,7 +274,10 @@ impl Driver {
             Outcome { cause, processes: None, killed: false, memory_bytes: None, peak_bytes: None, exit: None };
         let lifetime_seconds = record.started_at.elapsed().unwrap_or_default().as_secs_f64();
         let started_at = Timestamp::of(record.started_at);
-        self.ended(About::record(record), Ended { outcome, started_at, lifetime_seconds, end_seconds: None })
+        self.ended(
+            About::record(record),
+            Ended { outcome, started_at, lifetime_seconds, end_seconds: None, parked_seconds: 0.0 },
+        )
     }
 
     /// Removes what is empty, and lets its record go. On a hybrid machine a launcher that was on its way into the leaf may

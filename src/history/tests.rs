@@ -26,7 +26,13 @@ fn ended(number: u64, uid: u32, server: &str, cause: Cause, age: Duration) -> Oc
         host: None,
         server: Name::parse(server).unwrap(),
         leaf: Some(format!("{server}.{number}")),
-        what: What::Ended(Ended { outcome, started_at, lifetime_seconds: number as f64, end_seconds: Some(0.1) }),
+        what: What::Ended(Ended {
+            outcome,
+            started_at,
+            lifetime_seconds: number as f64,
+            end_seconds: Some(0.1),
+            parked_seconds: 0.0,
+        }),
     }
 }
 

@@ -34,9 +34,11 @@ const CPU_PART: u32 = 1000;
 pub struct Activity {
     /// CPU time, of what has exited as well.
     pub cpu: Duration,
-    /// For each living process the bytes that it and the children it waited for have read and written, of whatever kind
+    /// For each living process the bytes that it and the children it waited for have read(2) and written, of whatever kind
     /// of file, in order of their numbers.
     pub bytes: Vec<(i32, u64)>,
+    /// What these fetched from disks, and had written there.
+    pub disk: u64,
     /// All that block devices were asked for, where the kernel counts that for the leaf.
     pub blocks: u64,
 }
@@ -67,7 +69,7 @@ pub struct Idle {
     shortest: TimeSpan,
     /// When it was last found to have done something, and what it had done until then.
     since: Option<(Moment, Activity)>,
-    /// What it was asked to write to a disk since then was not its own doing.
+    /// Its memory was given back since then: what it fetches from a disk is what it had.
     reclaimed: bool,
     /// When it is to be read next.
     next: Moment,
@@ -114,27 +116,21 @@ impl Idle {
     #[must_use]
     pub fn read(&mut self, now: Moment, found: Option<Activity>) -> Option<Duration> {
         let asked = self.asked.take()?;
-        let (Some(mut found), Some((since, before))) = (found.clone(), &self.since) else {
+        let (Some(found), Some((since, before))) = (found.clone(), &self.since) else {
             (self.since, self.reclaimed) = (found.map(|found| (now, found)), false);
             return None;
         };
         let span = asked.saturating_sub(*since);
-        let blocks = found.blocks;
-        if self.reclaimed {
-            // What the kernel wrote to swap and page cache to a file is told as the server's.
-            found.blocks = before.blocks;
-        }
-        if found.stirred_since(before, span) {
-            (self.since, self.reclaimed) = (Some((now, Activity { blocks, ..found })), false);
+        let seen = if self.reclaimed { found.clone().but_for_disks(before) } else { found.clone() };
+        if seen.stirred_since(before, span) {
+            (self.since, self.reclaimed) = (Some((now, found)), false);
             return None;
-        }
-        if std::mem::take(&mut self.reclaimed) {
-            self.since = Some((*since, Activity { blocks, ..before.clone() }));
         }
         Some(span)
     }
 
-    /// Its memory was reclaimed: what a disk was asked for until the next reading tells nothing of the server.
+    /// Its memory was reclaimed: until it does something else, what disks are asked for is that going and coming back. A
+    /// timer of a program that does nothing touches the same few pages each time.
     pub fn was_reclaimed(&mut self) {
         self.reclaimed = true;
     }
@@ -152,6 +148,12 @@ impl Idle {
 }
 
 impl Activity {
+    /// The same, with what was asked of disks until then.
+    #[must_use]
+    pub fn but_for_disks(self, before: &Self) -> Self {
+        Self { disk: before.disk, blocks: before.blocks, ..self }
+    }
+
     /// Whether anything but what timers burn was done between `before` and this reading, `span` later.
     pub fn stirred_since(&self, before: &Self, span: Duration) -> bool {
         self.did_more(before, CPU_LEAST.max(span / CPU_PART))
@@ -159,7 +161,8 @@ impl Activity {
 
     /// Whether anything but so much CPU time was spent between `before` and this reading.
     pub fn did_more(&self, before: &Self, nothing: Duration) -> bool {
-        self.bytes != before.bytes || self.blocks != before.blocks || self.cpu.saturating_sub(before.cpu) > nothing
+        let disks = (self.disk, self.blocks) != (before.disk, before.blocks);
+        disks || self.bytes != before.bytes || self.cpu.saturating_sub(before.cpu) > nothing
     }
 }
 
@@ -172,7 +175,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn activity(cpu_ms: u64, bytes: u64) -> Activity {
-        Activity { cpu: Duration::from_millis(cpu_ms), bytes: vec![(7, bytes)], blocks: 0 }
+        Activity { cpu: Duration::from_millis(cpu_ms), bytes: vec![(7, bytes)], disk: 0, blocks: 0 }
     }
 
     fn ending(after: &str, now: Moment) -> Idle {
@@ -216,6 +219,7 @@ mod tests {
         assert_eq!(each(|found, count| found.bytes[0].1 += count), None, "a byte");
         assert_eq!(each(|found, count| found.bytes.push((8 + (count % 2) as i32, 0))), None, "a process");
         assert_eq!(each(|found, count| found.blocks += count), None, "a block");
+        assert_eq!(each(|found, count| found.disk += count), None, "a page of a file");
         assert_eq!(each(|found, count| found.cpu += Duration::from_millis(60 * count)), None, "CPU time");
         assert_eq!(each(|found, count| found.cpu += Duration::from_millis(count)), Some(10 * SECOND), "a timer");
         assert_eq!(idle_at("8s", hour, |now| (now.as_secs() % 6 != 0).then(|| activity(0, 0))), None, "unread");
@@ -223,9 +227,9 @@ mod tests {
 
     #[test]
     fn what_a_timer_burns_over_hours_is_none_to_speak_of() {
-        let half = |now: Moment| Some(Activity { cpu: now / 2000, bytes: Vec::new(), blocks: 0 });
+        let half = |now: Moment| Some(Activity { cpu: now / 2000, bytes: Vec::new(), disk: 0, blocks: 0 });
         assert_eq!(idle_at("8h", 100 * 3600 * SECOND, half), Some(10 * 3600 * SECOND));
-        let twice = |now: Moment| Some(Activity { cpu: now / 500, bytes: Vec::new(), blocks: 0 });
+        let twice = |now: Moment| Some(Activity { cpu: now / 500, bytes: Vec::new(), disk: 0, blocks: 0 });
         assert_eq!(idle_at("8h", 100 * 3600 * SECOND, twice), None);
     }
 
@@ -253,20 +257,21 @@ mod tests {
     }
 
     #[test]
-    fn what_reclaim_writes_to_a_disk_is_no_activity_and_what_comes_after_it_is() {
+    fn what_comes_and_goes_by_disk_after_memory_was_given_back_is_no_activity_until_there_is_another() {
         let mut idle = ending("2s", Duration::ZERO);
-        let mut read = |second: u32, blocks, reclaimed: bool| {
+        let mut read = |second: u32, disk, bytes, reclaimed: bool| {
             if reclaimed {
                 idle.was_reclaimed();
             }
             assert!(idle.ask(second * SECOND));
-            idle.read(second * SECOND, Some(Activity { blocks, ..activity(0, 0) }))
+            idle.read(second * SECOND, Some(Activity { disk, blocks: disk, ..activity(0, bytes) }))
         };
-        assert_eq!(read(1, 0, false), None);
-        assert_eq!(read(2, 7, true), Some(SECOND), "the span goes on");
-        assert_eq!(read(3, 7, false), Some(2 * SECOND));
-        assert_eq!(read(4, 9, false), None, "it reads something back");
-        assert_eq!(read(5, 9, false), Some(SECOND));
+        assert_eq!(read(1, 0, 0, false), None);
+        assert_eq!(read(2, 7, 0, true), Some(SECOND), "the span goes on");
+        assert_eq!(read(3, 9, 0, false), Some(2 * SECOND), "a timer has touched something");
+        assert_eq!(read(4, 12, 1, false), None, "it read a message");
+        assert_eq!(read(5, 13, 1, false), None, "and what it needs for that");
+        assert_eq!(read(6, 13, 1, false), Some(SECOND));
     }
 
     proptest! {

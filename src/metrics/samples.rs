@@ -138,7 +138,16 @@ pub(super) fn ended(id: &str) -> Occurrence {
         peak_bytes: Some(Bytes(130 << 20)),
         exit: None,
     };
-    occurrence(id, What::Ended(Ended { outcome, started_at: moment(), lifetime_seconds: 61.0, end_seconds: Some(0.2) }))
+    occurrence(
+        id,
+        What::Ended(Ended {
+            outcome,
+            started_at: moment(),
+            lifetime_seconds: 61.0,
+            end_seconds: Some(0.2),
+            parked_seconds: 0.0,
+        }),
+    )
 }
 
 /// One of each kind of what may happen.

@@ -159,6 +159,7 @@ fn ended(ago: u64, (session, server): (&str, &str), cause: Cause, killed: bool) 
             started_at: moment(START + 60 - ago - 930),
             lifetime_seconds: 930.0,
             end_seconds: Some(0.2),
+            parked_seconds: 0.0,
         }),
     }
 }
