@@ -400,6 +400,22 @@ fn of_commands_at_once_none_loses_what_another_has_noted() {
 }
 
 #[test]
+fn that_hosts_hand_on_no_socket_is_told_with_what_to_do_before_and_after_a_wrap() {
+    let home = Home::new();
+    let file = home.write("work/.mcp.json", "{ \"mcpServers\": { \"fs\": { \"command\": \"npx\" } } }");
+    for how in ["--dry-run", "--yes"] {
+        let mut command = home.command(&["wrap", file.to_str().unwrap(), how]);
+        let output = command.env("PINFOLD_SOCKET", "/run/mine.sock").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.success() && told.contains("the environment variable PINFOLD_SOCKET=/run/mine.sock"),
+            "{told}"
+        );
+    }
+    assert!(!home.says(0, &["wrap", file.to_str().unwrap(), "--dry-run"]).contains("PINFOLD_SOCKET"));
+}
+
+#[test]
 fn what_a_killed_wrap_left_goes_with_the_next_one() {
     let home = Home::new();
     let text = "{ \"mcpServers\": { \"fs\": { \"command\": \"npx\" } } }";
