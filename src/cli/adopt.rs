@@ -1,5 +1,6 @@
 //! `pinfold adopt`.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -53,7 +54,8 @@ pub(super) fn adopt(adopt: args::Adopt) -> u8 {
             }
         }
     }
-    for warning in adopted.iter().flat_map(|done| &done.warnings) {
+    // What is so of all is told once.
+    for warning in adopted.iter().flat_map(|done| &done.warnings).collect::<BTreeSet<_>>() {
         eprintln!("pinfold: warning: {warning}");
     }
     if adopt.json {

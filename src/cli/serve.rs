@@ -86,7 +86,8 @@ pub(super) fn configurations() -> Vec<PathBuf> {
         None => {
             let system = PathBuf::from(SYSTEM_CONFIG);
             let own = usual_config().filter(|own| *own != system);
-            std::iter::once(system).chain(own).collect()
+            // As for a daemon: what is in a directory that this user may not look into is not there.
+            std::iter::once(system).chain(own).filter(|path| path.exists()).collect()
         }
     }
 }

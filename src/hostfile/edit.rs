@@ -224,9 +224,18 @@ pub(super) fn shown_words(syntax: Syntax, root: &Node) -> Vec<&Node> {
     shown
 }
 
+/// What VS Code says to a command of another name than its debugger knows: nothing is started.
+const DEBUGGED: &str = "its dev.debug has VS Code start it by the name node or python only: take that away to wrap it";
+
+/// Whether VS Code attaches a debugger to it. That it is started anew when files change (`dev.watch`) stands in no way.
+fn is_debugged(node: &Node) -> bool {
+    node.field("dev").is_some_and(|dev| dev.field("debug").is_some())
+}
+
 fn look(project: Option<&str>, name: &str, node: &Node) -> Entry {
     let (state, container) = match Launch::of(node) {
         Ok(launch) if launch.own_words().is_some() || launch.behind().is_some() => (State::Wrapped, launch.container()),
+        Ok(launch) if is_debugged(node) => (State::Unusual(DEBUGGED), launch.container()),
         Ok(launch) => (State::Bare, launch.container()),
         Err(NoLaunch::Remote) => (State::Remote, None),
         Err(NoLaunch::NoCommand) => (State::NoCommand, None),
@@ -255,6 +264,7 @@ fn plan(
         };
     }
     match (way, launch.own_words()) {
+        (Way::In(_), None) if is_debugged(node) => Ok(None),
         (Way::In(front), None) => plan::wrap(syntax, text, &launch, name, front).map(Some),
         (Way::Out, Some(own)) => plan::unwrap(text, &launch, own).map(Some),
         (Way::In(_), Some(_)) | (Way::Out, None) => Ok(None),

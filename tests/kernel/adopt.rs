@@ -317,7 +317,8 @@ fn several_are_adopted_each_in_a_leaf_of_its_own_and_one_below_another_is_in_tha
     let output = machine.ask(&["adopt", &pids[0], &pids[1], &pids[2], "--session", "s", "--json"]);
     assert_eq!(output.status.code(), Some(1), "one of them was in a leaf already: {output:?}");
     let told = lines(&output);
-    assert!(told.len() == 1 && told[0].contains(&format!("process {child} is in session s already")), "{output:?}");
+    assert!(told.len() == 2 && told[0].contains(&format!("process {child} is in session s already")), "{output:?}");
+    assert!(told[1].contains("stays charged to where it stood"), "it is told once for all: {output:?}");
     let adopted: Value = serde_json::from_slice(&output.stdout).unwrap();
     let leaves: Vec<&Path> =
         adopted.as_array().unwrap().iter().map(|done| Path::new(done["cgroup"].as_str().unwrap())).collect();

@@ -80,9 +80,9 @@ function hostFor(t) {
 }
 
 /** Launches the server through pinfold and uses it, as a host does in a session. */
-async function useContained(t, { host, scratch, started }, server, session) {
+async function useContained(t, { host, scratch, started }, server, session, options) {
   const connection = server.name;
-  const { pid } = await host.connect(connection, pinfold.inFrontOf(launchOf(server, scratch), session));
+  const { pid } = await host.connect(connection, pinfold.inFrontOf(launchOf(server, scratch), session, options));
   started.push(...treeBelow(pid));
   const tools = await host.listTools(connection);
   assert.notEqual(tools.length, 0, 'it lists its tools');
@@ -193,3 +193,22 @@ test('the servers of one session end together, and those of another go on', asyn
   await nothingIsLeft('agent:ring:other', otherLife);
   assert.deepEqual(await pinfold.ls(), []);
 });
+
+for (const confine of ['yes', 'strict']) {
+  test(`server-filesystem answers while it is confined: ${confine}`, async (t) => {
+    const setting = hostFor(t);
+    const session = `agent:ring:confined:${confine}`;
+    const server = servers.find(({ name }) => name === 'server-filesystem');
+    const { pid } = await useContained(t, setting, server, session, [`--confine=${confine}`]);
+    const life = await whereItLives(server, session, pid, setting.host.pid);
+    for (const { pid } of life.tree) {
+      const status = fs.readFileSync(`/proc/${pid}/status`, 'utf8');
+      assert.match(status, /^NoNewPrivs:\t1$/m);
+      if (confine === 'strict') assert.match(status, /^CapBnd:\t0{16}$/m);
+    }
+    const [shown] = (await pinfold.session(session)).servers;
+    assert.deepEqual([shown.confine, shown.escaped], [confine, false]);
+    await pinfold.end(session);
+    await nothingIsLeft(session, life);
+  });
+}

@@ -76,10 +76,10 @@ export class Pinfold {
   }
 
   /** The same launch with pinfold in front: all that changes in a host's configuration. Without a session, pinfold finds it. */
-  inFrontOf({ command, args, env, ...rest }, session) {
+  inFrontOf({ command, args, env, ...rest }, session, options = []) {
     return {
       command: this.program,
-      args: ['run', ...(session ? ['--session', session] : []), '--', command, ...args],
+      args: ['run', ...(session ? ['--session', session] : []), ...options, '--', command, ...args],
       env: { ...env, PINFOLD_SOCKET: this.socket },
       ...rest,
     };

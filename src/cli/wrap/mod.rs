@@ -317,18 +317,26 @@ fn carry_out(looked: Vec<Looked>, missing: Vec<PathBuf>, order: &Order<'_>) -> u
         text::print_json(&told);
     } else if any(Outcome::Changed) {
         text::print(&show::after(order.way, &order.said, host));
-        if order.way == Way::In && std::env::var_os("PINFOLD_SOCKET").is_some() {
-            eprintln!(
-                "pinfold: PINFOLD_SOCKET is set here, and hosts do not hand it on: what they launch goes to another daemon, \
-                 unless the entry's own environment says the same"
-            );
-        }
     } else if changing > 0 && order.dry_run {
         text::print("nothing was changed: --dry-run\n");
     } else if told.is_empty() {
         text::print("no file is wrapped\n");
     }
+    if order.way == Way::In && !order.json && (any(Outcome::Changed) || order.dry_run) {
+        tell_of_socket();
+    }
     if any(Outcome::Failed) || is_broken { NO } else { DONE }
+}
+
+/// An environment is not written into a host's file: what stands there holds for everybody who starts the host.
+fn tell_of_socket() {
+    if let Some(socket) = std::env::var_os("PINFOLD_SOCKET") {
+        eprintln!(
+            "pinfold: PINFOLD_SOCKET is set here, and hosts do not hand it on: what they launch goes to the daemon that a launch \
+             finds by itself; to have it go to this one, give the entries the environment variable PINFOLD_SOCKET={}, too",
+            text::shown(&socket.to_string_lossy())
+        );
+    }
 }
 
 /// Asks whoever sits there; the status where the answer is no, or nobody does.
