@@ -12,7 +12,7 @@
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`], [`occurrence`], [`strays`] | all that may be seen of a session from outside; what happens to it; what runs without pinfold |
 //! | 1 | [`policy`], [`lifecycle`], [`naming`], [`hostfile`] | rules: no I/O, no clock, no locks, no logging |
-//! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`confine`], [`realm`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
+//! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`confine`], [`container`], [`realm`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
 //!
 //! # One session, from launch to removal
 //!
@@ -45,6 +45,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod confine;
+pub mod container;
 pub mod daemon;
 pub mod history;
 pub mod hostfile;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::argv::{CommandDigest, MaskedArgv};
 use crate::cgroup::{GroupPaths, Membership};
 use crate::confine::Confine;
+use crate::container::ContainerPlace;
 use crate::label::Labels;
 use crate::limits::{LimitWishes, Limits};
 use crate::naming::{LeafName, SessionKey};
@@ -105,6 +106,9 @@ pub struct Record {
     /// How it was confined.
     #[serde(default)]
     pub confine: Confine,
+    /// Where the container of its command is, where that makes one.
+    #[serde(default)]
+    pub container_place: Option<ContainerPlace>,
     /// The limits that held its launcher where that came from, and hold its session. `None` as before.
     #[serde(default)]
     pub held: Option<Limits>,

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::argv::{CommandDigest, MaskedArgv};
 use crate::confine::Confine;
+use crate::container::{ContainerPlace, ContainerWish};
 use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::occurrence::Occurrence;
@@ -85,6 +86,9 @@ pub struct Launch {
     /// `--confine`; `None`: as the configuration says.
     #[serde(default)]
     pub confine: Option<Confine>,
+    /// What it asks for the container that its command makes, where that does.
+    #[serde(default)]
+    pub container: Option<ContainerWish>,
     /// Index of its stdin among the descriptors.
     #[serde(default)]
     pub stdin: Option<usize>,
@@ -115,6 +119,12 @@ pub struct Launched {
     /// How the launcher is to confine itself before it execs.
     #[serde(default)]
     pub confine: Confine,
+    /// Where the container of its command is to be. `None` where a daemon that knew of none answered.
+    #[serde(default)]
+    pub container: Option<ContainerPlace>,
+    /// What an engine is told as `--cgroup-parent` for it, where that is inside.
+    #[serde(default)]
+    pub container_parent: Option<String>,
     /// Limits that were asked for and do not hold here.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -67,6 +67,7 @@ fn server() -> ServerView {
         pids_refusals: 0,
         stdin: StdinWatch::Watched,
         confine: Default::default(),
+        container: None,
         escaped: false,
         escaped_pids: Vec::new(),
         warnings: Vec::new(),
@@ -231,6 +232,8 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         cgroup: String::new(),
         companions: Vec::new(),
         confine: Default::default(),
+        container: None,
+        container_parent: None,
         warnings: Vec::new(),
     };
     let adopted = Adopted {

@@ -2,6 +2,8 @@
 //!
 //! A leaf is single-use: once `cgroup.kill` was written in it, kernels before 7.3 kill at birth what clone3(2) puts there.
 
+mod room;
+
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +19,7 @@ use super::oom::{self, Tally};
 use crate::naming::LeafName;
 use crate::outcome::Level;
 use crate::sys::crash;
+pub use room::CLIENT;
 
 /// The first pause between two reads of `cgroup.events`; it doubles up to [`PAUSE_MOST`]. Re-reading is quicker than
 /// waiting for its notification, which the kernel sends at most every 10 ms.
@@ -129,10 +132,12 @@ impl Leaf {
         self.group.v2.all_processes()
     }
 
-    /// Sends SIGTERM and SIGCONT to every process in it, by pidfd and only after its membership was read back.
+    /// Sends SIGTERM and SIGCONT to every process in it, by pidfd and only after its membership was read back. Where it has
+    /// room for containers, to those of them alone: their monitors stay until they have cleaned up.
     pub fn terminate(&self) -> Result<u32, CgroupError> {
         let mut asked = 0;
-        for pid in self.processes()? {
+        let pids = self.containers().map_or_else(|| self.processes(), |containers| containers.all_processes())?;
+        for pid in pids {
             let Some(pidfd) = open_process(pid) else { continue };
             // Between the list and pidfd_open(2) the number may have passed to a stranger.
             if Membership::of(pid).is_ok_and(|place| self.holds(&place)) {
@@ -145,8 +150,10 @@ impl Leaf {
         Ok(asked)
     }
 
-    /// Writes `cgroup.kill`. What left the v2 leaf but not its v1 companions is killed one by one.
+    /// Writes `cgroup.kill`: where it has room for containers, to that first. What left the v2 leaf but not its v1 companions
+    /// is killed one by one.
     pub fn kill(&self) -> Result<(), CgroupError> {
+        self.kill_containers()?;
         match self.group.v2.write("cgroup.kill", "1") {
             Err(error) if !error.is_gone() => return Err(error),
             _ => {}

@@ -151,6 +151,7 @@ fn as_launch(wish: Adopt, words: &[String]) -> Launch {
         grace: wish.grace,
         uncontained: false,
         confine: None,
+        container: None,
         stdin: None,
         stderr: None,
         pidfd: None,

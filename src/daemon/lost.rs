@@ -88,6 +88,7 @@ impl Driver {
             stall: policy::STALL,
             asked: None,
             confine: Confine::No,
+            container_place: None,
             held: None,
             adopted: false,
             moving_from: None,

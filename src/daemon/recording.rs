@@ -39,6 +39,7 @@ impl Driver {
             stall: server.stall,
             asked: server.asked.clone(),
             confine: server.confine,
+            container_place: server.container,
             held: server.held,
             adopted: server.adopted,
             moving_from: None,

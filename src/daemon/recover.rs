@@ -170,6 +170,7 @@ impl Driver {
             watchdog: None,
             asked: record.asked.clone(),
             confine: record.confine,
+            container: record.container_place,
             held: record.held,
             adopted: record.adopted,
             settings: self.reloads.generation,

@@ -12,6 +12,7 @@ use super::aside::Foreign;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
 use crate::confine::Confine;
+use crate::container::ContainerPlace;
 use crate::label::Labels;
 use crate::lifecycle::{Idle, State, Terms, Watchdog};
 use crate::limits::{Bytes, Limits};
@@ -57,6 +58,8 @@ pub(super) struct Server {
     pub(super) confine: Confine,
     /// What held its launcher where that came from, where that is known.
     pub(super) held: Option<Limits>,
+    /// Where the container of its command is to be, where that makes one.
+    pub(super) container: Option<ContainerPlace>,
     /// It ran already when it was moved into its leaf.
     pub(super) adopted: bool,
     /// The settings under which its launch was decided, by their number.

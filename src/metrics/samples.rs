@@ -61,6 +61,7 @@ pub(super) fn picture(id: &str) -> Picture {
         pids_refusals: 3,
         stdin: StdinWatch::Watched,
         confine: Default::default(),
+        container: None,
         escaped: false,
         escaped_pids: Vec::new(),
         warnings: Vec::new(),

@@ -72,6 +72,7 @@ impl Server {
             pids_refusals: 0,
             stdin: StdinWatch::Watched,
             confine: Default::default(),
+            container: None,
             escaped: !self.escaped_pids.is_empty(),
             escaped_pids: self.escaped_pids.to_vec(),
             warnings: Vec::new(),

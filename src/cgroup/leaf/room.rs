@@ -1,0 +1,110 @@
+//! Room for containers in a leaf: the engine makes their cgroups in one directory, and whoever asked for them stands beside.
+//!
+//! ```text
+//!  <leaf>                    the limits of the server, for all of it
+//!  ├─ pinfold-client         the engine's command, and the monitors that it starts
+//!  └─ pinfold-containers     what an engine is told as --cgroup-parent
+//!     └─ libpod-…, <id>      a container, made by the engine
+//! ```
+//!
+//! Beside, because a cgroup with processes cannot give its children controllers (admin-guide/cgroup-v2, "No Internal Process
+//! Constraint"). All of it is below the leaf, so that whatever holds for that holds for the containers: limits, readings,
+//! `populated`, the kill, and what a daemon finds that takes over.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use super::{Leaf, PAUSE_FIRST, PAUSE_MOST, has_exited};
+use crate::cgroup::dir::{Cgroup, CgroupError};
+use crate::cgroup::files::Membership;
+use crate::cgroup::group::Controllers;
+
+/// Where the command of an engine stands.
+pub const CLIENT: &str = "pinfold-client";
+
+/// Where its containers do.
+const CONTAINERS: &str = "pinfold-containers";
+
+/// How long the monitor of a container that was killed may take to do what it was told to do then: `--rm`.
+const CLEANED_UP_MAX: Duration = Duration::from_secs(5);
+
+/// How deep, and how many, the cgroups may be that are made in a leaf that was given to its user.
+const GIVEN: [(&str, &str); 2] = [("cgroup.max.depth", "16"), ("cgroup.max.descendants", "1024")];
+
+/// What a user may write to whom a cgroup is given (admin-guide/cgroup-v2, "Delegation"); no limit is among it.
+const GIVEN_FILES: [&str; 3] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
+
+impl Leaf {
+    /// Makes room for containers, and moves the launcher on beside it. Where the engine is its user's own, that user is given
+    /// the leaf. What fails is taken back: the launcher stands in the leaf then, as it did before.
+    pub fn make_room(&self, pid: i32, pidfd: BorrowedFd<'_>, user: Option<u32>) -> Result<(), CgroupError> {
+        let made = self.try_make_room(pid, pidfd, user);
+        if made.is_err() {
+            let v2 = &self.group.v2;
+            let words = Controllers::enabled(v2).map(Controllers::words).unwrap_or_default();
+            let off: Vec<String> = words.iter().map(|word| format!("-{word}")).collect();
+            let _ = v2.write("cgroup.subtree_control", &off.join(" "));
+            if !has_exited(pidfd) {
+                let _ = v2.write("cgroup.procs", &pid.to_string());
+            }
+            let _ = v2.remove_child(CONTAINERS).and_then(|()| v2.remove_child(CLIENT));
+            let _ = self.group.die_as_one();
+        }
+        made
+    }
+
+    fn try_make_room(&self, pid: i32, pidfd: BorrowedFd<'_>, user: Option<u32>) -> Result<(), CgroupError> {
+        let v2 = &self.group.v2;
+        let client = v2.create_child(CLIENT)?;
+        let containers = v2.create_child(CONTAINERS)?;
+        if has_exited(pidfd) {
+            return Err(CgroupError::gone(client.path()));
+        }
+        client.write("cgroup.procs", &pid.to_string())?;
+        let place = Membership::of(pid).ok().and_then(|place| place.v2);
+        if place != Some(format!("{}/{CLIENT}", self.cgroup)) {
+            return Err(CgroupError::gone(client.path()));
+        }
+        self.group.delegate_controllers(Controllers::of(v2)?)?;
+        // Memory that runs out ends the containers, and leaves those who clean up after them.
+        if v2.has("memory.oom.group") {
+            v2.write("memory.oom.group", "0")?;
+            containers.write("memory.oom.group", "1")?;
+        }
+        let Some(user) = user else { return Ok(()) };
+        for (file, most) in GIVEN {
+            v2.write(file, most)?;
+        }
+        for cgroup in [&client, &containers, v2] {
+            cgroup.give(&GIVEN_FILES, user)?;
+        }
+        Ok(())
+    }
+
+    /// The directory of its containers, where it has room for some.
+    pub fn containers(&self) -> Option<Cgroup> {
+        self.group.v2.child(CONTAINERS).ok()
+    }
+
+    /// What an engine is told as the parent of its containers.
+    pub fn container_parent(&self) -> String {
+        format!("{}/{CONTAINERS}", self.cgroup)
+    }
+
+    /// Kills its containers, and waits for those who clean up after them: what the leaf holds then is killed with it.
+    pub(super) fn kill_containers(&self) -> Result<(), CgroupError> {
+        let Some(containers) = self.containers() else { return Ok(()) };
+        let (start, mut pause) = (Instant::now(), PAUSE_FIRST);
+        while self.populated()? && start.elapsed() < CLEANED_UP_MAX {
+            if containers.populated()? {
+                match containers.write("cgroup.kill", "1") {
+                    Err(error) if !error.is_gone() => return Err(error),
+                    _ => {}
+                }
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE_MOST);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! The container of a server that is `docker run` or `podman run`: what its launcher asks for it, and where it was given a
+//! place.
+//!
+//! The engine starts the container, and would put it where no end of the session reaches. So the launcher tells it another
+//! parent for the container's cgroup, which is one that this server has.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a launcher asks for the container that its command makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "place", rename_all = "snake_case")]
+pub enum ContainerWish {
+    /// A directory of cgroupfs, for an engine of which the caller is master itself: podman.
+    OwnDirectory,
+    /// A directory of cgroupfs, for an engine's daemon, which is root's.
+    Directory,
+    /// None.
+    Nowhere {
+        /// Why it cannot be had.
+        why: Outside,
+    },
+}
+
+/// Where the container of a server is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "place", rename_all = "snake_case")]
+pub enum ContainerPlace {
+    /// In the server's own leaf.
+    Inside,
+    /// Where its engine puts it.
+    Outside {
+        /// Why.
+        why: Outside,
+    },
+}
+
+/// Why a container is outside its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outside {
+    /// `docker exec`, `compose`, or an engine behind another program.
+    Unfollowed,
+    /// Its own options say where it goes.
+    OwnOptions,
+    /// The engine is on another machine, or in a virtual one.
+    Remote,
+    /// The engine does not answer, or not as one does.
+    Unanswered,
+    /// The engine makes its containers' cgroups by systemd, or not at all.
+    Driver,
+    /// The engine is one without root of its own.
+    Rootless,
+    /// The launcher is itself in a container, and the engine need not be.
+    InContainer,
+    /// Cgroups v1 hold the limits here.
+    Hybrid,
+    /// The launcher may not use its cgroups.
+    Confined,
+    /// The kernel gave no place in the leaf.
+    NoPlace,
+}
+
+impl fmt::Display for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unfollowed => {
+                "what the command asks of its engine cannot be followed: only docker run and podman run can"
+            }
+            Self::OwnOptions => {
+                "its own options say where it goes (--cgroup-parent, --cgroups, --cgroup-manager or --pod)"
+            }
+            Self::Remote => "its engine is on another machine, or in a virtual one",
+            Self::Unanswered => "its engine does not tell how it makes cgroups",
+            Self::Driver => "its engine does not make cgroups as directories (its cgroup driver is not cgroupfs)",
+            Self::Rootless => "its engine is a daemon without root, which has cgroups of its own",
+            Self::InContainer => "its launcher is in a container itself, and its engine need not be in the same one",
+            Self::Hybrid => "this machine has no pure cgroup v2",
+            Self::Confined => "the server is confined",
+            Self::NoPlace => "the kernel gave it no place in the server's leaf",
+        })
+    }
+}
