@@ -18,6 +18,8 @@ pub enum ContainerWish {
     OwnDirectory,
     /// A directory of cgroupfs, for an engine's daemon, which is root's.
     Directory,
+    /// A slice, for a daemon that has systemd make them.
+    Slice,
     /// None.
     Nowhere {
         /// Why it cannot be had.
@@ -29,7 +31,7 @@ pub enum ContainerWish {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "place", rename_all = "snake_case")]
 pub enum ContainerPlace {
-    /// In the server's own leaf.
+    /// In the server's own leaf, or in a slice beside it in its session.
     Inside,
     /// Where its engine puts it.
     Outside {
@@ -50,7 +52,7 @@ pub enum Outside {
     Remote,
     /// The engine does not answer, or not as one does.
     Unanswered,
-    /// The engine makes its containers' cgroups by systemd, or not at all.
+    /// The engine makes its containers' cgroups not at all, or by another systemd than pinfold its own.
     Driver,
     /// The engine is one without root of its own.
     Rootless,
@@ -60,7 +62,7 @@ pub enum Outside {
     Hybrid,
     /// The launcher may not use its cgroups.
     Confined,
-    /// The kernel gave no place in the leaf.
+    /// Neither the kernel nor systemd gave it a place.
     NoPlace,
 }
 
@@ -75,12 +77,14 @@ impl fmt::Display for Outside {
             }
             Self::Remote => "its engine is on another machine, or in a virtual one",
             Self::Unanswered => "its engine does not tell how it makes cgroups",
-            Self::Driver => "its engine does not make cgroups as directories (its cgroup driver is not cgroupfs)",
+            Self::Driver => {
+                "its engine has the system's systemd make its cgroups, and this pinfold does not; or it makes none"
+            }
             Self::Rootless => "its engine is a daemon without root, which has cgroups of its own",
             Self::InContainer => "its launcher is in a container itself, and its engine need not be in the same one",
             Self::Hybrid => "this machine has no pure cgroup v2",
             Self::Confined => "the server is confined",
-            Self::NoPlace => "the kernel gave it no place in the server's leaf",
+            Self::NoPlace => "no place could be made for it",
         })
     }
 }

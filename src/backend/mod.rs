@@ -4,6 +4,7 @@ mod adjust;
 mod containers;
 mod held;
 mod kin;
+mod rooms;
 mod units;
 
 use std::path::{Path, PathBuf};

@@ -63,11 +63,23 @@ pub struct Scope {
     pub tally: Arc<Tally>,
 }
 
+/// A slice beside the scope, in which an engine has systemd make the containers of one server.
+#[derive(Debug)]
+pub struct Annex {
+    /// Its directory.
+    pub group: Group,
+    /// Its path as `/proc/PID/cgroup` tells it.
+    pub cgroup: String,
+    /// Its unit.
+    pub unit: String,
+}
+
 /// The cgroup of one server, and those above it.
 #[derive(Debug)]
 pub struct Leaf {
     name: LeafName,
     group: Group,
+    annex: Option<Annex>,
     above: Above,
     /// The leaf's v2 path as `/proc/PID/cgroup` tells it.
     cgroup: String,
@@ -80,13 +92,19 @@ pub struct Leaf {
 impl Leaf {
     /// A leaf whose directories were made; `cgroup` is what the kernel calls the v2 one.
     pub fn new(name: LeafName, group: Group, above: Above, cgroup: String) -> Self {
-        let leaf = Self { name, group, above, cgroup, told: AtomicU64::new(0), reached: Mutex::default() };
+        let (annex, told) = (None, AtomicU64::new(0));
+        let leaf = Self { name, group, annex, above, cgroup, told, reached: Mutex::default() };
         // The levels were opened one after the other: they are compared from now on. Those of a scope are the same for
         // all leaves of its session, and what they count may be another leaf's to tell.
         if leaf.above.scope.is_none() {
             leaf.explain();
         }
         leaf
+    }
+
+    /// The same, with a slice in which the containers of its server are.
+    pub fn with_annex(self, annex: Annex) -> Self {
+        Self { annex: Some(annex), ..self }
     }
 
     /// Its name, unique among all living leaves.
@@ -97,6 +115,11 @@ impl Leaf {
     /// Its directories.
     pub fn group(&self) -> &Group {
         &self.group
+    }
+
+    /// Where the containers of its server are, where that is not in it.
+    pub fn annex(&self) -> Option<&Annex> {
+        self.annex.as_ref()
     }
 
     /// The session's directories.
@@ -116,20 +139,27 @@ impl Leaf {
 
     /// Whether a process in `membership` is in this leaf or below it.
     pub fn holds(&self, membership: &Membership) -> bool {
-        let below = |path: &String| {
-            path.strip_prefix(self.cgroup.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let below = |path: &String, cgroup: &str| {
+            path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        membership.v2.as_ref().is_some_and(below)
+        let annex = self.annex.as_ref().map(|annex| annex.cgroup.as_str());
+        let own = [Some(self.cgroup.as_str()), annex];
+        membership.v2.as_ref().is_some_and(|path| own.into_iter().flatten().any(|cgroup| below(path, cgroup)))
     }
 
     /// Whether the kernel still sees a process in it.
     pub fn populated(&self) -> Result<bool, CgroupError> {
-        self.group.v2.populated()
+        let annex = self.annex.as_ref().map_or(Ok(false), |annex| annex.group.v2.populated())?;
+        Ok(annex || self.group.v2.populated()?)
     }
 
     /// Its processes.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
-        self.group.v2.all_processes()
+        let mut found = self.group.v2.all_processes()?;
+        if let Some(annex) = &self.annex {
+            found.extend(annex.group.v2.all_processes()?);
+        }
+        Ok(found)
     }
 
     /// Sends SIGTERM and SIGCONT to every process in it, by pidfd and only after its membership was read back. Where it has
@@ -192,7 +222,8 @@ impl Leaf {
             return Some(MemoryKill { level: self.level_of_lost_kill(scope), kills });
         }
         // The kill is counted after the event that it follows from, so it is read first.
-        let kills = oom::kills(&self.group.v2, self.group.memory.as_ref());
+        let kills = oom::kills(&self.group.v2, self.group.memory.as_ref())
+            + self.annex.as_ref().map_or(0, |annex| oom::kills(&annex.group.v2, None));
         if self.group.memory.is_some() {
             self.note_v1_event();
         }
@@ -250,15 +281,18 @@ impl Leaf {
             return self.reached.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Level::Outside);
         }
         let Above { session, machine, .. } = &self.above;
+        let annex = self.annex.as_ref().map(|annex| (Level::Server, &annex.group));
         let levels = [(Level::Server, &self.group), (Level::Session, &**session), (Level::Machine, &**machine)];
-        let lowest = levels.iter().find(|(_, group)| group.oom_news() > 0).map(|(level, _)| *level);
+        let mut levels = annex.iter().chain(&levels);
+        let lowest = levels.find(|(_, group)| group.oom_news() > 0).map(|(level, _)| *level);
         self.explain();
         lowest.unwrap_or(Level::Outside)
     }
 
     /// What any level ran out of memory for so far explains nothing that comes.
     fn explain(&self) {
-        for group in [&self.group, &*self.above.session, &*self.above.machine] {
+        let annex = self.annex.as_ref().map(|annex| &annex.group);
+        for group in [&self.group, &*self.above.session, &*self.above.machine].into_iter().chain(annex) {
             group.explain_oom();
         }
     }

@@ -97,7 +97,8 @@ fn of_container(container: &ContainerView) -> String {
     match (container.outside, &container.parent) {
         (Some(why), _) => format!("container: OUTSIDE the session, by no limit and no end of it: {why}"),
         (None, _) if !container.cgroups.is_empty() => {
-            format!("container: {}, {} processes, in its leaf", container.cgroups.join(", "), container.processes)
+            let of = if container.processes == 1 { "process" } else { "processes" };
+            format!("container: {}, {} {of}, in its session", container.cgroups.join(", "), container.processes)
         }
         (None, Some(parent)) => format!("container: none in {parent}, where its engine was told to make it"),
         (None, None) => "container: not made yet".to_owned(),

@@ -19,6 +19,7 @@ use super::tell;
 use crate::cgroup::Caller;
 use crate::chain::chain;
 use crate::lifecycle::Event;
+use crate::naming::LeafName;
 use crate::occurrence;
 use crate::outcome::{Cause, Outcome};
 use crate::sys::crash;
@@ -96,9 +97,13 @@ impl Driver {
     ) {
         let (backend, outbox) = (self.backend.clone(), self.outbox.clone());
         let name = key.as_str().to_owned();
+        let of_leaf = LeafName::parse(&leaf);
         let remove = move || {
-            let Some(machines) = &machines else { return true };
-            let removed = backend.remove_session(&key, machines);
+            let removed = match (&machines, &of_leaf) {
+                (Some(machines), _) => backend.remove_session(&key, machines),
+                (None, Ok(leaf)) => backend.remove_annex(&key, leaf),
+                (None, Err(_)) => return true,
+            };
             let removed =
                 removed.inspect_err(|error| tracing::debug!(error = %chain(error), "the session stays for now"));
             removed.is_ok()

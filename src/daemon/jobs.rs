@@ -54,7 +54,7 @@ pub(super) fn run(work: &Work) -> Done {
         }
         Job::Remove => {
             // Where the removal is tried again, the first reading is the last there was.
-            stock.peak = work.leaf.group().memory().peak_bytes.or(stock.peak);
+            stock.peak = work.leaf.memory().peak_bytes.or(stock.peak);
             work.leaf.remove()
         }
     };
@@ -65,7 +65,7 @@ pub(super) fn run(work: &Work) -> Done {
 fn take_stock(leaf: &Leaf, stock: &mut Stock) {
     stock.taken = true;
     stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
-    stock.memory = leaf.group().memory().current_bytes;
+    stock.memory = leaf.memory().current_bytes;
 }
 
 /// A leader that left its leaf is still the server's first process, and we hold it.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::adopting::{self, Moving};
-use super::containers::Room;
+use super::containers::{Newcomer, Room};
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::{Message, Peer};
@@ -229,10 +229,15 @@ impl Driver {
                 }
             };
             match placed {
-                Ok(leaf) => {
-                    let place = room.map(|room| room.make(&leaf, process.pid, std::os::fd::AsFd::as_fd(&*pidfd)));
-                    Admitted::Placed(leaf, place.or(record.container_place))
-                }
+                Ok(leaf) => match room {
+                    Some(room) => {
+                        let (pid, pidfd) = (process.pid, std::os::fd::AsFd::as_fd(&*pidfd));
+                        let (leaf, place) =
+                            room.make(&backend, leaf, &Newcomer { key: &key, pid, pidfd, limits: grant.server });
+                        Admitted::Placed(leaf, Some(place))
+                    }
+                    None => Admitted::Placed(leaf, record.container_place),
+                },
                 Err(unplaced) => Admitted::Failed(unplaced),
             }
         };
@@ -398,6 +403,10 @@ impl Driver {
         watch(group.v2(), "cgroup.events");
         watch(group.v2(), "memory.events");
         watch(group.pids_events(), "pids.events");
+        if let Some(annex) = leaf.annex() {
+            watch(annex.group.v2(), "cgroup.events");
+            watch(annex.group.v2(), "memory.events");
+        }
         if let Some(eventfd) = group.oom_eventfd() {
             failures.extend(self.watcher.watch(eventfd, Source::Oom(number)).err());
         }

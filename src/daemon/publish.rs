@@ -114,7 +114,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
         if let Some(leaf) = leaf {
             server.cgroup = leaf.group().v2().path().display().to_string();
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
-            server.memory = leaf.group().memory();
+            server.memory = leaf.memory();
             server.activity = leaf.group().activity();
             server.pressure = leaf.group().pressure();
             // While others are in the leaf, no event tells that its first process has left.

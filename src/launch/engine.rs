@@ -164,6 +164,7 @@ impl Info {
         match (self.cgroup_driver.as_str(), self.cgroup_version.as_str()) {
             (_, version) if version != "2" => Err(Outside::Hybrid),
             ("cgroupfs", _) => Ok(ContainerWish::Directory),
+            ("systemd", _) => Ok(ContainerWish::Slice),
             _ => Err(Outside::Driver),
         }
     }
@@ -187,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_of_this_machine_with_directories_can_be_told_and_no_other() {
+    fn an_engine_of_this_machine_can_be_told_by_its_driver_and_no_other() {
         assert_eq!(info("{}"), Ok(ContainerWish::Directory));
+        assert_eq!(info(r#"{"CgroupDriver": "systemd"}"#), Ok(ContainerWish::Slice));
         for (change, why) in [
-            (r#"{"CgroupDriver": "systemd"}"#, Outside::Driver),
             (r#"{"CgroupDriver": "none"}"#, Outside::Driver),
             (r#"{"CgroupVersion": "1"}"#, Outside::Hybrid),
             (r#"{"Name": "docker-desktop"}"#, Outside::Remote),

@@ -7,6 +7,9 @@
 //!     └─ libpod-…, <id>      a container, made by the engine
 //! ```
 //!
+//! An engine whose daemon has systemd make its cgroups is told a slice instead, which is beside the scope in the session's
+//! slice and has the server's limits for itself: the leaf's [`Annex`](super::Annex).
+//!
 //! Beside, because a cgroup with processes cannot give its children controllers (admin-guide/cgroup-v2, "No Internal Process
 //! Constraint"). All of it is below the leaf, so that whatever holds for that holds for the containers: limits, readings,
 //! `populated`, the kill, and what a daemon finds that takes over.
@@ -18,6 +21,8 @@ use super::{Leaf, PAUSE_FIRST, PAUSE_MOST, has_exited};
 use crate::cgroup::dir::{Cgroup, CgroupError};
 use crate::cgroup::files::Membership;
 use crate::cgroup::group::Controllers;
+use crate::limits::Bytes;
+use crate::snapshot::MemoryView;
 
 /// Where the command of an engine stands.
 pub const CLIENT: &str = "pinfold-client";
@@ -83,12 +88,40 @@ impl Leaf {
 
     /// The directory of its containers, where it has room for some.
     pub fn containers(&self) -> Option<Cgroup> {
-        self.group.v2.child(CONTAINERS).ok()
+        match &self.annex {
+            Some(annex) => Cgroup::open(annex.group.v2.path()).ok(),
+            None => self.group.v2.child(CONTAINERS).ok(),
+        }
     }
 
     /// What an engine is told as the parent of its containers.
     pub fn container_parent(&self) -> String {
-        format!("{}/{CONTAINERS}", self.cgroup)
+        self.annex.as_ref().map_or_else(|| format!("{}/{CONTAINERS}", self.cgroup), |annex| annex.unit.clone())
+    }
+
+    /// The memory of all of it.
+    pub fn memory(&self) -> MemoryView {
+        let own = self.group.memory();
+        let Some(annex) = &self.annex else { return own };
+        let other = annex.group.memory();
+        let sum = |one: Option<Bytes>, other: Option<Bytes>| match (one, other) {
+            (Some(Bytes(one)), Some(Bytes(other))) => Some(Bytes(one + other)),
+            (one, other) => one.or(other),
+        };
+        MemoryView {
+            rss_bytes: sum(own.rss_bytes, other.rss_bytes),
+            working_set_bytes: sum(own.working_set_bytes, other.working_set_bytes),
+            current_bytes: sum(own.current_bytes, other.current_bytes),
+            anon_bytes: sum(own.anon_bytes, other.anon_bytes),
+            file_bytes: sum(own.file_bytes, other.file_bytes),
+            shmem_bytes: sum(own.shmem_bytes, other.shmem_bytes),
+            kernel_bytes: sum(own.kernel_bytes, other.kernel_bytes),
+            swap_bytes: sum(own.swap_bytes, other.swap_bytes),
+            // Each had its most at another moment: what is told was there at once.
+            peak_bytes: own.peak_bytes.max(other.peak_bytes),
+            // Each has the limit for itself.
+            max_bytes: own.max_bytes,
+        }
     }
 
     /// Kills its containers, and waits for those who clean up after them: what the leaf holds then is killed with it.
