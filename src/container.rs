@@ -40,6 +40,16 @@ pub enum ContainerPlace {
     },
 }
 
+/// The engine that is asked, once its server has ended, to remove what it still has of it by the server's labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remover {
+    /// The socket of its API.
+    pub socket: String,
+    /// Who has to be listening there, where not everybody may.
+    #[serde(default)]
+    pub of: Option<u32>,
+}
+
 /// Why a container is outside its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -21,13 +21,14 @@ use crate::cgroup::{CLIENT, Membership};
 use crate::chain::chain;
 use crate::client::{self, Client, ClientError, Other};
 use crate::confine::Confine;
-use crate::container::{ContainerPlace, ContainerWish};
+use crate::container::ContainerPlace;
 use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
 use crate::wire::{Call, Fault, Launch, Launched, Noted};
+use engine::Asked;
 
 /// How often a launch is asked for again because the daemon stopped between two steps.
 const TRIES: usize = 3;
@@ -79,8 +80,8 @@ enum LaunchError {
 /// Launches. Returns only with the exit status of a failure.
 pub fn launch(options: &LaunchOptions) -> u8 {
     let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let container = engine::wish(&words);
-    let placed = match placed(options, container) {
+    let container = engine::asked(&words);
+    let placed = match placed(options, container.as_ref()) {
         Ok(launched) => Some(launched),
         Err(error) if may_run_uncontained(options, &error) => {
             say(&format!("RUNNING UNCONTAINED, without limits and without an end: {}", chain(&error)));
@@ -99,14 +100,14 @@ pub fn launch(options: &LaunchOptions) -> u8 {
     for warning in placed.iter().flat_map(|(launched, _)| &launched.warnings) {
         say(&format!("warning: {warning}"));
     }
-    if let Some(warning) = placed.as_ref().and_then(|(launched, _)| engine::warning(container, launched)) {
+    if let Some(warning) = placed.as_ref().and_then(|(launched, _)| engine::warning(container.as_ref(), launched)) {
         say(&format!("warning: {warning}"));
     }
     exec(options, placed)
 }
 
 /// The place, and the connection to the daemon that gave it: an exec closes that.
-fn placed(options: &LaunchOptions, container: Option<ContainerWish>) -> Result<(Launched, Client), LaunchError> {
+fn placed(options: &LaunchOptions, container: Option<&Asked>) -> Result<(Launched, Client), LaunchError> {
     let mut tries = 0;
     let (launched, client) = loop {
         tries += 1;
@@ -120,7 +121,7 @@ fn placed(options: &LaunchOptions, container: Option<ContainerWish>) -> Result<(
     Ok((launched, client))
 }
 
-fn ask(options: &LaunchOptions, container: Option<ContainerWish>) -> Result<(Launched, Client), ClientError> {
+fn ask(options: &LaunchOptions, container: Option<&Asked>) -> Result<(Launched, Client), ClientError> {
     let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut client = client::find_or_start(options.socket.as_deref())?;
     match client.other() {
@@ -156,7 +157,8 @@ fn ask(options: &LaunchOptions, container: Option<ContainerWish>) -> Result<(Lau
         grace: options.grace,
         uncontained: options.uncontained,
         confine: options.confine,
-        container,
+        container: container.map(|asked| asked.wish),
+        container_engine: container.and_then(|asked| asked.socket.clone()),
         stdin: send(stdin.as_fd()),
         stderr: send(stderr.as_fd()),
         pidfd: pidfd.as_ref().and_then(|pidfd| send(pidfd.as_fd())),

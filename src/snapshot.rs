@@ -145,6 +145,8 @@ pub struct ContainerView {
     pub processes: u32,
     /// Why it is outside the session: its limits and its end do not hold for it then.
     pub outside: Option<Outside>,
+    /// Its engine is asked to remove it when its server has ended.
+    pub removed: bool,
 }
 
 /// Whether a hang-up of a server's stdin would be noticed.

@@ -89,6 +89,9 @@ pub struct Launch {
     /// What it asks for the container that its command makes, where that does.
     #[serde(default)]
     pub container: Option<ContainerWish>,
+    /// The socket of the engine that makes it, where it has one on this machine.
+    #[serde(default)]
+    pub container_engine: Option<String>,
     /// Index of its stdin among the descriptors.
     #[serde(default)]
     pub stdin: Option<usize>,
@@ -125,6 +128,9 @@ pub struct Launched {
     /// What an engine is told as `--cgroup-parent` for it, where that is inside.
     #[serde(default)]
     pub container_parent: Option<String>,
+    /// Whether its engine is asked to remove it when its server has ended.
+    #[serde(default)]
+    pub container_removed: bool,
     /// Limits that were asked for and do not hold here.
     #[serde(default)]
     pub warnings: Vec<String>,

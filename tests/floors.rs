@@ -33,6 +33,7 @@ const FLOORS: &[(&str, u8)] = &[
     // Hands: each touches one outside thing.
     ("cgroup", 4),
     ("config", 4),
+    ("engine", 4),
     ("process", 4),
     ("rewrite", 4),
     ("systemd", 4),

@@ -234,6 +234,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         confine: Default::default(),
         container: None,
         container_parent: None,
+        container_removed: false,
         warnings: Vec::new(),
     };
     let adopted = Adopted {

@@ -95,7 +95,10 @@ fn tell_not_shown(other: Option<Other>) {
 /// What the kernel shows of a server's container.
 fn of_container(container: &ContainerView) -> String {
     match (container.outside, &container.parent) {
-        (Some(why), _) => format!("container: OUTSIDE the session, by no limit and no end of it: {why}"),
+        (Some(why), _) if container.removed => {
+            format!("container: OUTSIDE the session, under no limit of it; its engine removes it at the end: {why}")
+        }
+        (Some(why), _) => format!("container: OUTSIDE the session, under no limit and no end of it: {why}"),
         (None, _) if !container.cgroups.is_empty() => {
             let of = if container.processes == 1 { "process" } else { "processes" };
             format!("container: {}, {} {of}, in its session", container.cgroups.join(", "), container.processes)

@@ -152,6 +152,7 @@ fn as_launch(wish: Adopt, words: &[String]) -> Launch {
         uncontained: false,
         confine: None,
         container: None,
+        container_engine: None,
         stdin: None,
         stderr: None,
         pidfd: None,

@@ -1,23 +1,39 @@
 //! The driver's side of a server that is `docker run` or `podman run`: whether its container gets a place in its leaf.
 //!
 //! The launcher tells what its engine can be told, and the daemon says where; neither runs anything of the engine's. Once the
-//! container is made below the leaf, it is ended like all that is there.
+//! container is made below the leaf, it is ended like all that is there. Of one that is elsewhere the engine is asked to remove
+//! it, by its labels, where it has a socket on this machine.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
+use super::log::LINES;
+use super::table::Server;
+use crate::argv::{SERVER_LABEL, SESSION_LABEL};
 use crate::backend::Backend;
 use crate::cgroup::{Layout, Leaf};
 use crate::chain::chain;
 use crate::confine::Confine;
-use crate::container::{ContainerPlace, ContainerWish, Outside};
+use crate::container::{ContainerPlace, ContainerWish, Outside, Remover};
+use crate::engine::{Engine, Which};
 use crate::limits::Limits;
-use crate::naming::SessionKey;
+use crate::naming::{LeafName, SessionKey};
 
 /// The root of all cgroup namespaces (`PROC_CGROUP_INIT_INO` of the kernel's include/linux/proc_ns.h): a path as it is seen
 /// from there means the same to an engine's daemon.
 const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
+
+/// The sockets of engines that are root's.
+const ENGINES: [&str; 3] = ["/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock"];
+
+/// The longest path of a socket (unix(7)).
+const SOCKET_BYTES_MAX: usize = 107;
+
+/// How often an engine is asked.
+const REMOVALS_MAX: usize = 6;
 
 /// Room that is to be made.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +74,71 @@ impl Room {
     }
 }
 
+/// What is left of a server whose leaf is gone.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) leaf: LeafName,
+    remover: Option<Remover>,
+    which: Which,
+    tries: AtomicUsize,
+}
+
+impl Left {
+    pub(super) fn of(server: &Server) -> Self {
+        Self::new(server.leaf_name.clone(), server.container, server.remover.clone())
+    }
+
+    pub(super) fn new(leaf: LeafName, place: Option<ContainerPlace>, remover: Option<Remover>) -> Self {
+        // What was inside has ended with its leaf, and is its user's to keep or not; its engine may have begun one too late.
+        let which = if place == Some(ContainerPlace::Inside) { Which::Running } else { Which::All };
+        Self { leaf, remover, which, tries: AtomicUsize::new(0) }
+    }
+
+    /// Has the engine remove what carries the labels of the server, and tells whether there is nothing more to do about it.
+    /// Blocks.
+    pub(super) fn remove_containers(&self, key: &str) -> bool {
+        let Some(Remover { socket, of }) = &self.remover else { return true };
+        let engine = Engine::at(Path::new(socket));
+        let engine = of.map_or(engine.clone(), |user| engine.of(user));
+        let leaf = self.leaf.as_str();
+        match engine.remove(&[(SESSION_LABEL, key), (SERVER_LABEL, leaf)], self.which) {
+            Ok(0) => true,
+            Ok(containers) => {
+                tracing::info!(target: LINES, leaf, containers, "its engine has removed what it still had of this server");
+                true
+            }
+            Err(error) if self.tries.fetch_add(1, Ordering::Relaxed) + 1 < REMOVALS_MAX => {
+                tracing::debug!(leaf, error = %chain(&error), "its engine is asked again to remove what it has of this server");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(
+                    target: LINES, leaf, error = %chain(&error),
+                    "a container of this server may live on: remove what has the label {SERVER_LABEL}={leaf}"
+                );
+                true
+            }
+        }
+    }
+}
+
 impl Driver {
+    /// The engine that a launch's container is removed by. Nobody has this daemon speak to an engine to which the caller
+    /// could not speak, and no launcher in a container means a socket that is out here.
+    pub(super) fn remover_of(&self, request: &LaunchRequest) -> Option<Remover> {
+        let socket = request.wish.container_engine.clone()?;
+        if request.container.is_some() || !socket.starts_with('/') || socket.len() > SOCKET_BYTES_MAX {
+            return None;
+        }
+        let of = match (nix::unistd::geteuid().as_raw(), request.peer.uid) {
+            (own, peer) if own == peer => None,
+            // What is removed carries labels that only those can give who may speak to it.
+            _ if ENGINES.contains(&socket.as_str()) => Some(0),
+            (_, peer) => Some(peer),
+        };
+        Some(Remover { socket, of })
+    }
+
     /// Where the container of a launch is to be, and what is to be made for it.
     pub(super) fn container_of(&self, request: &LaunchRequest, plan: &Plan) -> (Option<ContainerPlace>, Option<Room>) {
         let Some(wish) = request.wish.container else { return (None, None) };

@@ -89,6 +89,7 @@ impl Driver {
             asked: None,
             confine: Confine::No,
             container_place: None,
+            container_remover: None,
             held: None,
             adopted: false,
             moving_from: None,

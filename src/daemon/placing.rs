@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::adopting::{self, Moving};
-use super::containers::{Newcomer, Room};
+use super::containers::{Left, Newcomer, Room};
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::{Message, Peer};
@@ -92,6 +92,7 @@ impl Driver {
         let number = self.table.number();
         let leaf_name = LeafName::new(&request.wish.server, number);
         let (container, room) = self.container_of(&request, &plan);
+        let remover = self.remover_of(&request);
         let (pidfd, stdin) = (Arc::new(request.pidfd), request.stdin.filter(|fd| stdin::can_be_watched(fd)));
         let server = Server {
             key: plan.key.clone(),
@@ -114,6 +115,7 @@ impl Driver {
             confine: if request.moving.is_some() { Confine::No } else { plan.grant.confine },
             held: None,
             container,
+            remover,
             adopted: request.moving.is_some(),
             settings: self.reloads.generation,
             leader: request.launcher,
@@ -338,6 +340,7 @@ impl Driver {
             companions: companions.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()).collect(),
             confine: server.confine,
             container: server.container,
+            container_removed: server.remover.is_some(),
             container_parent: (server.container == Some(ContainerPlace::Inside)).then(|| leaf.container_parent()),
             warnings: server.warnings.clone(),
         };
@@ -443,7 +446,7 @@ impl Driver {
         self.watcher.forget_files(number);
         self.forget_highs();
         // It may have been the last of a session whose other servers ended meanwhile.
-        let leaf = server.leaf_name.as_str().to_owned();
+        let leaf = Left::of(&server);
         self.clean_up(server.key, leaf, gone.session.map(|session| session.machines), (number, None));
     }
 

@@ -81,17 +81,17 @@ fn facts(server: &Server, session: &Path) -> ServerView {
         escaped: server.escaped,
         escaped_pids: Vec::new(),
         confine: server.confine,
-        container: server.container.map(container),
+        container: server.container.map(|place| container(place, server.remover.is_some())),
         warnings: server.warnings.clone(),
     }
 }
 
-fn container(place: ContainerPlace) -> ContainerView {
+fn container(place: ContainerPlace, removed: bool) -> ContainerView {
     let outside = match place {
         ContainerPlace::Inside => None,
         ContainerPlace::Outside { why } => Some(why),
     };
-    ContainerView { outside, ..ContainerView::default() }
+    ContainerView { outside, removed, ..ContainerView::default() }
 }
 
 /// Adds what the kernel shows of the containers in a leaf.

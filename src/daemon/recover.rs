@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::chronicle::About;
+use super::containers::Left;
 use super::driver::Driver;
 use super::historian::Kept;
 use super::log::LINES;
@@ -171,6 +172,7 @@ impl Driver {
             asked: record.asked.clone(),
             confine: record.confine,
             container: record.container_place,
+            remover: record.container_remover.clone(),
             held: record.held,
             adopted: record.adopted,
             settings: self.reloads.generation,
@@ -275,8 +277,9 @@ impl Driver {
         let Some(place) = record.place() else { return };
         let (backend, turns) = (self.backend.clone(), self.removals.clone());
         let (session, leaf) = (place.key.as_str().to_owned(), record.leaf);
+        let left = Left::new(place.leaf.clone(), record.container_place, record.container_remover);
         let sweep = move || match backend.sweep(&place, &record.machine) {
-            Ok(()) => true,
+            Ok(()) => left.remove_containers(place.key.as_str()),
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
                 false

@@ -4,22 +4,15 @@
 //! daemon says how it makes cgroups when it is asked over its socket.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use crate::argv::{self, ContainerUse, PutIn};
 use crate::container::{ContainerPlace, ContainerWish, Outside};
+use crate::engine::{Engine, Info};
 use crate::wire::Launched;
-
-/// How long an engine may take to answer. The host waits meanwhile.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
-
-/// The longest answer that is read.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// The longest configuration file of docker's that is read.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -27,15 +20,27 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// Where docker's daemon listens unless told.
 const DOCKER: &str = "unix:///var/run/docker.sock";
 
-/// What is asked for the container that a command makes, where it makes one.
-pub(super) fn wish(words: &[String]) -> Option<ContainerWish> {
-    let place = match argv::container_use(words)? {
-        ContainerUse::Unfollowed => Err(Outside::Unfollowed),
-        ContainerUse::Run { at, .. } if argv::says_where(&words[at..]) => Err(Outside::OwnOptions),
-        ContainerUse::Run { program, globals, .. } if argv::is_podman(program) => podman(globals),
-        ContainerUse::Run { globals, .. } => docker(globals),
+/// What is asked for the container that a command makes.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) wish: ContainerWish,
+    /// The socket of its engine, where that has one on this machine.
+    pub(super) socket: Option<String>,
+}
+
+/// What is asked for the container of a command, where it makes one.
+pub(super) fn asked(words: &[String]) -> Option<Asked> {
+    let (socket, place) = match argv::container_use(words)? {
+        ContainerUse::Unfollowed => (None, Err(Outside::Unfollowed)),
+        ContainerUse::Run { program, globals, at } => {
+            let own = argv::says_where(&words[at..]);
+            let (socket, place): (_, fn(&[String], Option<&str>) -> _) =
+                if argv::is_podman(program) { (None, podman) } else { (docker_socket(globals), docker) };
+            let place = if own { Err(Outside::OwnOptions) } else { place(globals, socket.as_deref()) };
+            (socket, place)
+        }
     };
-    Some(place.unwrap_or_else(|why| ContainerWish::Nowhere { why }))
+    Some(Asked { wish: place.unwrap_or_else(|why| ContainerWish::Nowhere { why }), socket })
 }
 
 /// The command, with what its engine is to be told.
@@ -47,21 +52,24 @@ pub(super) fn command(command: &[OsString], launched: &Launched) -> Vec<OsString
 }
 
 /// What whoever launched should know of a container that is outside.
-pub(super) fn warning(wish: Option<ContainerWish>, launched: &Launched) -> Option<String> {
-    let why = match (wish?, launched.container) {
+pub(super) fn warning(asked: Option<&Asked>, launched: &Launched) -> Option<String> {
+    let why = match (asked?.wish, launched.container) {
         (_, Some(ContainerPlace::Inside)) => return None,
         (ContainerWish::Nowhere { why }, _) | (_, Some(ContainerPlace::Outside { why })) => why.to_string(),
         (_, None) => "the daemon is of a version that knows of none".to_owned(),
     };
+    let end = if launched.container_removed {
+        "its engine is asked to remove it when the server has ended".to_owned()
+    } else {
+        format!("and whose end does not end it (its label is {}={})", argv::SESSION_LABEL, launched.key)
+    };
     Some(format!(
-        "the container that this asks for is OUTSIDE the session, whose limits do not hold for it and whose end does not end \
-         it: {why}; give it --rm, --memory and --pids-limit; it is labelled {}={}",
-        argv::SESSION_LABEL,
-        launched.key
+        "the container that this asks for is OUTSIDE the session, whose limits do not hold for it, {end}: {why}; give it \
+         --rm, --memory and --pids-limit"
     ))
 }
 
-fn podman(globals: &[String]) -> Result<ContainerWish, Outside> {
+fn podman(globals: &[String], _: Option<&str>) -> Result<ContainerWish, Outside> {
     let elsewhere = argv::global(globals, &["-c", "-r", "--connection", "--remote", "--url"]).is_some();
     if elsewhere || variable("CONTAINER_HOST").is_some() || variable("CONTAINER_CONNECTION").is_some() {
         return Err(Outside::Remote);
@@ -72,19 +80,22 @@ fn podman(globals: &[String]) -> Result<ContainerWish, Outside> {
     }
 }
 
-fn docker(globals: &[String]) -> Result<ContainerWish, Outside> {
+fn docker(_: &[String], socket: Option<&str>) -> Result<ContainerWish, Outside> {
+    let engine = Engine::at(Path::new(socket.ok_or(Outside::Remote)?));
+    place(&engine.info().map_err(|_| Outside::Unanswered)?)
+}
+
+/// The socket that docker speaks to; `None` where it speaks to another machine, or may.
+fn docker_socket(globals: &[String]) -> Option<String> {
+    let elsewhere = |context: Option<&str>| context.is_some_and(|context| context != "default");
     let host = argv::global(globals, &["-H", "--host"]).map(str::to_owned);
     let host = match host.or_else(|| variable("DOCKER_HOST")) {
         Some(host) => host,
-        None if argv::global(globals, &["-c", "--context"]).is_some_and(|context| context != "default") => {
-            return Err(Outside::Remote);
-        }
-        None if chosen_context(globals).is_some_and(|context| context != "default") => return Err(Outside::Remote),
+        None if elsewhere(argv::global(globals, &["-c", "--context"])) => return None,
+        None if elsewhere(chosen_context(globals).as_deref()) => return None,
         None => DOCKER.to_owned(),
     };
-    let socket = host.strip_prefix("unix://").ok_or(Outside::Remote)?;
-    let answer = ask(Path::new(socket)).ok_or(Outside::Unanswered)?;
-    read(&answer).ok_or(Outside::Unanswered)?.place()
+    host.strip_prefix("unix://").map(str::to_owned)
 }
 
 /// The context that docker was told to use for good.
@@ -110,63 +121,21 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// `GET /info` of the engine's API. By HTTP/1.0, which has no chunks and ends with its connection.
-fn ask(socket: &Path) -> Option<Vec<u8>> {
-    let start = Instant::now();
-    let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_write_timeout(Some(ANSWER_MAX)).ok()?;
-    stream.write_all(b"GET /info HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
-    let mut answer = Vec::new();
-    let mut part = [0; 8192];
-    loop {
-        let left = ANSWER_MAX.checked_sub(start.elapsed()).filter(|left| !left.is_zero())?;
-        stream.set_read_timeout(Some(left)).ok()?;
-        match stream.read(&mut part).ok()? {
-            0 => return Some(answer),
-            read => answer.extend_from_slice(&part[..read]),
-        }
-        if answer.len() as u64 > ANSWER_BYTES_MAX {
-            return None;
-        }
+/// Where an engine that says this of itself can be told to make a container's cgroup.
+fn place(info: &Info) -> Result<ContainerWish, Outside> {
+    let here = rustix::system::uname();
+    let is = |one: &std::ffi::CStr, other: &str| one.to_bytes() == other.as_bytes();
+    if !is(here.nodename(), &info.name) || !is(here.release(), &info.kernel_version) {
+        return Err(Outside::Remote);
     }
-}
-
-/// What an engine says of itself.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Info {
-    cgroup_driver: String,
-    #[serde(default)]
-    cgroup_version: String,
-    #[serde(default)]
-    kernel_version: String,
-    name: String,
-    #[serde(default)]
-    security_options: Option<Vec<String>>,
-}
-
-fn read(answer: &[u8]) -> Option<Info> {
-    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-    let status = std::str::from_utf8(&answer[..head]).ok()?.split(' ').nth(1)?;
-    if status == "200" { serde_json::from_slice(&answer[head + 4..]).ok() } else { None }
-}
-
-impl Info {
-    fn place(&self) -> Result<ContainerWish, Outside> {
-        let here = rustix::system::uname();
-        let is = |one: &std::ffi::CStr, other: &str| one.to_bytes() == other.as_bytes();
-        if !is(here.nodename(), &self.name) || !is(here.release(), &self.kernel_version) {
-            return Err(Outside::Remote);
-        }
-        if self.security_options.iter().flatten().any(|option| option.split(',').any(|part| part == "name=rootless")) {
-            return Err(Outside::Rootless);
-        }
-        match (self.cgroup_driver.as_str(), self.cgroup_version.as_str()) {
-            (_, version) if version != "2" => Err(Outside::Hybrid),
-            ("cgroupfs", _) => Ok(ContainerWish::Directory),
-            ("systemd", _) => Ok(ContainerWish::Slice),
-            _ => Err(Outside::Driver),
-        }
+    if info.security_options.iter().flatten().any(|option| option.split(',').any(|part| part == "name=rootless")) {
+        return Err(Outside::Rootless);
+    }
+    match (info.cgroup_driver.as_str(), info.cgroup_version.as_str()) {
+        (_, version) if version != "2" => Err(Outside::Hybrid),
+        ("cgroupfs", _) => Ok(ContainerWish::Directory),
+        ("systemd", _) => Ok(ContainerWish::Slice),
+        _ => Err(Outside::Driver),
     }
 }
 
@@ -183,8 +152,7 @@ mod tests {
         });
         let change: serde_json::Value = serde_json::from_str(change).unwrap();
         said.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        let answer = format!("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{said}");
-        read(answer.as_bytes()).unwrap().place()
+        place(&serde_json::from_value(said).unwrap())
     }
 
     #[test]
@@ -200,13 +168,5 @@ mod tests {
         ] {
             assert_eq!(info(change), Err(why), "{change}");
         }
-    }
-
-    #[test]
-    fn what_is_no_answer_is_none() {
-        for wrong in ["", "HTTP/1.0 200 OK", "HTTP/1.0 500 No\r\n\r\n{}", "HTTP/1.0 200 OK\r\n\r\n{}"] {
-            assert!(read(wrong.as_bytes()).is_none(), "{wrong:?}");
-        }
-        assert!(ask(Path::new("/nonexistent/docker.sock")).is_none());
     }
 }

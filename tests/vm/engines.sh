@@ -3,6 +3,7 @@
 #
 #   engines.sh systemd|cgroupfs   as root on the system manager, with a daemon of this backend: root's containers, and those of a user
 #   engines.sh user               as a user with a daemon of its own
+#   engines.sh docker             as root, and docker with systemd's cgroups and with directories
 set -uo pipefail
 
 passed=0 failed=0
@@ -123,6 +124,77 @@ make_image() {
     podman import --quiet "$kept/image.tar" "$image" >/dev/null 2>&1
 }
 
+start_docker() { # DRIVER
+    systemd-run --quiet --unit=dockerd --property=Delegate=yes --property=TasksMax=infinity -- dockerd --host unix:///run/docker.sock \
+        --bridge=none --iptables=false --ip6tables=false --exec-opt "native.cgroupdriver=$1" --storage-driver overlay2
+    awaited "docker answers, with $1" "$1" docker info --format '{{.CgroupDriver}}'
+}
+
+stop_docker() {
+    systemctl stop dockerd
+    # A container that lives on would have its containerd do so.
+    check 'docker leaves nothing' '' "$(pgrep -f containerd-shim)"
+}
+
+# With docker the container is its daemon's, which is told a slice of the session, or a directory in the leaf.
+of_docker() { # DRIVER
+    local cgroup leaf pid slice told
+    start_docker "$1"
+    docker import "$kept/image.tar" "$image" >/dev/null
+    host s -- docker run --rm --interactive --name inside --network none "$image" sleep 1000000
+    awaited "$1: the container is told with its server" '(1, 1)' told_of s
+    awaited "$1: it runs" true docker inspect --format '{{.State.Running}}' inside
+    leaf=$(leaf_of s) cgroup=$(cgroup_of docker inside)
+    pid=$(docker inspect --format '{{.State.Pid}}' inside)
+    slice=${leaf%/*/*}
+    case $1 in
+        systemd)
+            check 'the kernel tells it in a slice of the session' yes \
+                "$([[ ${cgroup%/*} == "$slice"/pinfold-*.slice ]] && echo yes || echo "$cgroup")"
+            ;;
+        cgroupfs) check "the kernel tells it below the server's leaf" "$leaf/pinfold-containers" "${cgroup%/*}" ;;
+    esac
+    kill -KILL "$daemon"
+    wait "$daemon" 2>/dev/null
+    start_daemon
+    awaited "$1: the next daemon knows it again" '(1, 1)' told_of s
+    "$pinfold" end s >/dev/null
+    check "$1: the end ends it" gone "$([[ -d /proc/$pid ]] || echo gone)"
+    awaited "$1: its engine has removed it" '' docker ps --all --quiet
+    check "$1: and no cgroup is left of it" gone "$([[ -d ${cgroup%/*} ]] || echo gone)"
+
+    told=$("$pinfold" run --session big --server big --memory-max 64M -- \
+        docker run --rm --network none "$image" dd if=/dev/zero of=/dev/null bs=400M count=1 2>&1)
+    check "$1: the server's memory limit holds for the container" yes \
+        "$(grep -q "the server's own memory limit was reached" <<<"$told" && echo yes || echo "$told")"
+
+    # Nobody attends to a container that is killed with its client; without --rm, and elsewhere, docker would keep it.
+    : >"$kept/told"
+    [[ $1 == systemd ]] && slice=elsewhere.slice || slice=/elsewhere
+    host o -- docker run --interactive --name outside --network none --cgroup-parent "$slice" "$image" sleep 1000000
+    awaited "$1: a parent of its own is left to the command" true docker inspect --format '{{.State.Running}}' outside
+    check "$1: and told in ls" own_options "$(told_of o)"
+    check "$1: and at launch, with what becomes of it" 1 "$(grep -c 'OUTSIDE.*its engine is asked to remove it' "$kept/told")"
+    docker run --detach --name foreign --network none "$image" sleep 1000000 >/dev/null
+    "$pinfold" end o --now >/dev/null
+    check "$1: the end has its engine remove it, and nothing else" foreign "$(docker ps --all --format '{{.Names}}')"
+
+    host r -- docker run --interactive --name later --network none --cgroup-parent "$slice" "$image" sleep 1000000
+    awaited "$1: another one" true docker inspect --format '{{.State.Running}}' later
+    pid=$("$pinfold" ls --json | python3 -c '
+import json, sys
+print(json.load(sys.stdin)[0]["servers"][0]["leader_pid"])')
+    kill -KILL "$daemon"
+    wait "$daemon" 2>/dev/null
+    kill -KILL "$pid"
+    awaited "$1: it outlives its client while no daemon runs" "$(printf 'foreign\nlater')" \
+        eval "docker ps --format '{{.Names}}' | sort"
+    start_daemon
+    awaited "$1: and is removed when one takes over" foreign docker ps --all --format '{{.Names}}'
+    docker rm --force foreign >/dev/null
+    stop_docker
+}
+
 image=engines-test serve=() as=() hosts=()
 # A unit's id tells podman that its monitor has a cgroup already; hosts of agents give their servers none.
 unset INVOCATION_ID
@@ -142,7 +214,8 @@ else
     socket=/run/pinfold/pinfold.sock pinfold=/usr/local/bin/pinfold
     install -m 755 /mnt/host/pinfold "$pinfold"
     printf '[session]\nmemory_max = "96M"\n' >"$kept/pinfold.toml"
-    serve=(--backend "$1" --config "$kept/pinfold.toml")
+    [[ $1 == cgroupfs ]] && backend=cgroupfs || backend=systemd
+    serve=(--backend "$backend" --config "$kept/pinfold.toml")
     job=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)
     mkdir "$job/script" "$job/tree"
     echo $$ >"$job/script/cgroup.procs"
@@ -152,19 +225,26 @@ else
     echo 'pinfold:x:990:' >>/etc/group
     make_image
     start_daemon
-    contained root
-    limited root
-    told=$("$pinfold" run --session whole --server big -- \
-        podman run --rm --network none "$image" dd if=/dev/zero of=/dev/null bs=400M count=1 2>&1)
-    check "the session's memory limit holds for the container" yes \
-        "$(grep -q "its session's memory limit was reached" <<<"$told" && echo yes || echo "$told")"
-    elsewhere
-    # A user's podman, which has no root, under the system's daemon: its environment is a host's.
-    cd /home/agent
-    as=(setpriv --reuid 1000 --regid 1000 --groups 990 env -i HOME=/home/agent PATH="$PATH" USER=agent LOGNAME=agent)
-    "${as[@]}" podman import --quiet "$kept/image.tar" "$image" >/dev/null 2>&1
-    contained rootless
-    limited rootless
+    if [[ $1 == docker ]]; then
+        printf '[session]\nmemory_max = "256M"\n' >"$kept/pinfold.toml"
+        for driver in systemd cgroupfs; do
+            of_docker "$driver"
+        done
+    else
+        contained root
+        limited root
+        told=$("$pinfold" run --session whole --server big -- \
+            podman run --rm --network none "$image" dd if=/dev/zero of=/dev/null bs=400M count=1 2>&1)
+        check "the session's memory limit holds for the container" yes \
+            "$(grep -q "its session's memory limit was reached" <<<"$told" && echo yes || echo "$told")"
+        elsewhere
+        # A user's podman, which has no root, under the system's daemon: its environment is a host's.
+        cd /home/agent
+        as=(setpriv --reuid 1000 --regid 1000 --groups 990 env -i HOME=/home/agent PATH="$PATH" USER=agent LOGNAME=agent)
+        "${as[@]}" podman import --quiet "$kept/image.tar" "$image" >/dev/null 2>&1
+        contained rootless
+        limited rootless
+    fi
 fi
 kill "${hosts[@]}" 2>/dev/null
 awaited 'no session is left' '[]' "$pinfold" ls --json
