@@ -113,9 +113,10 @@ impl<'a> Engine<'a> {
         self.get("/info", ANSWER_MAX)
     }
 
-    /// Removes, with force, the containers that carry all of these labels: those that run, or `all`. Proves it by asking again.
-    pub fn remove(&self, labels: &[(&str, &str)], which: Which) -> Result<usize, EngineError> {
-        let found = self.labelled(labels, which)?;
+    /// Removes, with force, the running containers that carry all of these labels, and proves it by asking again. Those that
+    /// have ended are their user's to keep.
+    pub fn remove(&self, labels: &[(&str, &str)]) -> Result<usize, EngineError> {
+        let found = self.running(labels)?;
         for container in &found {
             let path = format!("/containers/{}?force=true", container.id);
             match self.ask("DELETE", &path, REMOVAL_MAX) {
@@ -124,18 +125,16 @@ impl<'a> Engine<'a> {
                 Err(error) => return Err(error),
             }
         }
-        match self.labelled(labels, which)?.len() {
+        match self.running(labels)?.len() {
             0 => Ok(found.len()),
             left => Err(EngineError::Left { socket: self.socket.to_owned(), left }),
         }
     }
 
-    fn labelled(&self, labels: &[(&str, &str)], which: Which) -> Result<Vec<Container>, EngineError> {
+    fn running(&self, labels: &[(&str, &str)]) -> Result<Vec<Container>, EngineError> {
         let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let filters = escaped(&serde_json::json!({ "label": labels }).to_string());
-        let all = which == Which::All;
-        let mut found: Vec<Container> =
-            self.get(&format!("/containers/json?all={all}&filters={filters}"), REMOVAL_MAX)?;
+        let mut found: Vec<Container> = self.get(&format!("/containers/json?filters={filters}"), REMOVAL_MAX)?;
         let is_id = |id: &str| id.len() <= ID_BYTES_MAX && !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
         if !found.iter().all(|container| is_id(&container.id)) {
             return Err(self.refused("with a container whose id is none"));
@@ -186,15 +185,6 @@ impl<'a> Engine<'a> {
         let (status, body) = parts(&answer).ok_or_else(|| self.refused("what is no HTTP"))?;
         if (200..300).contains(&status) { Ok(body.to_vec()) } else { Err(self.refused(&format!("status {status}"))) }
     }
-}
-
-/// Which containers are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// Those that run.
-    Running,
-    /// Those too that have ended, or have not begun.
-    All,
 }
 
 /// The status and the body of an answer.
@@ -254,14 +244,14 @@ mod tests {
         let socket = directory.path().join("engine.sock");
         let asked = engine(&socket, 4);
         let own = rustix::process::getuid().as_raw();
-        assert_eq!(Engine::at(&socket).of(own).remove(&[("a", "b c")], Which::All).unwrap(), 2);
+        assert_eq!(Engine::at(&socket).of(own).remove(&[("a", "b c")]).unwrap(), 2);
         assert_eq!(
             asked.join().unwrap(),
             [
-                "GET /containers/json?all=true&filters=%7B%22label%22%3A%5B%22a%3Db%20c%22%5D%7D HTTP/1.0",
+                "GET /containers/json?filters=%7B%22label%22%3A%5B%22a%3Db%20c%22%5D%7D HTTP/1.0",
                 "DELETE /containers/ab12?force=true HTTP/1.0",
                 "DELETE /containers/cd34?force=true HTTP/1.0",
-                "GET /containers/json?all=true&filters=%7B%22label%22%3A%5B%22a%3Db%20c%22%5D%7D HTTP/1.0",
+                "GET /containers/json?filters=%7B%22label%22%3A%5B%22a%3Db%20c%22%5D%7D HTTP/1.0",
             ]
         );
     }
@@ -272,7 +262,7 @@ mod tests {
         let socket = directory.path().join("engine.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let own = rustix::process::getuid().as_raw();
-        let error = Engine::at(&socket).of(own + 1).remove(&[], Which::Running).unwrap_err();
+        let error = Engine::at(&socket).of(own + 1).remove(&[]).unwrap_err();
         assert!(matches!(error, EngineError::Foreign { uid, .. } if uid == own), "{error}");
         let (mut stream, _) = listener.accept().unwrap();
         let mut sent = Vec::new();

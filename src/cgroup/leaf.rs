@@ -183,7 +183,7 @@ impl Leaf {
     /// Writes `cgroup.kill`: where it has room for containers, to that first. What left the v2 leaf but not its v1 companions
     /// is killed one by one.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        self.kill_containers()?;
+        self.kill_containers();
         match self.group.v2.write("cgroup.kill", "1") {
             Err(error) if !error.is_gone() => return Err(error),
             _ => {}

@@ -18,7 +18,7 @@ use crate::cgroup::{Layout, Leaf};
 use crate::chain::chain;
 use crate::confine::Confine;
 use crate::container::{ContainerPlace, ContainerWish, Outside, Remover};
-use crate::engine::{Engine, Which};
+use crate::engine::Engine;
 use crate::limits::Limits;
 use crate::naming::{LeafName, SessionKey};
 
@@ -60,7 +60,7 @@ impl Room {
     /// Makes it. Blocks. A launch goes on without, and its container is told as outside.
     pub(super) fn make(self, backend: &Backend, leaf: Leaf, newcomer: &Newcomer<'_>) -> (Leaf, ContainerPlace) {
         let (leaf, error) = match self {
-            Self::Directory { user } => match leaf.make_room(newcomer.pid, newcomer.pidfd, user) {
+            Self::Directory { user } => match leaf.make_room(backend.layout(), (newcomer.pid, newcomer.pidfd), user) {
                 Ok(()) => return (leaf, ContainerPlace::Inside),
                 Err(error) => (leaf, chain(&error)),
             },
@@ -79,29 +79,26 @@ impl Room {
 pub(super) struct Left {
     pub(super) leaf: LeafName,
     remover: Option<Remover>,
-    which: Which,
     tries: AtomicUsize,
 }
 
 impl Left {
     pub(super) fn of(server: &Server) -> Self {
-        Self::new(server.leaf_name.clone(), server.container, server.remover.clone())
+        Self::new(server.leaf_name.clone(), server.remover.clone())
     }
 
-    pub(super) fn new(leaf: LeafName, place: Option<ContainerPlace>, remover: Option<Remover>) -> Self {
-        // What was inside has ended with its leaf, and is its user's to keep or not; its engine may have begun one too late.
-        let which = if place == Some(ContainerPlace::Inside) { Which::Running } else { Which::All };
-        Self { leaf, remover, which, tries: AtomicUsize::new(0) }
+    pub(super) fn new(leaf: LeafName, remover: Option<Remover>) -> Self {
+        Self { leaf, remover, tries: AtomicUsize::new(0) }
     }
 
-    /// Has the engine remove what carries the labels of the server, and tells whether there is nothing more to do about it.
-    /// Blocks.
+    /// Has the engine remove what runs with the labels of the server: what was never in its leaf, or what the engine began there
+    /// when that was gone. Tells whether there is nothing more to do about it. Blocks.
     pub(super) fn remove_containers(&self, key: &str) -> bool {
         let Some(Remover { socket, of }) = &self.remover else { return true };
         let engine = Engine::at(Path::new(socket));
         let engine = of.map_or(engine.clone(), |user| engine.of(user));
         let leaf = self.leaf.as_str();
-        match engine.remove(&[(SESSION_LABEL, key), (SERVER_LABEL, leaf)], self.which) {
+        match engine.remove(&[(SESSION_LABEL, key), (SERVER_LABEL, leaf)]) {
             Ok(0) => true,
             Ok(containers) => {
                 tracing::info!(target: LINES, leaf, containers, "its engine has removed what it still had of this server");

@@ -53,7 +53,7 @@ const COMMAND_MAX: usize = 200;
 #[derive(Debug)]
 pub(super) enum Admitted {
     /// And where the container of its command is to be, where that makes one.
-    Placed(Leaf, Option<ContainerPlace>),
+    Placed(Box<Leaf>, Option<ContainerPlace>),
     Failed(Unplaced),
     /// The record of the launch could not be written, so nothing was made.
     Unrecorded(String),
@@ -236,9 +236,9 @@ impl Driver {
                         let (pid, pidfd) = (process.pid, std::os::fd::AsFd::as_fd(&*pidfd));
                         let (leaf, place) =
                             room.make(&backend, leaf, &Newcomer { key: &key, pid, pidfd, limits: grant.server });
-                        Admitted::Placed(leaf, Some(place))
+                        Admitted::Placed(Box::new(leaf), Some(place))
                     }
-                    None => Admitted::Placed(leaf, record.container_place),
+                    None => Admitted::Placed(Box::new(leaf), record.container_place),
                 },
                 Err(unplaced) => Admitted::Failed(unplaced),
             }
@@ -291,7 +291,7 @@ impl Driver {
                 if let Some(server) = self.table.servers.get_mut(&number) {
                     server.container = container;
                 }
-                self.placed(number, leaf);
+                self.placed(number, *leaf);
             }
             Admitted::Failed(Unplaced { error, left }) => {
                 self.not_placed(number, backend::refusal(&error), left);

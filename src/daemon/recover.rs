@@ -277,7 +277,7 @@ impl Driver {
         let Some(place) = record.place() else { return };
         let (backend, turns) = (self.backend.clone(), self.removals.clone());
         let (session, leaf) = (place.key.as_str().to_owned(), record.leaf);
-        let left = Left::new(place.leaf.clone(), record.container_place, record.container_remover);
+        let left = Left::new(place.leaf.clone(), record.container_remover);
         let sweep = move || match backend.sweep(&place, &record.machine) {
             Ok(()) => left.remove_containers(place.key.as_str()),
             Err(error) => {

@@ -33,10 +33,13 @@ pub(super) fn asked(words: &[String]) -> Option<Asked> {
     let (socket, place) = match argv::container_use(words)? {
         ContainerUse::Unfollowed => (None, Err(Outside::Unfollowed)),
         ContainerUse::Run { program, globals, at } => {
-            let own = argv::says_where(&words[at..]);
-            let (socket, place): (_, fn(&[String], Option<&str>) -> _) =
-                if argv::is_podman(program) { (None, podman) } else { (docker_socket(globals), docker) };
-            let place = if own { Err(Outside::OwnOptions) } else { place(globals, socket.as_deref()) };
+            let is_podman = argv::is_podman(program);
+            let socket = if is_podman { None } else { docker_socket(globals) };
+            let place = match () {
+                () if argv::says_where(&words[at..]) => Err(Outside::OwnOptions),
+                () if is_podman => podman(globals),
+                () => docker(socket.as_deref()),
+            };
             (socket, place)
         }
     };
@@ -69,7 +72,7 @@ pub(super) fn warning(asked: Option<&Asked>, launched: &Launched) -> Option<Stri
     ))
 }
 
-fn podman(globals: &[String], _: Option<&str>) -> Result<ContainerWish, Outside> {
+fn podman(globals: &[String]) -> Result<ContainerWish, Outside> {
     let elsewhere = argv::global(globals, &["-c", "-r", "--connection", "--remote", "--url"]).is_some();
     if elsewhere || variable("CONTAINER_HOST").is_some() || variable("CONTAINER_CONNECTION").is_some() {
         return Err(Outside::Remote);
@@ -80,7 +83,7 @@ fn podman(globals: &[String], _: Option<&str>) -> Result<ContainerWish, Outside>
     }
 }
 
-fn docker(_: &[String], socket: Option<&str>) -> Result<ContainerWish, Outside> {
+fn docker(socket: Option<&str>) -> Result<ContainerWish, Outside> {
     let engine = Engine::at(Path::new(socket.ok_or(Outside::Remote)?));
     place(&engine.info().map_err(|_| Outside::Unanswered)?)
 }

@@ -21,6 +21,8 @@ use super::{Leaf, PAUSE_FIRST, PAUSE_MOST, has_exited};
 use crate::cgroup::dir::{Cgroup, CgroupError};
 use crate::cgroup::files::Membership;
 use crate::cgroup::group::Controllers;
+use crate::cgroup::layout::Layout;
+use crate::cgroup::stranger::give_back;
 use crate::limits::Bytes;
 use crate::snapshot::MemoryView;
 
@@ -42,15 +44,25 @@ const GIVEN_FILES: [&str; 3] = ["cgroup.procs", "cgroup.threads", "cgroup.subtre
 impl Leaf {
     /// Makes room for containers, and moves the launcher on beside it. Where the engine is its user's own, that user is given
     /// the leaf. What fails is taken back: the launcher stands in the leaf then, as it did before.
-    pub fn make_room(&self, pid: i32, pidfd: BorrowedFd<'_>, user: Option<u32>) -> Result<(), CgroupError> {
+    pub fn make_room(
+        &self,
+        layout: &Layout,
+        (pid, pidfd): (i32, BorrowedFd<'_>),
+        user: Option<u32>,
+    ) -> Result<(), CgroupError> {
         let made = self.try_make_room(pid, pidfd, user);
         if made.is_err() {
             let v2 = &self.group.v2;
             let words = Controllers::enabled(v2).map(Controllers::words).unwrap_or_default();
             let off: Vec<String> = words.iter().map(|word| format!("-{word}")).collect();
             let _ = v2.write("cgroup.subtree_control", &off.join(" "));
-            if !has_exited(pidfd) {
+            let is_in = Membership::of(pid).is_ok_and(|place| place.v2 == Some(format!("{}/{CLIENT}", self.cgroup)));
+            if is_in {
                 let _ = v2.write("cgroup.procs", &pid.to_string());
+            }
+            if has_exited(pidfd) {
+                // Whoever has its number by now was never meant.
+                give_back(layout, self, pid);
             }
             let _ = v2.remove_child(CONTAINERS).and_then(|()| v2.remove_child(CLIENT));
             let _ = self.group.die_as_one();
@@ -66,6 +78,9 @@ impl Leaf {
             return Err(CgroupError::gone(client.path()));
         }
         client.write("cgroup.procs", &pid.to_string())?;
+        if has_exited(pidfd) {
+            return Err(CgroupError::gone(client.path()));
+        }
         let place = Membership::of(pid).ok().and_then(|place| place.v2);
         if place != Some(format!("{}/{CLIENT}", self.cgroup)) {
             return Err(CgroupError::gone(client.path()));
@@ -124,20 +139,17 @@ impl Leaf {
         }
     }
 
-    /// Kills its containers, and waits for those who clean up after them: what the leaf holds then is killed with it.
-    pub(super) fn kill_containers(&self) -> Result<(), CgroupError> {
-        let Some(containers) = self.containers() else { return Ok(()) };
+    /// Kills its containers, and waits for those who clean up after them: what the leaf holds then is killed with it. Whoever
+    /// was given the leaf can keep this from what it is for, a threaded cgroup takes no kill, and delays the other no further.
+    pub(super) fn kill_containers(&self) {
+        let Some(containers) = self.containers() else { return };
         let (start, mut pause) = (Instant::now(), PAUSE_FIRST);
-        while self.populated()? && start.elapsed() < CLEANED_UP_MAX {
-            if containers.populated()? {
-                match containers.write("cgroup.kill", "1") {
-                    Err(error) if !error.is_gone() => return Err(error),
-                    _ => {}
-                }
+        while self.populated().is_ok_and(|populated| populated) && start.elapsed() < CLEANED_UP_MAX {
+            if containers.populated().unwrap_or(false) {
+                let _ = containers.write("cgroup.kill", "1");
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MOST);
         }
-        Ok(())
     }
 }
