@@ -5,6 +5,7 @@
 
 mod alone;
 mod confinement;
+mod engine;
 
 use std::ffi::{CString, OsString};
 use std::io::{IsTerminal, Write};
@@ -17,16 +18,18 @@ use nix::errno::Errno;
 use rustix::process::PidfdFlags;
 
 use crate::argv::{self, CommandDigest, MaskedArgv};
-use crate::cgroup::Membership;
+use crate::cgroup::{CLIENT, Membership};
 use crate::chain::chain;
 use crate::client::{self, Client, ClientError, Other};
 use crate::confine::Confine;
+use crate::container::ContainerPlace;
 use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::policy::{SERVER_VARIABLE, SESSION_VARIABLE};
 use crate::session::{Name, SessionId};
 use crate::timespan::TimeSpan;
 use crate::wire::{Call, Fault, Launch, Launched, Noted};
+use engine::Asked;
 
 /// How often a launch is asked for again because the daemon stopped between two steps.
 const TRIES: usize = 3;
@@ -79,7 +82,9 @@ enum LaunchError {
 
 /// Launches. Returns only with the exit status of a failure.
 pub fn launch(options: &LaunchOptions) -> u8 {
-    let (placed, granted) = match placed(options) {
+    let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let container = engine::asked(&words);
+    let (placed, granted) = match placed(options, container.as_ref()) {
         Ok(placed) => {
             let confine = placed.0.confine;
             (Some(placed), confine)
@@ -106,27 +111,18 @@ pub fn launch(options: &LaunchOptions) -> u8 {
     for warning in placed.iter().flat_map(|(launched, _)| &launched.warnings) {
         say(&format!("warning: {warning}"));
     }
-    if placed.is_some() && asks_for_a_container(options) {
-        say(
-            "warning: this asks an engine for a container, which stands outside the session: its limits do not hold for \
-             that, and its end need not end it; give it --rm, --memory and --pids-limit",
-        );
+    if let Some(warning) = placed.as_ref().and_then(|(launched, _)| engine::warning(container.as_ref(), launched)) {
+        say(&format!("warning: {warning}"));
     }
     exec(options, placed)
 }
 
-/// Whether something is made or entered that the engine's daemon or monitor holds, where no end of ours reaches it.
-fn asks_for_a_container(options: &LaunchOptions) -> bool {
-    let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    argv::container_use(&words).is_some()
-}
-
 /// The place, and the connection to the daemon that gave it: an exec closes that.
-fn placed(options: &LaunchOptions) -> Result<(Launched, Client), LaunchError> {
+fn placed(options: &LaunchOptions, container: Option<&Asked>) -> Result<(Launched, Client), LaunchError> {
     let mut tries = 0;
     let (launched, client) = loop {
         tries += 1;
-        match ask(options) {
+        match ask(options, container) {
             // It was just leaving, unused, or has left already: the next one is started.
             Err(ClientError::HungUp(_) | ClientError::NoDaemon(_)) if tries < TRIES => {}
             other => break other?,
@@ -136,7 +132,7 @@ fn placed(options: &LaunchOptions) -> Result<(Launched, Client), LaunchError> {
     Ok((launched, client))
 }
 
-fn ask(options: &LaunchOptions) -> Result<(Launched, Client), ClientError> {
+fn ask(options: &LaunchOptions, container: Option<&Asked>) -> Result<(Launched, Client), ClientError> {
     let words: Vec<String> = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut client = client::find_or_start(options.socket.as_deref())?;
     match client.other() {
@@ -172,6 +168,8 @@ fn ask(options: &LaunchOptions) -> Result<(Launched, Client), ClientError> {
         grace: options.grace,
         uncontained: options.uncontained,
         confine: options.confine,
+        container: container.map(|asked| asked.wish),
+        container_engine: container.and_then(|asked| asked.socket.clone()),
         stdin: send(stdin.as_fd()),
         stderr: send(stderr.as_fd()),
         pidfd: pidfd.as_ref().and_then(|pidfd| send(pidfd.as_fd())),
@@ -192,7 +190,11 @@ fn prove(launched: &Launched) -> Result<(), LaunchError> {
     let above = Path::new(&launched.cgroup).parent().and_then(Path::file_name).unwrap_or_default();
     let wanted = format!("/{}/{}", above.to_string_lossy(), launched.leaf);
     let sibling = format!("/{}/{}", launched.key, launched.leaf);
-    let found = Membership::of("self").unwrap_or_default();
+    let mut found = Membership::of("self").unwrap_or_default();
+    if let (Some(ContainerPlace::Inside), Some(path)) = (launched.container, &mut found.v2) {
+        // Beside the directory of its containers.
+        path.truncate(path.strip_suffix(CLIENT).map_or(path.len(), |leaf| leaf.trim_end_matches('/').len()));
+    }
     // Whoever launches from inside a confined server has that one's leaf as its root, and stands beside it.
     let beside = format!("/../{}", launched.leaf);
     let ends = |path: &Option<String>, wanted: &str| {
@@ -221,9 +223,11 @@ fn may_run_uncontained(options: &LaunchOptions, error: &LaunchError) -> bool {
 fn exec(options: &LaunchOptions, placed: Option<(Launched, Client)>) -> u8 {
     let command = &options.command[0];
     let text = |word: OsString| CString::new(word.into_vec());
-    let words: Result<Vec<CString>, _> = options.command.iter().cloned().map(text).collect();
-    let environment: Result<Vec<CString>, _> =
-        environment(placed.as_ref().map(|(launched, _)| launched)).into_iter().map(text).collect();
+    let launched = placed.as_ref().map(|(launched, _)| launched);
+    let words =
+        launched.map_or_else(|| options.command.clone(), |launched| engine::command(&options.command, launched));
+    let words: Result<Vec<CString>, _> = words.into_iter().map(text).collect();
+    let environment: Result<Vec<CString>, _> = environment(launched).into_iter().map(text).collect();
     let (Ok(words), Ok(environment)) = (words, environment) else {
         say("not launched: a word of the command holds a NUL byte");
         return EXIT_PINFOLD;

@@ -8,11 +8,11 @@
 //! | 7 | [`cli`] | words from the user; exit statuses |
 //! | 6 | [`daemon`], [`launch`], [`tui`] | long-lived tasks around one table; the exec shim; the live screen |
 //! | 5 | [`backend`], [`client`], [`records`], [`history`], [`metrics`] | one face for the backends; the socket's client; what a restart must know; what ended, kept; what Prometheus is told |
-//! | 4 | [`cgroup`], [`systemd`], [`config`], [`process`], [`rewrite`] | hands: each touches one outside thing |
+//! | 4 | [`cgroup`], [`systemd`], [`config`], [`engine`], [`process`], [`rewrite`] | hands: each touches one outside thing |
 //! | 3 | [`sys`], [`wire`] | raw system calls, the only `unsafe`; requests and replies |
 //! | 2 | [`snapshot`], [`occurrence`], [`strays`] | all that may be seen of a session from outside; what happens to it; what runs without pinfold |
 //! | 1 | [`policy`], [`lifecycle`], [`naming`], [`hostfile`] | rules: no I/O, no clock, no locks, no logging |
-//! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`confine`], [`realm`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
+//! | 0 | [`session`], [`label`], [`limits`], [`outcome`], [`argv`], [`confine`], [`container`], [`realm`], [`timespan`], [`timestamp`], [`chain`] | words: values that cannot be wrong once built |
 //!
 //! # One session, from launch to removal
 //!
@@ -48,7 +48,9 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod confine;
+pub mod container;
 pub mod daemon;
+pub mod engine;
 pub mod history;
 pub mod hostfile;
 pub mod label;

@@ -92,6 +92,11 @@ impl SessionKey {
         format!("pinfold-{self}-{generation}.scope")
     }
 
+    /// The slice of the containers of one launch, a child of the session's by its name.
+    pub fn annex(&self, launch: u64) -> String {
+        format!("pinfold-{self}-{launch}.slice")
+    }
+
     /// Reads the key back from the name of a session's slice.
     pub fn of_slice(unit: &str) -> Option<Self> {
         Self::parse(unit.strip_prefix("pinfold-")?.strip_suffix(".slice")?).ok()
@@ -305,6 +310,7 @@ mod tests {
         assert_eq!(key.scope(7), "pinfold-s1_e40562652daf-7.scope");
         assert_eq!(SessionKey::of_slice(&key.slice()), Some(key.clone()));
         assert_eq!(SessionKey::of_scope(&key.scope(7)), Some((key.clone(), 7)));
+        assert_eq!(SessionKey::of_slice(&key.annex(7)), None, "it is no session's");
         for wrong in ["pinfold.slice", "pinfold-daemon.service", "session-3.scope", "pinfold-s1_e40562652daf-07.scope"]
         {
             assert_eq!((SessionKey::of_slice(wrong), SessionKey::of_scope(wrong)), (None, None), "{wrong}");

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::argv::{CommandDigest, MaskedArgv};
 use crate::cgroup::{GroupPaths, Membership};
 use crate::confine::Confine;
+use crate::container::{ContainerPlace, Remover};
 use crate::label::Labels;
 use crate::limits::{Bytes, Limit, LimitWishes, Limits};
 use crate::naming::{LeafName, SessionKey};
@@ -108,6 +109,12 @@ pub struct Record {
     /// How it was confined.
     #[serde(default)]
     pub confine: Confine,
+    /// Where the container of its command is, where that makes one.
+    #[serde(default)]
+    pub container_place: Option<ContainerPlace>,
+    /// The engine that removes what it still has of it.
+    #[serde(default)]
+    pub container_remover: Option<Remover>,
     /// The limits that held its launcher where that came from, and hold its session. `None` as before.
     #[serde(default)]
     pub held: Option<Limits>,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::argv::MaskedArgv;
 use crate::confine::Confine;
+use crate::container::Outside;
 use crate::label::Labels;
 use crate::limits::Bytes;
 use crate::session::{Name, SessionId};
@@ -117,6 +118,9 @@ pub struct ServerView {
     /// How it was confined when it was launched.
     #[serde(default)]
     pub confine: Confine,
+    /// The container of a `docker run` or `podman run`; `null` where its command makes none.
+    #[serde(default)]
+    pub container: Option<ContainerView>,
     /// Its first process has left the leaf.
     #[serde(default)]
     pub escaped: bool,
@@ -133,6 +137,22 @@ pub struct ServerView {
     /// Limits that were asked for and do not hold here.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// The container that the command of a server makes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerView {
+    /// The cgroup that it was to be made in, below the server's leaf: an absolute path. `null` where it is outside.
+    pub parent: Option<String>,
+    /// What the kernel shows in there: the cgroups of containers, by the names that the engine gives them.
+    pub cgroups: Vec<String>,
+    /// Processes in there.
+    pub processes: u32,
+    /// Why it is outside the session: its limits and its end do not hold for it then.
+    pub outside: Option<Outside>,
+    /// Its engine is asked to remove it when its server has ended.
+    pub removed: bool,
 }
 
 /// Whether a hang-up of a server's stdin would be noticed.

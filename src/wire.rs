@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::argv::{CommandDigest, MaskedArgv};
 use crate::confine::Confine;
+use crate::container::{ContainerPlace, ContainerWish};
 use crate::label::Labels;
 use crate::limits::LimitWishes;
 use crate::occurrence::Occurrence;
@@ -87,6 +88,12 @@ pub struct Launch {
     /// `--confine`; `None`: as the configuration says.
     #[serde(default)]
     pub confine: Option<Confine>,
+    /// What it asks for the container that its command makes, where that does.
+    #[serde(default)]
+    pub container: Option<ContainerWish>,
+    /// The socket of the engine that makes it, where it has one on this machine.
+    #[serde(default)]
+    pub container_engine: Option<String>,
     /// Index of its stdin among the descriptors.
     #[serde(default)]
     pub stdin: Option<usize>,
@@ -117,6 +124,15 @@ pub struct Launched {
     /// How the launcher is to confine itself before it execs.
     #[serde(default)]
     pub confine: Confine,
+    /// Where the container of its command is to be. `None` where a daemon that knew of none answered.
+    #[serde(default)]
+    pub container: Option<ContainerPlace>,
+    /// What an engine is told as `--cgroup-parent` for it, where that is inside.
+    #[serde(default)]
+    pub container_parent: Option<String>,
+    /// Whether its engine is asked to remove it when its server has ended.
+    #[serde(default)]
+    pub container_removed: bool,
     /// Limits that were asked for and do not hold here.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -10,6 +10,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("argv", 0),
     ("chain", 0),
     ("confine", 0),
+    ("container", 0),
     ("label", 0),
     ("limits", 0),
     ("outcome", 0),
@@ -32,6 +33,7 @@ const FLOORS: &[(&str, u8)] = &[
     // Hands: each touches one outside thing.
     ("cgroup", 4),
     ("config", 4),
+    ("engine", 4),
     ("process", 4),
     ("rewrite", 4),
     ("systemd", 4),
@@ -50,8 +52,19 @@ const FLOORS: &[(&str, u8)] = &[
 ];
 
 /// Words may use words that stand before them in this order: a floor of values has no cycles, but has neighbours.
-const WORDS: &[&str] =
-    &["chain", "confine", "limits", "timespan", "timestamp", "session", "label", "argv", "outcome", "realm"];
+const WORDS: &[&str] = &[
+    "chain",
+    "confine",
+    "container",
+    "limits",
+    "timespan",
+    "timestamp",
+    "session",
+    "label",
+    "argv",
+    "outcome",
+    "realm",
+];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {

@@ -68,6 +68,7 @@ fn server() -> ServerView {
         pids_refusals: 0,
         stdin: StdinWatch::Watched,
         confine: Default::default(),
+        container: None,
         escaped: false,
         escaped_pids: Vec::new(),
         parked_at: None,
@@ -248,6 +249,9 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         cgroup: String::new(),
         companions: Vec::new(),
         confine: Default::default(),
+        container: None,
+        container_parent: None,
+        container_removed: false,
         warnings: Vec::new(),
     };
     let adopted = Adopted {

@@ -1,7 +1,9 @@
-//! What a command line asks of a container engine. The engine's daemon starts the container, so that it stands in no cgroup
-//! of the command that asked.
+//! What a command line asks of a container engine, and the options by which it is told where the container's cgroup goes. The
+//! engine starts the container, which else stands in no cgroup of the command that asked.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::ffi::OsString;
 
 use super::options::Options;
 
@@ -40,6 +42,15 @@ const VALUED: [&str; 31] = [
     "--url",
 ];
 
+/// Options of `run` that say where the container's cgroup goes.
+const PLACES: [&str; 4] = ["--cgroup-parent", "--cgroups", "--pod", "--pod-id-file"];
+
+/// The label that names a container's session, by its key.
+pub const SESSION_LABEL: &str = "io.pinfold.session";
+
+/// The label that names a container's server, by its leaf.
+pub const SERVER_LABEL: &str = "io.pinfold.server";
+
 /// What a command line does with a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerUse<'a> {
@@ -73,6 +84,56 @@ pub fn container_use(words: &[String]) -> Option<ContainerUse<'_>> {
         "run" => Some(ContainerUse::Run { program, globals, at: words.len() - after.len() }),
         "compose" | "create" | "exec" | "kube" | "play" | "start" => Some(ContainerUse::Unfollowed),
         _ => None,
+    }
+}
+
+/// Whether an engine is podman, which makes containers itself; docker asks its daemon.
+pub fn is_podman(program: &str) -> bool {
+    base(program) == "podman"
+}
+
+/// The last value of an option of the engine itself: empty where it is given without one.
+pub fn global<'a>(globals: &'a [String], spellings: &[&str]) -> Option<&'a str> {
+    let options = Options::read(globals, &VALUED);
+    options.value(spellings).or_else(|| options.has(spellings).then_some(""))
+}
+
+/// Whether `run` is told by its own options where the container's cgroup goes. Among them stand the words for the container,
+/// one of which may read the same: such a container stays where its engine puts it.
+pub fn says_where(words: &[String]) -> bool {
+    words.iter().any(|word| PLACES.contains(&word.split('=').next().unwrap_or_default()))
+}
+
+/// Options that are put into a command which makes a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutIn<'a> {
+    /// The cgroup that the container's is made in, where it is given one.
+    pub parent: Option<&'a str>,
+    /// The key of its session.
+    pub session: &'a str,
+    /// The leaf of its server.
+    pub server: &'a str,
+}
+
+impl PutIn<'_> {
+    /// Puts them in right behind the word `run`, which is at `at - 1`.
+    pub fn into_command(self, podman: bool, at: usize, command: &[OsString]) -> Vec<OsString> {
+        let mut made = command.to_vec();
+        let labels = [(SESSION_LABEL, self.session), (SERVER_LABEL, self.server)];
+        let mut put: Vec<String> = labels.map(|(label, value)| format!("--label={label}={value}")).to_vec();
+        if let Some(parent) = self.parent {
+            put.push(format!("--cgroup-parent={parent}"));
+            if podman {
+                // Its monitor stays where it is started, and outlives the container to clean up after it.
+                put.push("--cgroups=no-conmon".to_owned());
+            }
+        }
+        made.splice(at..at, put.into_iter().map(OsString::from));
+        if podman && self.parent.is_some() {
+            // Before whatever the command says itself, which is the same word then.
+            made.insert(1, "--cgroup-manager=cgroupfs".into());
+        }
+        made
     }
 }
 
@@ -123,6 +184,49 @@ mod tests {
             assert_eq!((program, found.len(), place), (words[0].as_str(), globals, at), "{line}");
             assert_eq!(words[place - 1], "run", "{line}");
         }
+    }
+
+    #[test]
+    fn what_is_put_in_stands_before_the_words_of_the_command() {
+        let put = |line: &str, parent| {
+            let (words, put) = (words(line), PutIn { parent, session: "s_1", server: "fs.2" });
+            let Some(ContainerUse::Run { program, at, .. }) = container_use(&words) else { panic!("{line}") };
+            let command: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let made = put.into_command(is_podman(program), at, &command);
+            made.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        let labels = "--label=io.pinfold.session=s_1 --label=io.pinfold.server=fs.2";
+        assert_eq!(
+            put("podman¦--log-level¦debug¦container¦run¦-i¦x", Some("/a/b")),
+            format!(
+                "podman --cgroup-manager=cgroupfs --log-level debug container run {labels} --cgroup-parent=/a/b \
+                 --cgroups=no-conmon -i x"
+            )
+        );
+        assert_eq!(
+            put("/usr/bin/docker¦run¦-i¦x¦run", Some("/a/b")),
+            format!("/usr/bin/docker run {labels} --cgroup-parent=/a/b -i x run")
+        );
+        assert_eq!(put("podman¦run¦x", None), format!("podman run {labels} x"));
+        assert_eq!(put("docker¦run", None), format!("docker run {labels}"));
+    }
+
+    #[test]
+    fn a_command_that_says_where_its_container_goes_is_known_by_its_options() {
+        for (line, says) in [
+            ("-i¦--rm¦mcp/fetch", false),
+            ("--cgroup-parent¦x.slice¦i", true),
+            ("--cgroup-parent=/x¦i", true),
+            ("-i¦--cgroups=split¦i", true),
+            ("--pod=p¦i", true),
+            ("--cgroupns=private¦--pids-limit=5¦i", false),
+        ] {
+            assert_eq!(says_where(&words(line)), says, "{line}");
+        }
+        let globals = words("-H¦tcp://h:1¦--context=far¦--remote");
+        assert_eq!(global(&globals, &["-H", "--host"]), Some("tcp://h:1"));
+        assert_eq!(global(&globals, &["-c", "--context"]), Some("far"));
+        assert_eq!((global(&globals, &["--remote"]), global(&globals, &["--url"])), (Some(""), None));
     }
 
     #[test]

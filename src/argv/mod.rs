@@ -16,7 +16,7 @@ mod script;
 mod secret;
 mod unwrap;
 
-pub use container::{ContainerUse, container_use};
+pub use container::{ContainerUse, PutIn, SERVER_LABEL, SESSION_LABEL, container_use, global, is_podman, says_where};
 pub use digest::{CommandDigest, DigestError};
 pub use mask::MaskedArgv;
 pub use name::server_name;

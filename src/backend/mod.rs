@@ -5,6 +5,7 @@ mod containers;
 mod held;
 mod kin;
 mod offers;
+mod rooms;
 mod units;
 
 use std::path::PathBuf;

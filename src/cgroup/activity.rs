@@ -16,7 +16,11 @@ impl Leaf {
         let v2 = self.group().v2();
         // There without any controller (admin-guide/cgroup-v2, "cpu.stat"), and it counts what is below and what has
         // exited.
-        let cpu = files::keyed(&v2.read("cpu.stat")?, "usage_usec").unwrap_or(0);
+        let mut cpu = files::keyed(&v2.read("cpu.stat")?, "usage_usec").unwrap_or(0);
+        let annex = self.annex().map(|annex| annex.group.v2());
+        if let Some(annex) = annex {
+            cpu += files::keyed(&annex.read("cpu.stat")?, "usage_usec").unwrap_or(0);
+        }
         let mut pids = self.processes()?;
         if pids.len() > PROCESSES_MAX {
             return Ok(None);

@@ -170,6 +170,18 @@ impl Cgroup {
         Attach::ALL.into_iter().filter(|at| bpf::attached(&self.fd, *at).is_ok_and(|count| count > 0)).collect()
     }
 
+    /// Gives it to a user, with some of its files.
+    pub(super) fn give(&self, files: &[&str], user: u32) -> Result<(), CgroupError> {
+        let user = Some(rustix::fs::Uid::from_raw(user));
+        let own = [(self.fd_path(), AtFlags::empty())];
+        let files = files.iter().map(|file| (self.fd_path().join(file), AtFlags::SYMLINK_NOFOLLOW));
+        for (path, flags) in own.into_iter().chain(files) {
+            rustix::fs::chownat(rustix::fs::CWD, &path, user, None, flags)
+                .map_err(|errno| CgroupError::new("give away", self.path.clone(), errno))?;
+        }
+        Ok(())
+    }
+
     /// Whether children can be made in it.
     pub(super) fn writable(&self) -> Result<(), CgroupError> {
         rustix::fs::access(self.fd_path(), rustix::fs::Access::WRITE_OK)

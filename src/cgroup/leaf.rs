@@ -2,6 +2,8 @@
 //!
 //! A leaf is single-use: once `cgroup.kill` was written in it, kernels before 7.3 kill at birth what clone3(2) puts there.
 
+mod room;
+
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +19,7 @@ use super::oom::{self, Tally};
 use crate::naming::LeafName;
 use crate::outcome::Level;
 use crate::sys::crash;
+pub use room::CLIENT;
 
 /// The first pause between two reads of `cgroup.events`; it doubles up to [`PAUSE_MOST`]. Re-reading is quicker than
 /// waiting for its notification, which the kernel sends at most every 10 ms.
@@ -60,11 +63,23 @@ pub struct Scope {
     pub tally: Arc<Tally>,
 }
 
+/// A slice beside the scope, in which an engine has systemd make the containers of one server.
+#[derive(Debug)]
+pub struct Annex {
+    /// Its directory.
+    pub group: Group,
+    /// Its path as `/proc/PID/cgroup` tells it.
+    pub cgroup: String,
+    /// Its unit.
+    pub unit: String,
+}
+
 /// The cgroup of one server, and those above it.
 #[derive(Debug)]
 pub struct Leaf {
     name: LeafName,
     group: Group,
+    annex: Option<Annex>,
     above: Above,
     /// The leaf's v2 path as `/proc/PID/cgroup` tells it.
     cgroup: String,
@@ -79,14 +94,19 @@ pub struct Leaf {
 impl Leaf {
     /// A leaf whose directories were made; `cgroup` is what the kernel calls the v2 one.
     pub fn new(name: LeafName, group: Group, above: Above, cgroup: String) -> Self {
-        let (told, reached, knobs) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        let leaf = Self { name, group, above, cgroup, told, reached, knobs };
+        let (annex, told, reached, knobs) = (None, AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let leaf = Self { name, group, annex, above, cgroup, told, reached, knobs };
         // The levels were opened one after the other: they are compared from now on. Those of a scope are the same for
         // all leaves of its session, and what they count may be another leaf's to tell.
         if leaf.above.scope.is_none() {
             leaf.explain();
         }
         leaf
+    }
+
+    /// The same, with a slice in which the containers of its server are.
+    pub fn with_annex(self, annex: Annex) -> Self {
+        Self { annex: Some(annex), ..self }
     }
 
     /// Its name, unique among all living leaves.
@@ -102,6 +122,11 @@ impl Leaf {
     /// Its directories.
     pub fn group(&self) -> &Group {
         &self.group
+    }
+
+    /// Where the containers of its server are, where that is not in it.
+    pub fn annex(&self) -> Option<&Annex> {
+        self.annex.as_ref()
     }
 
     /// The session's directories.
@@ -121,26 +146,35 @@ impl Leaf {
 
     /// Whether a process in `membership` is in this leaf or below it.
     pub fn holds(&self, membership: &Membership) -> bool {
-        let below = |path: &String| {
-            path.strip_prefix(self.cgroup.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let below = |path: &String, cgroup: &str| {
+            path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        membership.v2.as_ref().is_some_and(below)
+        let annex = self.annex.as_ref().map(|annex| annex.cgroup.as_str());
+        let own = [Some(self.cgroup.as_str()), annex];
+        membership.v2.as_ref().is_some_and(|path| own.into_iter().flatten().any(|cgroup| below(path, cgroup)))
     }
 
     /// Whether the kernel still sees a process in it.
     pub fn populated(&self) -> Result<bool, CgroupError> {
-        self.group.v2.populated()
+        let annex = self.annex.as_ref().map_or(Ok(false), |annex| annex.group.v2.populated())?;
+        Ok(annex || self.group.v2.populated()?)
     }
 
     /// Its processes.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
-        self.group.v2.all_processes()
+        let mut found = self.group.v2.all_processes()?;
+        if let Some(annex) = &self.annex {
+            found.extend(annex.group.v2.all_processes()?);
+        }
+        Ok(found)
     }
 
-    /// Sends SIGTERM and SIGCONT to every process in it, by pidfd and only after its membership was read back.
+    /// Sends SIGTERM and SIGCONT to every process in it, by pidfd and only after its membership was read back. Where it has
+    /// room for containers, to those of them alone: their monitors stay until they have cleaned up.
     pub fn terminate(&self) -> Result<u32, CgroupError> {
         let mut asked = 0;
-        for pid in self.processes()? {
+        let pids = self.containers().map_or_else(|| self.processes(), |containers| containers.all_processes())?;
+        for pid in pids {
             let Some(pidfd) = open_process(pid) else { continue };
             // Between the list and pidfd_open(2) the number may have passed to a stranger.
             if Membership::of(pid).is_ok_and(|place| self.holds(&place)) {
@@ -153,8 +187,10 @@ impl Leaf {
         Ok(asked)
     }
 
-    /// Writes `cgroup.kill`. What left the v2 leaf but not its v1 companions is killed one by one.
+    /// Writes `cgroup.kill`: where it has room for containers, to that first. What left the v2 leaf but not its v1 companions
+    /// is killed one by one.
     pub fn kill(&self) -> Result<(), CgroupError> {
+        self.kill_containers();
         match self.group.v2.write("cgroup.kill", "1") {
             Err(error) if !error.is_gone() => return Err(error),
             _ => {}
@@ -193,7 +229,8 @@ impl Leaf {
             return Some(MemoryKill { level: self.level_of_lost_kill(scope), kills });
         }
         // The kill is counted after the event that it follows from, so it is read first.
-        let kills = oom::kills(&self.group.v2, self.group.memory.as_ref());
+        let kills = oom::kills(&self.group.v2, self.group.memory.as_ref())
+            + self.annex.as_ref().map_or(0, |annex| oom::kills(&annex.group.v2, None));
         if self.group.memory.is_some() {
             self.note_v1_event();
         }
@@ -251,15 +288,18 @@ impl Leaf {
             return self.reached.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Level::Outside);
         }
         let Above { session, machine, .. } = &self.above;
+        let annex = self.annex.as_ref().map(|annex| (Level::Server, &annex.group));
         let levels = [(Level::Server, &self.group), (Level::Session, &**session), (Level::Machine, &**machine)];
-        let lowest = levels.iter().find(|(_, group)| group.oom_news() > 0).map(|(level, _)| *level);
+        let mut levels = annex.iter().chain(&levels);
+        let lowest = levels.find(|(_, group)| group.oom_news() > 0).map(|(level, _)| *level);
         self.explain();
         lowest.unwrap_or(Level::Outside)
     }
 
     /// What any level ran out of memory for so far explains nothing that comes.
     fn explain(&self) {
-        for group in [&self.group, &*self.above.session, &*self.above.machine] {
+        let annex = self.annex.as_ref().map(|annex| &annex.group);
+        for group in [&self.group, &*self.above.session, &*self.above.machine].into_iter().chain(annex) {
             group.explain_oom();
         }
     }

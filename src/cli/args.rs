@@ -101,7 +101,8 @@ pub(super) struct Run {
     pub(super) confine: Option<Confine>,
     #[command(flatten)]
     pub(super) socket: Socket,
-    /// The command and its arguments.
+    /// The command and its arguments. Into docker run and podman run goes a --cgroup-parent, by which the container is made in
+    /// the session, and two labels.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
 }

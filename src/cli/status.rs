@@ -4,7 +4,7 @@ use super::{DONE, NO, args, failed, ls, nearest, text};
 use crate::client::{self, ClientError, Other};
 use crate::confine::Confine;
 use crate::session::SessionId;
-use crate::snapshot::SessionView;
+use crate::snapshot::{ContainerView, SessionView};
 use crate::wire::{Call, Fault, Located, StatusReply};
 
 pub(super) fn status(status: &args::Status) -> u8 {
@@ -92,6 +92,22 @@ fn tell_not_shown(other: Option<Other>) {
     }
 }
 
+/// What the kernel shows of a server's container.
+fn of_container(container: &ContainerView) -> String {
+    match (container.outside, &container.parent) {
+        (Some(why), _) if container.removed => {
+            format!("container: OUTSIDE the session, under no limit of it; its engine removes it at the end: {why}")
+        }
+        (Some(why), _) => format!("container: OUTSIDE the session, under no limit and no end of it: {why}"),
+        (None, _) if !container.cgroups.is_empty() => {
+            let of = if container.processes == 1 { "process" } else { "processes" };
+            format!("container: {}, {} {of}, in its session", container.cgroups.join(", "), container.processes)
+        }
+        (None, Some(parent)) => format!("container: none in {parent}, where its engine was told to make it"),
+        (None, None) => "container: not made yet".to_owned(),
+    }
+}
+
 fn page(session: &SessionView) -> String {
     let host = session.host.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
     let owner = session.owner_pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
@@ -133,6 +149,9 @@ fn page(session: &SessionView) -> String {
             },
             if server.escaped { "; ESCAPED: its first process has left the leaf" } else { "" },
         ));
+        if let Some(container) = &server.container {
+            page.push_str(&format!("    {}\n", of_container(container)));
+        }
         if !server.labels.is_empty() {
             page.push_str(&format!("    labels: {}\n", server.labels));
         }

@@ -151,6 +151,8 @@ fn as_launch(wish: Adopt, words: &[String]) -> Launch {
         grace: wish.grace,
         uncontained: false,
         confine: None,
+        container: None,
+        container_engine: None,
         stdin: None,
         stderr: None,
         pidfd: None,

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::aside;
 use super::chronicle::About;
+use super::containers::Left;
 use super::driver::Driver;
 use super::held;
 use super::historian::Kept;
@@ -43,7 +44,7 @@ impl Driver {
             peak_bytes: server.stock.peak,
             exit: server.leader_exit(),
         };
-        let mut kept = None;
+        let (left, mut kept) = (Left::of(&server), None);
         if cause != Cause::LaunchFailed {
             let lifetime_seconds = server.started_at.time().elapsed().unwrap_or_default().as_secs_f64();
             let end_seconds = server.ending_since.map(|since| self.now().saturating_sub(since).as_secs_f64());
@@ -83,7 +84,7 @@ impl Driver {
         if let Some(stdin) = &server.stdin {
             self.watcher.forget(stdin);
         }
-        self.clean_up(server.key, leaf, gone.session.map(|session| session.machines), (number, kept));
+        self.clean_up(server.key, left, gone.session.map(|session| session.machines), (number, kept));
     }
 
     /// Removes what was made for the session if that is gone, answers who waited for it, and lets the record go. What cannot
@@ -91,18 +92,22 @@ impl Driver {
     pub(super) fn clean_up(
         &mut self,
         key: crate::naming::SessionKey,
-        leaf: String,
+        left: Left,
         machines: Option<Vec<crate::cgroup::GroupPaths>>,
         (number, kept): (u64, Option<Kept>),
     ) {
         let (backend, outbox) = (self.backend.clone(), self.outbox.clone());
         let name = key.as_str().to_owned();
+        let leaf = left.leaf.as_str().to_owned();
         let remove = move || {
-            let Some(machines) = &machines else { return true };
-            let removed = backend.remove_session(&key, machines);
+            let settled = left.remove_containers(key.as_str());
+            let removed = match &machines {
+                Some(machines) => backend.remove_session(&key, machines),
+                None => backend.remove_annex(&key, &left.leaf),
+            };
             let removed =
                 removed.inspect_err(|error| tracing::debug!(error = %chain(error), "the session stays for now"));
-            removed.is_ok()
+            removed.is_ok() && settled
         };
         let (remove, turns): (Remove, _) = (Arc::new(remove), self.removals.clone());
         let letting_go = self.let_go(leaf, kept);

@@ -46,7 +46,11 @@ pub(super) fn run(work: &Work) -> Done {
             Ok(())
         }
         Job::Terminate => {
-            signal_escaped_leader(work, &[Signal::TERM, Signal::CONT]);
+            match work.leaf.containers() {
+                // It stands beside them, and tells its engine.
+                Some(_) => signal_leader(work, &[Signal::TERM, Signal::CONT]),
+                None => signal_escaped_leader(work, &[Signal::TERM, Signal::CONT]),
+            }
             work.leaf.terminate().map(drop)
         }
         Job::Kill => {
@@ -57,7 +61,7 @@ pub(super) fn run(work: &Work) -> Done {
         }
         Job::Remove => {
             // Where the removal is tried again, the first reading is the last there was.
-            stock.peak = work.leaf.group().memory().peak_bytes.or(stock.peak);
+            stock.peak = work.leaf.memory().peak_bytes.or(stock.peak);
             work.leaf.remove()
         }
     };
@@ -68,16 +72,20 @@ pub(super) fn run(work: &Work) -> Done {
 fn take_stock(leaf: &Leaf, stock: &mut Stock) {
     stock.taken = true;
     stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
-    stock.memory = leaf.group().memory().current_bytes;
+    stock.memory = leaf.memory().current_bytes;
 }
 
 /// A leader that left its leaf is still the server's first process, and we hold it.
 fn signal_escaped_leader(work: &Work, signals: &[Signal]) {
-    let Some(pidfd) = work.leader_pidfd.as_ref().filter(|pidfd| !has_exited(pidfd.as_fd())) else { return };
     if Membership::of(work.leader.pid).is_ok_and(|place| !work.leaf.holds(&place)) {
-        for signal in signals {
-            let _ = rustix::process::pidfd_send_signal(pidfd, *signal);
-        }
+        signal_leader(work, signals);
+    }
+}
+
+fn signal_leader(work: &Work, signals: &[Signal]) {
+    let Some(pidfd) = work.leader_pidfd.as_ref().filter(|pidfd| !has_exited(pidfd.as_fd())) else { return };
+    for signal in signals {
+        let _ = rustix::process::pidfd_send_signal(pidfd, *signal);
     }
 }
 

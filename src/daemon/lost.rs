@@ -89,6 +89,8 @@ impl Driver {
             stall: policy::STALL,
             asked: None,
             confine: Confine::No,
+            container_place: None,
+            container_remover: None,
             held: None,
             adopted: false,
             moving_from: None,

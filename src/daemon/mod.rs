@@ -9,6 +9,7 @@ mod alive;
 mod aside;
 mod caller;
 mod chronicle;
+mod containers;
 mod crowd;
 mod door;
 mod driver;

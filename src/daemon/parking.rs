@@ -96,7 +96,8 @@ impl Driver {
             return;
         };
         let Some(watch) = &server.idle else { return };
-        let may_park = parks && server.stdin.is_some() && !server.nap.refused;
+        // An engine speaks to what it has in its container.
+        let may_park = parks && server.stdin.is_some() && server.container.is_none() && !server.nap.refused;
         match server.nap.rest.wants(watch.spans(), idle, may_park) {
             Want::Nothing => {}
             Want::Trim => self.begin_rest(number, None),
@@ -330,8 +331,10 @@ impl Driver {
         if !server.leaf.as_ref().is_some_and(|leaf| crate::cgroup::can_reclaim(leaf.group())) {
             return Err("its leaf has no memory controller, as below a container without one".to_owned());
         }
-        let held = server.stdin.as_ref();
-        let Some(held) = held else {
+        if server.container.is_some() {
+            return Err("it has a container, to which its engine speaks".to_owned());
+        }
+        let Some(held) = server.stdin.as_ref() else {
             return Err("its stdin is not watched, so that nothing would tell when it is wanted".to_owned());
         };
         if stdin::has_unread(held.as_fd()) {

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::adopting::{self, Moving};
+use super::containers::{Left, Newcomer, Room};
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::{Message, Peer};
@@ -21,6 +22,7 @@ use crate::cgroup::{Admission, AdmitError as CgroupAdmitError, Leaf, Membership}
 use crate::chain::chain;
 use crate::client::LAUNCH_MAX;
 use crate::confine::Confine;
+use crate::container::ContainerPlace;
 use crate::lifecycle::{Event, Idle, State, Terms, WEIGHING, WEIGHING_OF_UNITS};
 use crate::limits::Limits;
 use crate::naming::LeafName;
@@ -56,7 +58,8 @@ const ELSEWHERE: &str = "the memory that it had when it was adopted stays charge
 /// What came of placing.
 #[derive(Debug)]
 pub(super) enum Admitted {
-    Placed(Leaf),
+    /// And where the container of its command is to be, where that makes one.
+    Placed(Box<Leaf>, Option<ContainerPlace>),
     Failed(Unplaced),
     /// The record of the launch could not be written, so nothing was made.
     Unrecorded(String),
@@ -77,6 +80,8 @@ struct Placement {
     leaf: LeafName,
     /// What moves with it.
     moving: Option<Arc<Moving>>,
+    /// What its container wants.
+    room: Option<Room>,
 }
 
 impl Driver {
@@ -92,6 +97,8 @@ impl Driver {
         let (generation, is_first) = self.generation(&plan.key, request.inside.as_ref());
         let number = self.table.number();
         let leaf_name = LeafName::new(&request.wish.server, number);
+        let (container, room) = self.container_of(&request, &plan);
+        let remover = self.remover_of(&request);
         let (pidfd, stdin) = (Arc::new(request.pidfd), request.stdin.filter(|fd| stdin::can_be_watched(fd)));
         let resting = resting(&plan.grant);
         let server = Server {
@@ -116,6 +123,8 @@ impl Driver {
             asked: Some(Asked { limits: request.wish.limits, grace: request.wish.grace }),
             confine: if request.moving.is_some() { Confine::No } else { plan.grant.confine },
             held: None,
+            container,
+            remover,
             adopted: request.moving.is_some(),
             settings: self.reloads.generation,
             leader: request.launcher,
@@ -180,7 +189,8 @@ impl Driver {
         if let Err(error) = self.watcher.watch(&*pidfd, Source::Leader(number)) {
             tracing::warn!(%error, "the launcher cannot be watched");
         }
-        let placement = Placement { number, process: request.launcher, pidfd, leaf: leaf_name, moving: request.moving };
+        let moving = request.moving;
+        let placement = Placement { number, process: request.launcher, pidfd, leaf: leaf_name, moving, room };
         self.admit(placement, &plan, record);
     }
 
@@ -194,7 +204,7 @@ impl Driver {
 
     /// Starts the blocking part: the record first, so that whatever dies from here on is found again.
     fn admit(&mut self, placement: Placement, plan: &Plan, record: Option<Record>) {
-        let Placement { number, process, pidfd, leaf, moving } = placement;
+        let Placement { number, process, pidfd, leaf, moving, room } = placement;
         let (backend, records, outbox) = (self.backend.clone(), self.records.clone(), self.outbox.clone());
         let (key, grant, allow_leave) = (plan.key.clone(), plan.grant.clone(), self.settings.allow_leave.clone());
         let machine = self.reloads.of_machine(grant.machine);
@@ -229,7 +239,18 @@ impl Driver {
                     backend.admit_tree(&wanted, &Kin { leader: process, known: &moving.known, may: &may })
                 }
             };
-            placed.map_or_else(Admitted::Failed, Admitted::Placed)
+            match placed {
+                Ok(leaf) => match room {
+                    Some(room) => {
+                        let (pid, pidfd) = (process.pid, std::os::fd::AsFd::as_fd(&*pidfd));
+                        let (leaf, place) =
+                            room.make(&backend, leaf, &Newcomer { key: &key, pid, pidfd, limits: grant.server });
+                        Admitted::Placed(Box::new(leaf), Some(place))
+                    }
+                    None => Admitted::Placed(Box::new(leaf), record.container_place),
+                },
+                Err(unplaced) => Admitted::Failed(unplaced),
+            }
         };
         let (placements, place_max) = (self.placements.clone(), PLACE_MAX.saturating_sub(plan.waited));
         tokio::spawn(async move {
@@ -275,7 +296,12 @@ impl Driver {
     pub(super) fn admitted(&mut self, number: u64, outcome: Admitted) {
         let settings = self.table.servers.get(&number).map(|server| server.settings);
         match outcome {
-            Admitted::Placed(leaf) => self.placed(number, leaf),
+            Admitted::Placed(leaf, container) => {
+                if let Some(server) = self.table.servers.get_mut(&number) {
+                    server.container = container;
+                }
+                self.placed(number, *leaf);
+            }
             Admitted::Failed(Unplaced { error, left }) => {
                 self.not_placed(number, backend::refusal(&error), left);
             }
@@ -322,6 +348,9 @@ impl Driver {
             cgroup: group.v2.display().to_string(),
             companions: companions.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()).collect(),
             confine: server.confine,
+            container: server.container,
+            container_removed: server.remover.is_some(),
+            container_parent: (server.container == Some(ContainerPlace::Inside)).then(|| leaf.container_parent()),
             warnings: server.warnings.clone(),
         };
         let (pid, warnings) = (server.leader.pid, launched.warnings.clone());
@@ -386,6 +415,10 @@ impl Driver {
         watch(group.v2(), "cgroup.events");
         watch(group.v2(), "memory.events");
         watch(group.pids_events(), "pids.events");
+        if let Some(annex) = leaf.annex() {
+            watch(annex.group.v2(), "cgroup.events");
+            watch(annex.group.v2(), "memory.events");
+        }
         if let Some(eventfd) = group.oom_eventfd() {
             failures.extend(self.watcher.watch(eventfd, Source::Oom(number)).err());
         }
@@ -422,7 +455,7 @@ impl Driver {
         self.watcher.forget_files(number);
         self.forget_highs();
         // It may have been the last of a session whose other servers ended meanwhile.
-        let leaf = server.leaf_name.as_str().to_owned();
+        let leaf = Left::of(&server);
         self.clean_up(server.key, leaf, gone.session.map(|session| session.machines), (number, None));
     }
 

@@ -9,12 +9,16 @@ use super::message::Peer;
 use super::table::{Server, Session, Table};
 use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership};
+use crate::container::ContainerPlace;
 use crate::limits::Bytes;
 use crate::naming::{LeafName, SessionKey};
 use crate::process;
 use crate::records::Expiry;
 use crate::session::{Name, ProcessId, SessionId};
-use crate::snapshot::{ActivityView, MemoryView, PressureView, ServerView, SessionView, StdinWatch};
+use crate::snapshot::{ActivityView, ContainerView, MemoryView, PressureView, ServerView, SessionView, StdinWatch};
+
+/// How many containers of one server are shown.
+const CONTAINERS_MAX: usize = 16;
 
 /// The facts of one session.
 #[derive(Debug)]
@@ -98,8 +102,27 @@ fn known(server: &Server, session: &Path) -> ServerView {
         parked_at: server.nap.since.map(|(at, _)| at),
         // What it held then; it is less what it holds once that is read.
         reclaimed_bytes: server.nap.before,
+        container: server.container.map(|place| container(place, server.remover.is_some())),
         warnings: server.warnings.clone(),
     }
+}
+
+fn container(place: ContainerPlace, removed: bool) -> ContainerView {
+    let outside = match place {
+        ContainerPlace::Inside => None,
+        ContainerPlace::Outside { why } => Some(why),
+    };
+    ContainerView { outside, removed, ..ContainerView::default() }
+}
+
+/// Adds what the kernel shows of the containers in a leaf.
+fn look_at_containers(view: &mut ContainerView, leaf: &Leaf) {
+    let Some(containers) = leaf.containers() else { return };
+    view.parent = Some(containers.path().display().to_string());
+    view.processes = containers.all_processes().map(|pids| pids.len() as u32).unwrap_or(0);
+    view.cgroups = containers.children().unwrap_or_default();
+    view.cgroups.sort_unstable();
+    view.cgroups.truncate(CONTAINERS_MAX);
 }
 
 /// Reads what the kernel tells of a session. Blocks.
@@ -112,7 +135,7 @@ pub(super) fn view(entry: Entry) -> SessionView {
         if let Some(leaf) = leaf {
             server.cgroup = leaf.group().v2().path().display().to_string();
             server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
-            server.memory = leaf.group().memory();
+            server.memory = leaf.memory();
             server.reclaimed_bytes =
                 server.reclaimed_bytes.zip(server.memory.current_bytes).map(|(before, now)| before.less(now));
             server.activity = leaf.group().activity();
@@ -123,6 +146,9 @@ pub(super) fn view(entry: Entry) -> SessionView {
                 server.escaped_pids.push(leader.pid);
             }
             server.pids_refusals = leaf.group().pids_refusals();
+            if let Some(view) = &mut server.container {
+                look_at_containers(view, &leaf);
+            }
             if !read {
                 read = true;
                 memory = leaf.session().memory();

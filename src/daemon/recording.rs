@@ -40,6 +40,8 @@ impl Driver {
             stall: server.stall,
             asked: server.asked.clone(),
             confine: server.confine,
+            container_place: server.container,
+            container_remover: server.remover.clone(),
             held: server.held,
             adopted: server.adopted,
             moving_from: None,

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::chronicle::About;
+use super::containers::Left;
 use super::driver::Driver;
 use super::historian::Kept;
 use super::log::LINES;
@@ -176,6 +177,8 @@ impl Driver {
             watchdog: None,
             asked: record.asked.clone(),
             confine: record.confine,
+            container: record.container_place,
+            remover: record.container_remover.clone(),
             held: record.held,
             adopted: record.adopted,
             settings: self.reloads.generation,
@@ -286,8 +289,9 @@ impl Driver {
         let Some(place) = record.place() else { return };
         let (backend, turns) = (self.backend.clone(), self.removals.clone());
         let (session, leaf) = (place.key.as_str().to_owned(), record.leaf);
+        let left = Left::new(place.leaf.clone(), record.container_remover);
         let sweep = move || match backend.sweep(&place, &record.machine) {
-            Ok(()) => true,
+            Ok(()) => left.remove_containers(place.key.as_str()),
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
                 false

@@ -151,5 +151,5 @@ fn is_below(leaf: &Leaf, path: &Path) -> bool {
 
 /// What a server holds that cannot be reclaimed: page cache is no reason to end anything.
 fn used(server: &Server) -> Option<Bytes> {
-    server.leaf.as_ref().and_then(|leaf| leaf.group().memory().rss_bytes)
+    server.leaf.as_ref().and_then(|leaf| leaf.memory().rss_bytes)
 }

@@ -13,6 +13,7 @@ use super::parking::Nap;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
 use crate::confine::Confine;
+use crate::container::{ContainerPlace, Remover};
 use crate::label::Labels;
 use crate::lifecycle::{Idle, State, Terms, Watchdog};
 use crate::limits::{Bytes, Limits};
@@ -62,6 +63,10 @@ pub(super) struct Server {
     pub(super) confine: Confine,
     /// What held its launcher where that came from, where that is known.
     pub(super) held: Option<Limits>,
+    /// Where the container of its command is to be, where that makes one.
+    pub(super) container: Option<ContainerPlace>,
+    /// The engine that removes what it still has of it.
+    pub(super) remover: Option<Remover>,
     /// It ran already when it was moved into its leaf.
     pub(super) adopted: bool,
     /// The settings under which its launch was decided, by their number.

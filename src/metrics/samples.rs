@@ -64,6 +64,7 @@ pub(super) fn picture(id: &str) -> Picture {
         confine: Default::default(),
         parked_at: None,
         reclaimed_bytes: Some(Bytes(32 << 20)),
+        container: None,
         escaped: false,
         escaped_pids: Vec::new(),
         warnings: Vec::new(),

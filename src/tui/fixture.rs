@@ -74,6 +74,7 @@ impl Server {
             confine: Default::default(),
             parked_at: None,
             reclaimed_bytes: None,
+            container: None,
             escaped: !self.escaped_pids.is_empty(),
             escaped_pids: self.escaped_pids.to_vec(),
             warnings: Vec::new(),

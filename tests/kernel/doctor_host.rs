@@ -204,7 +204,7 @@ fn an_entry_that_is_not_wrapped_is_the_problem_and_what_is_off_or_remote_is_none
     let text = std::fs::read_to_string(home.host("cursor", &home.way())).unwrap();
     let text = text.replace("cat", "docker").replace("-u", "run");
     home.wrap(&home.write(".cursor/mcp.json", &text));
-    home.doctor("cursor").expect("note", "file", "in a container, which is outside of the leaf: fs");
+    home.doctor("cursor").expect("note", "file", "of them in a container: fs");
     home.write(".codex/config.toml", "[mcp_servers.fs\n");
     let visit = home.doctor("codex");
     visit.expect("problem", "file", "it is no TOML at line 1");

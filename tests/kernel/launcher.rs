@@ -689,6 +689,43 @@ fn a_launch_that_asks_for_a_container_says_what_does_not_hold_for_that() {
         let mut server = machine.launch(&[], &["sh", "-c", command]);
         assert_eq!(server.exit_status(), 0, "{}", machine.log());
         let stderr = server.stderr();
-        assert_eq!(stderr.contains("asks an engine for a container"), said, "{command}: {stderr}");
+        assert_eq!(stderr.contains("OUTSIDE the session"), said, "{command}: {stderr}");
     }
+}
+
+#[test]
+fn an_engine_is_told_whose_container_it_makes_and_where_or_the_launch_says_that_it_is_not() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    // What it is told is seen from a program of its name.
+    let engine = machine.path("podman");
+    std::fs::write(&engine, "#!/bin/sh\necho \"$@\"\ncat /proc/self/cgroup\n").unwrap();
+    std::fs::set_permissions(&engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let told = |words: &[&str]| {
+        let mut run = machine.pinfold(&["run", "--session", "s", "--server", "fs", "--"]);
+        let output = run.arg(&engine).args(words).stdin(Stdio::null()).process_group(0).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let (words, said) = told(&["run", "-i", "--rm", "image"]);
+    assert!(
+        words.contains("--label=io.pinfold.session=s_") && words.contains("--label=io.pinfold.server=fs."),
+        "{words}"
+    );
+    if said.contains("OUTSIDE the session") {
+        assert!(said.contains("no pure cgroup v2") && !words.contains("--cgroup-parent"), "{said}{words}");
+    } else {
+        let parent = words.split("--cgroup-parent=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let leaf = parent.strip_suffix("/pinfold-containers").unwrap();
+        assert!(words.starts_with("--cgroup-manager=cgroupfs run ") && words.contains("-i --rm image"), "{words}");
+        assert!(words.lines().any(|line| line == format!("0::{leaf}/pinfold-client")), "{words}");
+    }
+    let (words, said) = told(&["run", "--cgroup-parent=/own", "image"]);
+    assert!(said.contains("OUTSIDE the session") && words.contains("--cgroup-parent=/own image"), "{said}{words}");
+    assert_eq!(words.matches("--cgroup-parent").count(), 1, "{words}");
+    let (words, said) = told(&["ps"]);
+    assert!(words.starts_with("ps\n") && said.is_empty(), "{said}{words}");
+    machine.expect_nothing_left();
 }

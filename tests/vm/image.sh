@@ -8,6 +8,11 @@ guest_packages=(
     podman crun # neither netavark nor catatonit, which are recommended only: containers there have no network and their own init
     busybox-static # for the initrd
 )
+# What only one suite's guest has.
+suite_packages() { # SUITE
+    # Its client comes with the daemon in Debian 12, whose containers are podman's here.
+    if [[ $1 == trixie ]]; then echo docker.io docker-cli; fi
+}
 # The modules between the kernel and its root, and the devices of qemu.sh. There is no udev to load them.
 boot_modules=(virtio_pci virtio_blk ext4 crc32c_generic virtio_console virtiofs)
 
@@ -33,7 +38,7 @@ install_root() {
     fetch_settings >"$folder/apt.conf"
     # What the tests never read stays out.
     step 900 mmdebstrap --mode=root --format=directory --variant=essential \
-        --include="${guest_packages[*]}" --aptopt="$folder/apt.conf" \
+        --include="${guest_packages[*]} $(suite_packages "$suite")" --aptopt="$folder/apt.conf" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/i18n/*' \
         --customize-hook="$fetch_kernel" \
@@ -95,6 +100,7 @@ make_initrd() {
 }
 
 configure_root() {
+    local unit
     install "$here/guest/job-runner" "$root/usr/local/sbin/job-runner"
     install --mode=644 "$here/guest/job-runner.service" "$root/etc/systemd/system/"
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants" "$root/mnt/host"
@@ -103,6 +109,8 @@ configure_root() {
     ln -s /dev/null "$root/etc/systemd/system/timers.target"
     # The tests that want it unmask it: it would end what others overload.
     ln -sf /dev/null "$root/etc/systemd/system/systemd-oomd.service"
+    # The tests that want docker start its daemon as they need it.
+    for unit in docker.service docker.socket containerd.service; do ln -sf /dev/null "$root/etc/systemd/system/$unit"; done
     # Nobody logs in, and without udev a terminal's unit is waited for in vain.
     ln -s /dev/null "$root/etc/systemd/system/getty.target"
 

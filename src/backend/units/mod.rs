@@ -4,9 +4,10 @@
 //! ```text
 //!  pinfold.slice                        all of pinfold: the machine's limits
 //!  └─ pinfold-<key>.slice               the session: its limits are the unit's properties
-//!     └─ pinfold-<key>-<n>.scope        Delegate=yes: from here on down the cgroups are ours
-//!        ├─ <leaf>                      a server: limits set by us, read back
-//!        └─ <leaf>
+//!     ├─ pinfold-<key>-<n>.scope        Delegate=yes: from here on down the cgroups are ours
+//!     │  ├─ <leaf>                      a server: limits set by us, read back
+//!     │  └─ <leaf>
+//!     └─ pinfold-<key>-<n>.slice        containers of one server, made by an engine that has systemd make them
 //! ```
 //!
 //! Slice and scope, because each fails alone: systemd removes a scope's cgroup, and the counters that tell why, within
@@ -17,6 +18,7 @@
 //! `cgroup.subtree_control` (systemd's CGROUP_DELEGATION, "Some Don'ts"): limits there are changed by properties.
 
 mod adjusting;
+mod annexing;
 mod binding;
 mod handing;
 mod host;

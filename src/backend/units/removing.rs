@@ -39,7 +39,7 @@ impl Units {
             machine: session.machine.clone(),
             scope: Some(Scope { directory, unit, tally: session.tally.clone() }),
         };
-        Ok(Leaf::new(at.leaf.clone(), group, above, cgroup))
+        Ok(self.with_its_annex(&at.key, Leaf::new(at.leaf.clone(), group, above, cgroup)))
     }
 
     /// Opens what is left of a leaf that is gone, as systemd removes it with its scope once that is empty: nothing but the
@@ -50,7 +50,7 @@ impl Units {
         let cgroup = format!("{}/{}/{}", self.machine, at.key.slice(), at.leaf.as_str());
         let (session, machine) = (Group::open_remains(&paths(session))?, Group::open_remains(&paths(self.root()))?);
         let above = Above { session: Arc::new(session), machine: Arc::new(machine), scope: None };
-        Ok(Leaf::new(at.leaf.clone(), group, above, cgroup))
+        Ok(self.with_its_annex(&at.key, Leaf::new(at.leaf.clone(), group, above, cgroup)))
     }
 
     /// Removes an empty leaf that a dead daemon left, and its session if that was all.
@@ -58,6 +58,7 @@ impl Units {
         for (scope, _) in self.scopes(&at.key)? {
             scope.remove_tree(at.leaf.as_str())?;
         }
+        self.remove_annex(&at.key, &at.leaf)?;
         self.remove_session(&at.key)
     }
 

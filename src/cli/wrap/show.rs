@@ -140,8 +140,8 @@ fn left(edit: &Edit, way: Way) -> String {
         let contained = edit.entries.iter().filter(|entry| entry.container.is_some());
         say(
             all_called(contained.filter(|entry| entry.edited || entry.state == State::Wrapped)),
-            "asks another daemon for a container: what pinfold contains is the program that asks, and not yet the container \
-             itself, which is a child of dockerd or conmon",
+            "asks an engine for a container, which is put into its session too where it is docker run or podman run and the \
+             engine is one of this machine; else its launch says so, and `pinfold status`",
         );
     }
     if way == Way::In {

@@ -121,7 +121,7 @@ fn of_file(file: &HostFile, starts: &[Start], host: &HostFiles) -> Finding {
         ("wrapped", of(true, &[|state| *state == State::Wrapped])),
         ("remote, with no process here", of(true, &[|state| *state == State::Remote])),
         ("not understood", odd.clone()),
-        ("of them in a container, which is outside of the leaf", in_containers.clone()),
+        ("of them in a container", in_containers.clone()),
         ("off", of(false, &[bare, unusual, |state| *state == State::Wrapped])),
     ];
     let parts: Vec<String> =
@@ -137,7 +137,9 @@ fn of_file(file: &HostFile, starts: &[Start], host: &HostFiles) -> Finding {
         let remedy = "put `pinfold run --server NAME --` in front of the command by hand, if it starts a process";
         Finding::note("file", detail, remedy)
     } else if !in_containers.is_empty() {
-        Finding::note("file", detail, "what runs in a container is bounded by its own options (docker run --memory)")
+        let remedy = "`pinfold status SESSION` tells for each whether its container is in its session; one that is not is \
+                      bounded by its own options (docker run --memory)";
+        Finding::note("file", detail, remedy)
     } else {
         Finding::ok("file", detail)
     }

@@ -1,0 +1,176 @@
+//! The driver's side of a server that is `docker run` or `podman run`: whether its container gets a place in its leaf.
+//!
+//! The launcher tells what its engine can be told, and the daemon says where; neither runs anything of the engine's. Once the
+//! container is made below the leaf, it is ended like all that is there. Of one that is elsewhere the engine is asked to remove
+//! it, by its labels, where it has a socket on this machine.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::driver::Driver;
+use super::launching::{LaunchRequest, Plan};
+use super::log::LINES;
+use super::table::Server;
+use crate::argv::{SERVER_LABEL, SESSION_LABEL};
+use crate::backend::Backend;
+use crate::cgroup::{Layout, Leaf};
+use crate::chain::chain;
+use crate::confine::Confine;
+use crate::container::{ContainerPlace, ContainerWish, Outside, Remover};
+use crate::engine::Engine;
+use crate::limits::Limits;
+use crate::naming::{LeafName, SessionKey};
+
+/// The root of all cgroup namespaces (`PROC_CGROUP_INIT_INO` of the kernel's include/linux/proc_ns.h): a path as it is seen
+/// from there means the same to an engine's daemon.
+const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
+
+/// The sockets of engines that are root's.
+const ENGINES: [&str; 3] = ["/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock"];
+
+/// The longest path of a socket (unix(7)).
+const SOCKET_BYTES_MAX: usize = 107;
+
+/// How often an engine is asked.
+const REMOVALS_MAX: usize = 6;
+
+/// Room that is to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Room {
+    /// In the leaf.
+    Directory {
+        /// Who is given the leaf.
+        user: Option<u32>,
+    },
+    /// In a slice beside its scope.
+    Slice,
+}
+
+/// For whom.
+pub(super) struct Newcomer<'a> {
+    pub(super) key: &'a SessionKey,
+    pub(super) pid: i32,
+    pub(super) pidfd: BorrowedFd<'a>,
+    /// Of the server.
+    pub(super) limits: Limits,
+}
+
+impl Room {
+    /// Makes it. Blocks. A launch goes on without, and its container is told as outside.
+    pub(super) fn make(self, backend: &Backend, leaf: Leaf, newcomer: &Newcomer<'_>) -> (Leaf, ContainerPlace) {
+        let (leaf, error) = match self {
+            Self::Directory { user } => match leaf.make_room(backend.layout(), (newcomer.pid, newcomer.pidfd), user) {
+                Ok(()) => return (leaf, ContainerPlace::Inside),
+                Err(error) => (leaf, chain(&error)),
+            },
+            Self::Slice => match backend.annex(newcomer.key, leaf, &newcomer.limits) {
+                Ok(leaf) => return (leaf, ContainerPlace::Inside),
+                Err((error, leaf)) => (*leaf, error.map_or_else(String::new, |error| chain(&error))),
+            },
+        };
+        tracing::debug!(leaf = leaf.name().as_str(), error, "there is no room for the container of this launch");
+        (leaf, ContainerPlace::Outside { why: Outside::NoPlace })
+    }
+}
+
+/// What is left of a server whose leaf is gone.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) leaf: LeafName,
+    remover: Option<Remover>,
+    tries: AtomicUsize,
+}
+
+impl Left {
+    pub(super) fn of(server: &Server) -> Self {
+        Self::new(server.leaf_name.clone(), server.remover.clone())
+    }
+
+    pub(super) fn new(leaf: LeafName, remover: Option<Remover>) -> Self {
+        Self { leaf, remover, tries: AtomicUsize::new(0) }
+    }
+
+    /// Has the engine remove what runs with the labels of the server: what was never in its leaf, or what the engine began there
+    /// when that was gone. Tells whether there is nothing more to do about it. Blocks.
+    pub(super) fn remove_containers(&self, key: &str) -> bool {
+        let Some(Remover { socket, of }) = &self.remover else { return true };
+        let engine = Engine::at(Path::new(socket));
+        let engine = of.map_or(engine.clone(), |user| engine.of(user));
+        let leaf = self.leaf.as_str();
+        match engine.remove(&[(SESSION_LABEL, key), (SERVER_LABEL, leaf)]) {
+            Ok(0) => true,
+            Ok(containers) => {
+                tracing::info!(target: LINES, leaf, containers, "its engine has removed what it still had of this server");
+                true
+            }
+            Err(error) if self.tries.fetch_add(1, Ordering::Relaxed) + 1 < REMOVALS_MAX => {
+                tracing::debug!(leaf, error = %chain(&error), "its engine is asked again to remove what it has of this server");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(
+                    target: LINES, leaf, error = %chain(&error),
+                    "a container of this server may live on: remove what has the label {SERVER_LABEL}={leaf}"
+                );
+                true
+            }
+        }
+    }
+}
+
+impl Driver {
+    /// The engine that a launch's container is removed by. Nobody has this daemon speak to an engine to which the caller
+    /// could not speak, and no launcher in a container means a socket that is out here.
+    pub(super) fn remover_of(&self, request: &LaunchRequest) -> Option<Remover> {
+        let socket = request.wish.container_engine.clone()?;
+        if request.container.is_some() || !socket.starts_with('/') || socket.len() > SOCKET_BYTES_MAX {
+            return None;
+        }
+        let of = match (nix::unistd::geteuid().as_raw(), request.peer.uid) {
+            (own, peer) if own == peer => None,
+            // What is removed carries labels that only those can give who may speak to it.
+            _ if ENGINES.contains(&socket.as_str()) => Some(0),
+            (_, peer) => Some(peer),
+        };
+        Some(Remover { socket, of })
+    }
+
+    /// Where the container of a launch is to be, and what is to be made for it.
+    pub(super) fn container_of(&self, request: &LaunchRequest, plan: &Plan) -> (Option<ContainerPlace>, Option<Room>) {
+        let Some(wish) = request.wish.container else { return (None, None) };
+        match self.room_for(wish, request, plan) {
+            Ok(room) => (Some(ContainerPlace::Inside), Some(room)),
+            Err(why) => (Some(ContainerPlace::Outside { why }), None),
+        }
+    }
+
+    fn room_for(&self, wish: ContainerWish, request: &LaunchRequest, plan: &Plan) -> Result<Room, Outside> {
+        let own_uid = nix::unistd::geteuid().as_raw();
+        let room = match wish {
+            ContainerWish::Nowhere { why } => return Err(why),
+            // Somebody else's engine could make nothing in a leaf that is ours.
+            ContainerWish::OwnDirectory => {
+                Room::Directory { user: Some(request.peer.uid).filter(|uid| *uid != own_uid) }
+            }
+            ContainerWish::Directory => Room::Directory { user: None },
+            ContainerWish::Slice if self.backend.has_slices_for_engines() => Room::Slice,
+            ContainerWish::Slice => return Err(Outside::Driver),
+        };
+        let Layout::Pure { v2 } = self.backend.layout() else { return Err(Outside::Hybrid) };
+        if request.container.is_some()
+            || v2.root != "/"
+            || (wish != ContainerWish::OwnDirectory && !is_first_namespace())
+        {
+            return Err(Outside::InContainer);
+        }
+        if plan.grant.confine > Confine::No {
+            return Err(Outside::Confined);
+        }
+        Ok(room)
+    }
+}
+
+fn is_first_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/cgroup").is_ok_and(|name| name.as_os_str() == FIRST_NAMESPACE)
+}
