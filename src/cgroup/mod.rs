@@ -14,6 +14,7 @@ mod group;
 mod knobs;
 mod layout;
 mod leaf;
+mod levels;
 mod oom;
 mod places;
 mod pressure;

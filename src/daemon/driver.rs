@@ -17,17 +17,16 @@ use super::expiry::Alarm;
 use super::held;
 use super::historian::Historian;
 use super::idling::Readers;
-use super::jobs::{self, Done, Work};
 use super::log::LINES;
 use super::message::{Counts, Message};
+use super::polling::Polls;
 use super::publish;
 use super::reload::Reloads;
 use super::storms::Storms;
-use super::table::{Job, Server, Table};
+use super::table::{Job, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership, MemoryKill, has_exited};
-use crate::chain::chain;
 use crate::config::Metrics;
 use crate::lifecycle::{Action, Event, Moment, State};
 use crate::metrics::Counters;
@@ -45,14 +44,8 @@ const OOM_RECHECKS: [Duration; 5] = [
     Duration::from_secs(1),
 ];
 
-/// How often refused forks are looked for where no event tells of them.
-const PIDS_POLL: Duration = Duration::from_secs(1);
-
 /// How long a daemon that was told to stop waits for what is half removed. What is not done then is swept by the next.
 const STOP_MAX: Duration = Duration::from_secs(2);
-
-/// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
-const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// The owner of all state.
 pub(super) struct Driver {
@@ -89,8 +82,8 @@ pub(super) struct Driver {
     pub(super) idle_exit: Option<Duration>,
     /// Since when nothing is contained.
     pub(super) idle_since: Moment,
-    /// When refused forks were last looked for.
-    pub(super) polled: Moment,
+    /// When refused forks are looked for.
+    pub(super) polls: Polls,
     /// Servers whose last traces are being removed.
     pub(super) cleaning: usize,
     /// Turns for that.
@@ -160,7 +153,7 @@ impl Driver {
         let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
         let turns = self.storms.next_turn();
-        let poll = self.table.servers.values().any(is_polled).then_some(self.polled + PIDS_POLL);
+        let poll = self.polls.next();
         let readings = self.next_reading().into_iter().chain(self.next_pressure()).chain(self.alive.next());
         states.chain(waiters).chain(turns).chain(idle).chain(poll).chain(readings).chain(self.stop_by).min()
     }
@@ -176,13 +169,7 @@ impl Driver {
             self.feed(number, Event::Tick);
             self.probe(number);
         }
-        if self.polled + PIDS_POLL <= now {
-            self.polled = now;
-            let servers = self.table.servers.iter().filter(|(_, server)| is_polled(server));
-            for number in servers.map(|(number, _)| *number).collect::<Vec<_>>() {
-                self.look(number);
-            }
-        }
+        self.read_polled(now);
         self.read_idlers(now);
         self.read_pressure(now);
         let waiters = std::mem::take(&mut self.table.waiters);
@@ -278,7 +265,7 @@ impl Driver {
     }
 
     /// Reads the counters of a leaf, and feeds what they say.
-    fn look(&mut self, number: u64) {
+    pub(super) fn look(&mut self, number: u64) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(leaf) = server.leaf.clone() else { return };
         if let Some(kill) = leaf.memory_kill() {
@@ -328,6 +315,7 @@ impl Driver {
         for action in step.actions {
             self.perform(number, action, &mut queue);
         }
+        self.next_job(number);
         self.work_off(number, queue);
     }
 
@@ -347,6 +335,7 @@ impl Driver {
             for action in step.actions {
                 self.perform(number, action, &mut queue);
             }
+            self.next_job(number);
             if std::mem::discriminant(&step.state) != std::mem::discriminant(&before) && self.is_empty(number) {
                 queue.push_back(Event::Emptied);
             }
@@ -429,60 +418,6 @@ impl Driver {
         }
     }
 
-    fn push_job(&mut self, number: u64, job: Job) {
-        let Some(server) = self.table.servers.get_mut(&number) else { return };
-        // A kill that waits behind a slow one is one kill.
-        if server.jobs.back() != Some(&job) {
-            server.jobs.push_back(job);
-        }
-        self.next_job(number);
-    }
-
-    fn next_job(&mut self, number: u64) {
-        let Some(server) = self.table.servers.get_mut(&number) else { return };
-        let Some(leaf) = server.leaf.clone().filter(|_| !server.busy) else { return };
-        let Some(job) = server.jobs.pop_front() else { return };
-        server.busy = true;
-        let machine = leaf.machine().paths();
-        let work =
-            Work { job, leaf, leader: server.leader, leader_pidfd: server.leader_pidfd.clone(), stock: server.stock };
-        // An end is written down before anything is done for it: the daemon that takes over goes on with it.
-        let server = &self.table.servers[&number];
-        let begun = (job == Job::TakeStock).then(|| self.record(server, machine)).flatten();
-        let (outbox, records) = (self.outbox.clone(), self.records.clone());
-        let run = move || {
-            if let Some(Err(error)) = begun.map(|record| records.write(&record)) {
-                tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
-            }
-            jobs::run(&work)
-        };
-        tokio::spawn(async move {
-            if let Ok(done) = tokio::task::spawn_blocking(run).await {
-                let _ = outbox.send(Message::JobDone(number, job, done)).await;
-            }
-        });
-    }
-
-    fn job_done(&mut self, number: u64, job: Job, (stock, outcome): Done) {
-        let Some(server) = self.table.servers.get_mut(&number) else { return };
-        server.busy = false;
-        server.stock = stock;
-        if job != Job::Kill && outcome.is_ok() {
-            self.went_on(number);
-        }
-        match (job, outcome) {
-            (Job::Remove, Ok(())) => return self.feed(number, Event::Removed),
-            (Job::Remove, Err(error)) => {
-                tracing::debug!(error = %chain(&error), "the leaf is not removed yet");
-                self.later(REMOVAL_PAUSE, Message::RemovalFailed(number));
-            }
-            (job, Err(error)) => tracing::warn!(?job, error = %chain(&error), "trying again at the next deadline"),
-            (Job::TakeStock | Job::Terminate | Job::Kill, Ok(())) => {}
-        }
-        self.next_job(number);
-        self.probe(number);
-    }
-
     pub(super) fn later(&self, pause: Duration, message: Message) {
         let outbox = self.outbox.clone();
         tokio::spawn(async move {
@@ -490,9 +425,4 @@ impl Driver {
             let _ = outbox.send(message).await;
         });
     }
-}
-
-/// Whether its refused forks have to be looked for.
-fn is_polled(server: &Server) -> bool {
-    server.state == State::Running && server.leaf.as_ref().is_some_and(|leaf| leaf.group().pids_are_polled())
 }

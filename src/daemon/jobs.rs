@@ -6,62 +6,144 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::driver::Driver;
+use super::message::Message;
 use super::table::{Job, Stock};
 use crate::cgroup::{CgroupError, Leaf, Membership, has_exited};
+use crate::chain::chain;
+use crate::lifecycle::Event;
+use crate::records::{Record, Records};
 use crate::session::ProcessId;
 use crate::sys::crash;
 
 /// How long a kill waits for the kernel to say empty, before it is left to the event files and to the next write.
 const KILL_WAIT: Duration = Duration::from_millis(100);
 
+/// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
+
 /// What a job needs.
-#[derive(Debug, Clone)]
-pub(super) struct Work {
-    pub(super) job: Job,
-    pub(super) leaf: Arc<Leaf>,
-    pub(super) leader: ProcessId,
-    pub(super) leader_pidfd: Option<Arc<OwnedFd>>,
-    pub(super) stock: Stock,
+struct Work {
+    /// In this order.
+    jobs: Vec<Job>,
+    leaf: Arc<Leaf>,
+    leader: ProcessId,
+    leader_pidfd: Option<Arc<OwnedFd>>,
+    stock: Stock,
+    /// An end is written down before anything is done for it: the daemon that takes over goes on with it.
+    begun: Option<(Arc<Records>, Record)>,
 }
 
-/// What came of it: what is known now, or what the kernel refused.
+/// What came of it: what is known now, or what the kernel refused. Of what is done together the last is told.
 pub(super) type Done = (Stock, Result<(), CgroupError>);
 
-/// Does it. Blocks.
-pub(super) fn run(work: &Work) -> Done {
-    let mut stock = work.stock;
-    crash::step(work.job.word());
-    let outcome = match work.job {
-        Job::TakeStock => {
-            if !stock.taken {
-                take_stock(&work.leaf, &mut stock);
+impl Driver {
+    /// Does it once nothing is under way for the server, and [`Self::next_job`] is called.
+    pub(super) fn push_job(&mut self, number: u64, job: Job) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        // A kill that waits behind a slow one is one kill.
+        if server.jobs.back() != Some(&job) {
+            server.jobs.push_back(job);
+        }
+    }
+
+    /// Begins what waits for the server, if nothing is under way. What begins an end is done in one go: each turn of another
+    /// thread would let the processes live on.
+    pub(super) fn next_job(&mut self, number: u64) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        let Some(leaf) = server.leaf.clone().filter(|_| !server.busy) else { return };
+        let Some(first) = server.jobs.pop_front() else { return };
+        let mut jobs = vec![first];
+        if first == Job::TakeStock && matches!(server.jobs.front(), Some(Job::Terminate | Job::Kill)) {
+            jobs.extend(server.jobs.pop_front());
+        }
+        let last = *jobs.last().unwrap_or(&first);
+        server.busy = true;
+        let machine = leaf.machine().paths();
+        let (leader, leader_pidfd, stock) = (server.leader, server.leader_pidfd.clone(), server.stock);
+        let server = &self.table.servers[&number];
+        let begun = (first == Job::TakeStock).then(|| self.record(server, machine)).flatten();
+        let begun = begun.map(|record| (self.records.clone(), record));
+        let work = Work { jobs, leaf, leader, leader_pidfd, stock, begun };
+        let outbox = self.outbox.clone();
+        let working = tokio::task::spawn_blocking(move || run(&work));
+        tokio::spawn(async move {
+            if let Ok(done) = working.await {
+                let _ = outbox.send(Message::JobDone(number, last, done)).await;
             }
-            Ok(())
+        });
+    }
+
+    pub(super) fn job_done(&mut self, number: u64, job: Job, (stock, outcome): Done) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        server.busy = false;
+        server.stock = stock;
+        if job != Job::Kill && outcome.is_ok() {
+            self.went_on(number);
         }
-        Job::Terminate => {
-            signal_escaped_leader(work, &[Signal::TERM, Signal::CONT]);
-            work.leaf.terminate().map(drop)
+        match (job, outcome) {
+            (Job::Remove, Ok(())) => return self.feed(number, Event::Removed),
+            (Job::Remove, Err(error)) => {
+                tracing::debug!(error = %chain(&error), "the leaf is not removed yet");
+                self.later(REMOVAL_PAUSE, Message::RemovalFailed(number));
+            }
+            (job, Err(error)) => tracing::warn!(?job, error = %chain(&error), "trying again at the next deadline"),
+            (Job::TakeStock | Job::Terminate | Job::Kill, Ok(())) => {}
         }
-        Job::Kill => {
-            // An empty leaf needs no kill: what it held has left by itself.
-            stock.killed |= work.leaf.populated().unwrap_or(true);
-            signal_escaped_leader(work, &[Signal::KILL]);
-            work.leaf.kill().and_then(|()| work.leaf.wait_empty(KILL_WAIT).map(drop))
-        }
-        Job::Remove => {
-            // Where the removal is tried again, the first reading is the last there was.
-            stock.peak = work.leaf.group().memory().peak_bytes.or(stock.peak);
-            work.leaf.remove()
-        }
-    };
-    crash::step(work.job.word());
+        self.next_job(number);
+        self.probe(number);
+    }
+}
+
+/// Does it. Blocks.
+fn run(work: &Work) -> Done {
+    let (mut stock, mut outcome) = (work.stock, Ok(()));
+    if let Some((records, record)) = &work.begun
+        && let Err(error) = records.write(record)
+    {
+        tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
+    }
+    for job in &work.jobs {
+        crash::step(job.word());
+        outcome = match job {
+            Job::TakeStock => {
+                if !stock.taken {
+                    take_stock(&work.leaf, &mut stock);
+                }
+                Ok(())
+            }
+            Job::Terminate => {
+                signal_escaped_leader(work, &[Signal::TERM, Signal::CONT]);
+                work.leaf.terminate().map(drop)
+            }
+            Job::Kill => kill(work, &mut stock),
+            Job::Remove => {
+                // Where the removal is tried again, the first reading is the last there was.
+                stock.peak = work.leaf.group().memory_peak().or(stock.peak);
+                work.leaf.remove()
+            }
+        };
+        crash::step(job.word());
+    }
     (stock, outcome)
 }
 
 fn take_stock(leaf: &Leaf, stock: &mut Stock) {
     stock.taken = true;
     stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
-    stock.memory = leaf.group().memory().current_bytes;
+    stock.memory = leaf.group().memory_in_use();
+}
+
+/// The write comes first. What is elsewhere is looked for when those in the leaf are gone, as they are from its companions
+/// then: each of them would be held and signalled a second time.
+fn kill(work: &Work, stock: &mut Stock) -> Result<(), CgroupError> {
+    let counted =
+        work.jobs.contains(&Job::TakeStock) && !work.stock.taken && stock.processes.is_some_and(|count| count > 0);
+    // An empty leaf needs no kill: what it held has left by itself.
+    stock.killed |= counted || work.leaf.populated().unwrap_or(true);
+    let killed = work.leaf.kill().and_then(|()| work.leaf.wait_empty(KILL_WAIT));
+    signal_escaped_leader(work, &[Signal::KILL]);
+    killed.and_then(|_| work.leaf.kill_in_companions())
 }
 
 /// A leader that left its leaf is still the server's first process, and we hold it.

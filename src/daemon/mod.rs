@@ -35,6 +35,7 @@ mod message;
 mod others;
 mod places;
 mod placing;
+mod polling;
 mod publish;
 mod recording;
 mod recover;
@@ -306,7 +307,7 @@ async fn run(
         alive: Alive::new(watchdog),
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
-        polled: Duration::ZERO,
+        polls: Default::default(),
         cleaning: 0,
         removals: Arc::new(Semaphore::new(removing::REMOVALS)),
         placements: Arc::new(Semaphore::new(placing::PLACEMENTS)),
