@@ -14,18 +14,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags};
-use rustix::time::ClockId;
 
 use crate::outcome::Exit;
 use crate::policy::ProcessFacts;
 use crate::session::ProcessId;
+use crate::sys::text;
 pub use tree::{Family, member};
 
 /// How many ancestors are looked at.
 const ANCESTORS_MAX: usize = 32;
 
 /// The most that is read of a command line or an environment, in bytes.
-const TEXT_BYTES_MAX: u64 = 1 << 20;
+const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// A process of the chain above a launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub struct Ancestor {
 
 /// Some fields of `/proc/PID/stat` (proc_pid_stat(5)).
 struct Stat {
+    name: String,
     state: char,
     parent: i32,
     flags: u32,
@@ -47,19 +48,21 @@ struct Stat {
 }
 
 fn stat(pid: i32) -> io::Result<Stat> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let text = text::of(&format!("/proc/{pid}/stat"), TEXT_BYTES_MAX)?;
     parse_stat(&text).ok_or_else(|| io::Error::other("/proc/PID/stat is not as proc_pid_stat(5) has it"))
 }
 
 /// The name in parentheses may hold anything, parentheses included: fields are counted from its last one.
 fn parse_stat(text: &str) -> Option<Stat> {
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let (before, fields) = text.rsplit_once(')')?;
+    let name = before.split_once('(')?.1.to_owned();
+    let mut fields = fields.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let flags = fields.nth(4)?.parse().ok()?;
     let start_time = fields.nth(12)?.parse().ok()?;
     let wait_status = fields.nth(29)?.parse().ok()?;
-    Some(Stat { state, parent, flags, start_time, wait_status })
+    Some(Stat { name, state, parent, flags, start_time, wait_status })
 }
 
 /// The process with this number now.
@@ -73,7 +76,9 @@ pub fn ancestors(pid: i32) -> Vec<Ancestor> {
     let mut next = stat(pid).map(|stat| stat.parent).unwrap_or(0);
     while next > 0 && found.len() < ANCESTORS_MAX {
         let Ok(stat) = stat(next) else { break };
-        found.push(Ancestor { id: ProcessId { pid: next, start_time: stat.start_time }, facts: facts(next) });
+        let argv = list(next, "cmdline").unwrap_or_default();
+        let facts = ProcessFacts { pid: next, comm: stat.name, argv };
+        found.push(Ancestor { id: ProcessId { pid: next, start_time: stat.start_time }, facts });
         next = stat.parent;
     }
     found
@@ -122,9 +127,7 @@ fn list(pid: i32, file: &str) -> io::Result<Vec<String>> {
 }
 
 fn read(pid: i32, file: &str, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let opened = std::fs::File::open(format!("/proc/{pid}/{file}"))?;
-    io::Read::read_to_end(&mut io::Read::take(opened, TEXT_BYTES_MAX), bytes)?;
-    Ok(())
+    text::read(&format!("/proc/{pid}/{file}"), TEXT_BYTES_MAX, bytes)
 }
 
 /// Holds the process `id`, if it still is the one that has its number.
@@ -146,25 +149,19 @@ pub fn exit_of(id: ProcessId, pidfd: BorrowedFd<'_>) -> Option<Exit> {
 
 /// The number of the process that a pidfd holds: `Pid` of its fdinfo (pidfd_open(2)), -1 once it was reaped.
 pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
+    let text = text::of(&format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()), TEXT_BYTES_MAX)?;
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
     pid.ok_or_else(|| io::Error::other("the descriptor is no pidfd"))
 }
 
 /// Time since boot, the machine's sleep included (`CLOCK_BOOTTIME`, clock_gettime(2)).
 pub fn since_boot() -> Duration {
-    elapsed(ClockId::Boottime)
+    crate::sys::elapsed(nix::libc::CLOCK_BOOTTIME)
 }
 
 /// Time since boot without the machine's sleep (`CLOCK_MONOTONIC`): what systemd's timers go by.
 pub fn awake_since_boot() -> Duration {
-    elapsed(ClockId::Monotonic)
-}
-
-/// What a clock shows that begins at zero.
-fn elapsed(clock: ClockId) -> Duration {
-    let now = rustix::time::clock_gettime(clock);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+    crate::sys::elapsed(nix::libc::CLOCK_MONOTONIC)
 }
 
 /// The id of this boot: what was written down before it is about other processes.
@@ -182,6 +179,7 @@ mod tests {
                     0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 1792\n";
         let stat = parse_stat(text).unwrap();
         assert_eq!((stat.state, stat.parent, stat.start_time, stat.wait_status), ('Z', 7, 98765, 7 << 8));
+        assert_eq!(stat.name, "a) S 1 (b");
     }
 
     #[test]

@@ -112,6 +112,14 @@ tmux_here() {
     tmux -V
 }
 
+# What counts calls and instructions, and adds them up (tomllib is of Python 3.11).
+counters() {
+    have strace || debian strace strace || return
+    have valgrind || debian Valgrind valgrind || return
+    { have python3 && python3 -c 'import tomllib' 2>/dev/null; } || debian 'python3, 3.11 or newer,' python3 || return
+    strace --version | head -n 1 && valgrind --version && python3 --version
+}
+
 # A browser that needs no screen.
 chromium_here() {
     have chromium || debian Chromium chromium || return

@@ -13,6 +13,9 @@ use crate::sys::crash;
 /// The most that is read of one file; the longest, `cgroup.procs`, then tells half a million processes.
 const FILE_BYTES_MAX: usize = 4 << 20;
 
+/// What most files fit in.
+const FILE_BYTES: usize = 4 << 10;
+
 /// The longest extended attribute that is read.
 const ATTRIBUTE_BYTES_MAX: usize = 64;
 
@@ -205,10 +208,21 @@ impl Cgroup {
         let fail = |source: io::Error| CgroupError::new("read", self.path.join(file), source);
         let fd = rustix::fs::openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| fail(errno.into()))?;
-        let mut text = String::new();
-        io::Read::read_to_string(&mut io::Read::take(std::fs::File::from(fd), FILE_BYTES_MAX as u64), &mut text)
-            .map_err(fail)?;
-        Ok(text)
+        // A list comes by the page. Any other file is one record, of which read(2) gives all that there is room for: what
+        // leaves room is its end (seq_read_iter() of the kernel's fs/seq_file.c).
+        let is_list = file == "cgroup.procs";
+        let mut text = Vec::with_capacity(FILE_BYTES);
+        while text.len() < FILE_BYTES_MAX {
+            match rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut text)) {
+                Ok(0) => break,
+                Ok(_) if text.len() == text.capacity() => text.reserve(text.capacity()),
+                Ok(_) if is_list => {}
+                Ok(_) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(fail(errno.into())),
+            }
+        }
+        String::from_utf8(text).map_err(|error| fail(io::Error::other(error)))
     }
 
     /// Writes one of its files, with one write(2) as the kernel wants it.
@@ -259,6 +273,11 @@ impl Cgroup {
     /// The cgroups directly below.
     pub fn children(&self) -> Result<Vec<String>, CgroupError> {
         let fail = |errno: rustix::io::Errno| CgroupError::new("list", &self.path, errno);
+        // A directory has a link from itself, one from above, and one from each below it (kernfs_refresh_inode() of the
+        // kernel's fs/kernfs/inode.c): most have none below, and need not be listed among their files.
+        if rustix::fs::fstat(&self.fd).is_ok_and(|found| found.st_nlink == 2) {
+            return Ok(Vec::new());
+        }
         let fd = rustix::fs::openat(&self.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let dir = match fd.and_then(Dir::new) {
             Ok(dir) => dir,
@@ -311,6 +330,11 @@ impl Cgroup {
 
     /// Removes the child `name` with all cgroups below it; that it is gone is success.
     pub fn remove_tree(&self, name: &str) -> Result<(), CgroupError> {
+        // Most have nothing below.
+        match self.remove_child(name) {
+            Err(error) if error.is_busy() => {}
+            other => return other,
+        }
         let child = match self.child(name) {
             Ok(child) => child,
             Err(error) if error.is_gone() => return Ok(()),

@@ -18,6 +18,7 @@ use super::group::{Controllers, Group, GroupPaths, Make};
 use super::knobs::KnobError;
 use super::layout::{Layout, Mount};
 use super::leaf::{Above, Leaf, has_exited, is_exiting};
+use super::levels::Levels;
 use super::root;
 use super::tree::{Admission, AdmitError, Caller, MACHINE, Unplaced};
 use crate::limits::Limits;
@@ -38,6 +39,7 @@ pub struct Directories {
     pub(super) controllers: Controllers,
     /// Held while the levels that launches share are made and limited, so that what one of them sets is what it reads back.
     shared_levels: Mutex<()>,
+    levels: Levels,
 }
 
 impl Directories {
@@ -45,7 +47,13 @@ impl Directories {
     pub fn of(layout: Layout, machine: &Path, controllers: Controllers) -> Self {
         let digest = Sha256::digest(machine.as_os_str().as_encoded_bytes());
         let tag: String = digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect();
-        Self { layout, companion: format!("{MACHINE}.{tag}"), controllers, shared_levels: Mutex::default() }
+        Self {
+            layout,
+            companion: format!("{MACHINE}.{tag}"),
+            controllers,
+            shared_levels: Mutex::default(),
+            levels: Levels::default(),
+        }
     }
 
     /// What is mounted here.
@@ -159,7 +167,11 @@ impl Directories {
             match self.try_make_leaf(paths, wanted) {
                 // The session's last server was removed, and the session's directory with it, between two steps here.
                 Err(AdmitError::Cgroup(error) | AdmitError::Knob(KnobError::Cgroup(error)))
-                    if error.is_gone() && tries < TRIES => {}
+                    if error.is_gone() && tries < TRIES =>
+                {
+                    self.levels.forget(paths);
+                    self.levels.forget(&paths.child(wanted.key.as_str()));
+                }
                 other => return other,
             }
         }
@@ -179,14 +191,17 @@ impl Directories {
 
     fn make_shared_levels(&self, paths: &GroupPaths, wanted: &Admission<'_>) -> Result<(Group, Group), AdmitError> {
         let _alone = self.shared_levels.lock().unwrap_or_else(PoisonError::into_inner);
-        for path in [Some(&paths.v2), paths.memory.as_ref(), paths.pids.as_ref()].into_iter().flatten() {
-            root::ensure_directory(path)?;
-        }
+        let machine = self.levels.find_or(paths, || {
+            for path in [Some(&paths.v2), paths.memory.as_ref(), paths.pids.as_ref()].into_iter().flatten() {
+                root::ensure_directory(path)?;
+            }
+            Group::open(paths)
+        })?;
         let controllers = self.controllers_of(paths, wanted.move_processes)?;
-        let machine = Group::open(paths)?;
         limit_shared(&machine, &wanted.machine)?;
         machine.delegate_controllers(controllers)?;
-        let session = machine.make_child(wanted.key.as_str(), Make::Ensure)?;
+        let key = wanted.key.as_str();
+        let session = self.levels.find_or(&paths.child(key), || machine.make_child(key, Make::Ensure))?;
         limit_shared(&session, &wanted.session)?;
         session.delegate_controllers(controllers)?;
         Ok((machine, session))
@@ -206,9 +221,10 @@ impl Directories {
 
     /// Opens a leaf that an earlier daemon made.
     pub fn adopt(&self, at: &Caller, paths: &GroupPaths) -> Result<Leaf, CgroupError> {
-        let machine = Group::open(paths)?;
-        let session = Group::open(&paths.child(at.key.as_str()))?;
-        let group = Group::open(&paths.child(at.key.as_str()).child(at.leaf.as_str()))?;
+        let session_paths = paths.child(at.key.as_str());
+        let machine = self.levels.find_or(paths, || Group::open(paths))?;
+        let session = self.levels.find_or(&session_paths, || Group::open(&session_paths))?;
+        let group = Group::open(&session_paths.child(at.leaf.as_str()))?;
         self.leaf(&at.key, &at.leaf, [machine, session, group])
     }
 

@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::text;
+
+/// The most that is read of a membership: a line for each hierarchy, with a path each.
+const MEMBERSHIP_BYTES_MAX: usize = 1 << 20;
+
 /// The value of `key` in a flat keyed file (`populated 1`), as `cgroup.events` and `memory.stat` are.
 pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
@@ -38,7 +43,7 @@ impl std::fmt::Display for Membership {
 impl Membership {
     /// Reads what the kernel says of one process (`self` of the calling one).
     pub fn of(pid: impl std::fmt::Display) -> std::io::Result<Self> {
-        Ok(Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?))
+        Ok(Self::parse(&text::of(&format!("/proc/{pid}/cgroup"), MEMBERSHIP_BYTES_MAX)?))
     }
 
     /// Parses the file.

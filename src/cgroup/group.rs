@@ -1,13 +1,16 @@
 //! One of our cgroups, of any level: a v2 directory and, on a hybrid machine, its companions in v1 `memory` and `pids`.
 
+use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 
 use super::dir::{Cgroup, CgroupError};
 use super::files;
 use super::knobs::{self, KnobError, Version};
-use super::oom::{self, OomCounters};
+use super::oom::{self, OomEvents};
 use crate::limits::Limits;
 
 /// Which controllers hold limits on this machine, as found when the tree was opened.
@@ -51,9 +54,18 @@ impl Controllers {
     }
 }
 
-/// The directories of one level: machine, session or server.
+/// One level, machine, session or server, as one leaf sees it: its directories, which all leaves below it share, and how
+/// much of what happened there is accounted for in this leaf.
 #[derive(Debug)]
 pub struct Group {
+    held: Arc<Held>,
+    /// How many of the times that it ran out of memory are accounted for.
+    explained: AtomicU64,
+}
+
+/// The directories of one level, held once for all that stands in it.
+#[derive(Debug)]
+pub struct Held {
     /// Tracks and kills.
     pub(super) v2: Cgroup,
     /// v1 companion, on a hybrid machine.
@@ -61,11 +73,19 @@ pub struct Group {
     /// v1 companion, on a hybrid machine.
     pub(super) pids: Option<Cgroup>,
     /// What is known of memory kills by this level's limit.
-    pub(super) oom: OomCounters,
+    pub(super) oom: OomEvents,
+}
+
+impl Deref for Group {
+    type Target = Held;
+
+    fn deref(&self) -> &Held {
+        &self.held
+    }
 }
 
 /// Where the directories of a group are, for the record that lets a later daemon find them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GroupPaths {
     /// The v2 directory.
     pub v2: PathBuf,
@@ -110,8 +130,25 @@ impl Group {
     }
 
     fn of(v2: Cgroup, memory: Option<Cgroup>, pids: Option<Cgroup>) -> Result<Self, CgroupError> {
-        let oom = OomCounters::watch(&v2, memory.as_ref())?;
-        Ok(Self { v2, memory, pids, oom })
+        let oom = OomEvents::watch(memory.as_ref())?;
+        Ok(Self::on(Arc::new(Held { v2, memory, pids, oom })))
+    }
+
+    /// The same directories for another leaf. What happened before explains nothing that happens in that from now on.
+    pub(super) fn on(held: Arc<Held>) -> Self {
+        let group = Self { held, explained: AtomicU64::new(0) };
+        group.explain_oom();
+        group
+    }
+
+    /// The directories, for as long as somebody else holds them.
+    pub(super) fn held(&self) -> Weak<Held> {
+        Arc::downgrade(&self.held)
+    }
+
+    /// Whether it is the same level, held once.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.held, &other.held)
     }
 
     /// Makes a child group in each hierarchy.
@@ -219,7 +256,7 @@ impl Group {
 
     /// How often it ran out of memory since that was last accounted for.
     pub(super) fn oom_news(&self) -> u64 {
-        self.oom.news(&self.v2)
+        self.oom.reached(&self.v2).saturating_sub(self.explained.load(Ordering::Relaxed))
     }
 
     /// v1: whether it was ever at its own memory limit.
@@ -229,7 +266,12 @@ impl Group {
 
     /// What it ran out of memory for so far is accounted for.
     pub(super) fn explain_oom(&self) {
-        self.oom.explain(&self.v2);
+        self.explained.fetch_max(self.oom.reached(&self.v2), Ordering::Relaxed);
+    }
+
+    /// Whether its memory is limited and counted in a v1 companion.
+    pub fn has_memory_companion(&self) -> bool {
+        self.memory.is_some()
     }
 
     /// Whether a refused fork is told by no event: v1 counts it in `pids.events` and, from Linux 6.12 on, wakes nobody.

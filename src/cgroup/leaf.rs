@@ -187,14 +187,17 @@ impl Leaf {
         Ok(asked)
     }
 
-    /// Writes `cgroup.kill`: where it has room for containers, to that first. What left the v2 leaf but not its v1 companions
-    /// is killed one by one.
+    /// Writes `cgroup.kill`: where it has room for containers, to that first.
     pub fn kill(&self) -> Result<(), CgroupError> {
         self.kill_containers();
         match self.group.v2.write("cgroup.kill", "1") {
-            Err(error) if !error.is_gone() => return Err(error),
-            _ => {}
+            Err(error) if !error.is_gone() => Err(error),
+            _ => Ok(()),
         }
+    }
+
+    /// Kills one by one what left the v2 leaf but not its v1 companions.
+    pub fn kill_in_companions(&self) -> Result<(), CgroupError> {
         for companion in [&self.group.memory, &self.group.pids].into_iter().flatten() {
             for pids in companion.all_processes()?.chunks(HELD_MAX) {
                 let held: Vec<_> = pids.iter().filter_map(|pid| Some((*pid, open_process(*pid)?))).collect();

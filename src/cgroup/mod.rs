@@ -15,6 +15,7 @@ mod group;
 mod knobs;
 mod layout;
 mod leaf;
+mod levels;
 mod oom;
 mod places;
 mod pressure;

@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::EventfdFlags;
 use rustix::fs::{Mode, OFlags};
@@ -13,27 +14,18 @@ use rustix::fs::{Mode, OFlags};
 use super::dir::{Cgroup, CgroupError};
 use super::files;
 
-/// How far one level has run out of memory.
+/// How far one level has run out of memory, for all who hold it.
 #[derive(Debug)]
-pub(super) struct OomCounters {
+pub struct OomEvents {
     /// v1: counts the times the kernel ran out of memory at this level or above.
     eventfd: Option<OwnedFd>,
-    /// v1: what was read from the eventfd so far. v2: unused.
-    woken: AtomicU64,
-    /// How many of these events are accounted for.
-    explained: AtomicU64,
+    /// v1: what was read from the eventfd so far. v2: unused. Whoever reads it has the lock, and so sees what others read.
+    woken: Mutex<u64>,
 }
 
-impl OomCounters {
-    pub(super) fn watch(v2: &Cgroup, v1_memory: Option<&Cgroup>) -> Result<Self, CgroupError> {
-        let counters = Self {
-            eventfd: v1_memory.map(register).transpose()?,
-            woken: AtomicU64::new(0),
-            explained: AtomicU64::new(0),
-        };
-        // What happened before this watch began explains nothing that happens from now on.
-        counters.explain(v2);
-        Ok(counters)
+impl OomEvents {
+    pub(super) fn watch(v1_memory: Option<&Cgroup>) -> Result<Self, CgroupError> {
+        Ok(Self { eventfd: v1_memory.map(register).transpose()?, woken: Mutex::default() })
     }
 
     pub(super) fn eventfd(&self) -> Option<BorrowedFd<'_>> {
@@ -44,27 +36,18 @@ impl OomCounters {
     pub(super) fn reached(&self, v2: &Cgroup) -> u64 {
         match &self.eventfd {
             Some(fd) => {
+                let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut count = [0u8; 8];
                 if rustix::io::read(fd, &mut count).is_ok_and(|read| read == 8) {
-                    self.woken.fetch_add(u64::from_ne_bytes(count), Ordering::Relaxed);
+                    *woken += u64::from_ne_bytes(count);
                 }
-                self.woken.load(Ordering::Relaxed)
+                *woken
             }
             None => {
                 let text = v2.read("memory.events.local").unwrap_or_default();
                 files::keyed(&text, "oom").unwrap_or(0)
             }
         }
-    }
-
-    /// How often that happened since it was last accounted for.
-    pub(super) fn news(&self, v2: &Cgroup) -> u64 {
-        self.reached(v2).saturating_sub(self.explained.load(Ordering::Relaxed))
-    }
-
-    /// What was counted so far is accounted for.
-    pub(super) fn explain(&self, v2: &Cgroup) {
-        self.explained.fetch_max(self.reached(v2), Ordering::Relaxed);
     }
 }
 

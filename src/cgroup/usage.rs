@@ -24,6 +24,24 @@ impl Group {
         }
     }
 
+    /// What of it is in use now: the one number, where nothing else is asked for.
+    pub fn memory_in_use(&self) -> Option<Bytes> {
+        self.memory_number(V2.current, V1.current)
+    }
+
+    /// The most that was in use.
+    pub fn memory_peak(&self) -> Option<Bytes> {
+        self.memory_number(V2.peak, V1.peak)
+    }
+
+    fn memory_number(&self, v2: &str, v1: &str) -> Option<Bytes> {
+        let text = match &self.memory {
+            Some(companion) => companion.read(v1),
+            None => self.v2.read(v2),
+        };
+        files::number(&text.ok()?).map(Bytes)
+    }
+
     /// What it has done so far, those of its processes and cgroups included that are gone.
     pub fn activity(&self) -> ActivityView {
         let cpu = self.v2.read("cpu.stat").ok().and_then(|text| files::keyed(&text, "usage_usec"));
@@ -42,23 +60,27 @@ impl Group {
         PressureView { memory: stall("memory.pressure"), cpu: stall("cpu.pressure"), io: stall("io.pressure") }
     }
 
-    /// How often its memory limit was reached: `max` of `memory.events` on v2, where those below it count as well, and
-    /// `memory.failcnt` on v1.
-    pub fn memory_limit_hits(&self) -> Option<u64> {
+    /// How often its memory limit was reached, and how often the kernel killed in it and below it for memory.
+    ///
+    /// On v2 these are `max` and `oom_kill` of `memory.events`, where those below it count as well, and the first of those that
+    /// the kernel kills by `memory.oom.group` twice (`oom_kill_process()`, and again in the walk over the group). On v1 they are
+    /// `memory.failcnt`, and what is counted where the victim was: the sum of it and of what was made below it is a leaf's.
+    pub fn memory_hits(&self) -> (Option<u64>, Option<u64>) {
         match &self.memory {
-            Some(v1) => files::number(&v1.read("memory.failcnt").ok()?),
-            None => files::keyed(&self.v2.read("memory.events").ok()?, "max"),
+            Some(v1) => {
+                (self.memory_limit_hits(), v1.has("memory.oom_control").then(|| oom::kills(&self.v2, Some(v1))))
+            }
+            None => {
+                let text = self.v2.read("memory.events").ok();
+                let of = |key| text.as_deref().and_then(|text| files::keyed(text, key));
+                (of("max"), of("oom_kill"))
+            }
         }
     }
 
-    /// Kills in it and below it for memory: `oom_kill` of `memory.events` on v2, where the kernel counts the first of those
-    /// that it kills by `memory.oom.group` twice (`oom_kill_process()`, and again in the walk over the group).
-    /// On v1, where that is counted where the victim was, it is for a leaf: the sum of it and of what was made below it.
-    pub fn memory_kills(&self) -> Option<u64> {
-        match &self.memory {
-            Some(v1) => v1.has("memory.oom_control").then(|| oom::kills(&self.v2, Some(v1))),
-            None => files::keyed(&self.v2.read("memory.events").ok()?, "oom_kill"),
-        }
+    /// v1: how often its own memory limit was reached.
+    pub fn memory_limit_hits(&self) -> Option<u64> {
+        files::number(&self.memory.as_ref()?.read("memory.failcnt").ok()?)
     }
 }
 

@@ -20,10 +20,11 @@ use super::idling::Readers;
 use super::log::LINES;
 use super::message::{Counts, Message};
 use super::parking::Reclaimers;
+use super::polling::Polls;
 use super::publish;
 use super::reload::Reloads;
 use super::storms::Storms;
-use super::table::{Job, Server, Table};
+use super::table::{Job, Table};
 use super::watch::{Source, Watcher};
 use crate::backend::Backend;
 use crate::cgroup::{Leaf, Membership, MemoryKill, has_exited};
@@ -43,9 +44,6 @@ const OOM_RECHECKS: [Duration; 5] = [
     Duration::from_millis(200),
     Duration::from_secs(1),
 ];
-
-/// How often refused forks are looked for where no event tells of them.
-const PIDS_POLL: Duration = Duration::from_secs(1);
 
 /// How long a daemon that was told to stop waits for what is half removed. What is not done then is swept by the next.
 const STOP_MAX: Duration = Duration::from_secs(2);
@@ -85,8 +83,8 @@ pub(super) struct Driver {
     pub(super) idle_exit: Option<Duration>,
     /// Since when nothing is contained.
     pub(super) idle_since: Moment,
-    /// When refused forks were last looked for.
-    pub(super) polled: Moment,
+    /// When refused forks are looked for.
+    pub(super) polls: Polls,
     /// Servers whose last traces are being removed.
     pub(super) cleaning: usize,
     /// Turns for that.
@@ -158,7 +156,7 @@ impl Driver {
         let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
         let turns = self.storms.next_turn();
-        let poll = self.table.servers.values().any(is_polled).then_some(self.polled + PIDS_POLL);
+        let poll = self.polls.next();
         let readings = self.next_reading().into_iter().chain(self.next_pressure()).chain(self.alive.next());
         states.chain(waiters).chain(turns).chain(idle).chain(poll).chain(readings).chain(self.stop_by).min()
     }
@@ -174,13 +172,7 @@ impl Driver {
             self.feed(number, Event::Tick);
             self.probe(number);
         }
-        if self.polled + PIDS_POLL <= now {
-            self.polled = now;
-            let servers = self.table.servers.iter().filter(|(_, server)| is_polled(server));
-            for number in servers.map(|(number, _)| *number).collect::<Vec<_>>() {
-                self.look(number);
-            }
-        }
+        self.read_polled(now);
         self.read_idlers(now);
         self.read_pressure(now);
         let waiters = std::mem::take(&mut self.table.waiters);
@@ -285,7 +277,7 @@ impl Driver {
     }
 
     /// Reads the counters of a leaf, and feeds what they say.
-    fn look(&mut self, number: u64) {
+    pub(super) fn look(&mut self, number: u64) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(leaf) = server.leaf.clone() else { return };
         if let Some(kill) = leaf.memory_kill() {
@@ -335,6 +327,7 @@ impl Driver {
         for action in step.actions {
             self.perform(number, action, &mut queue);
         }
+        self.next_job(number);
         self.work_off(number, queue);
     }
 
@@ -358,6 +351,7 @@ impl Driver {
             for action in step.actions {
                 self.perform(number, action, &mut queue);
             }
+            self.next_job(number);
             if std::mem::discriminant(&step.state) != std::mem::discriminant(&before) && self.is_empty(number) {
                 queue.push_back(Event::Emptied);
             }
@@ -447,9 +441,4 @@ impl Driver {
             let _ = outbox.send(message).await;
         });
     }
-}
-
-/// Whether its refused forks have to be looked for.
-fn is_polled(server: &Server) -> bool {
-    server.state == State::Running && server.leaf.as_ref().is_some_and(|leaf| leaf.group().pids_are_polled())
 }

@@ -21,7 +21,7 @@ use super::listener::{Listener, Stream, Usual};
 use super::message::Message;
 use super::scrape::{Facts, Memory};
 use crate::config::Metrics;
-use crate::metrics::{self, Format, Own, Page, Picture};
+use crate::metrics::{self, Family, Format, Own, Page, Picture};
 use crate::wire::Description;
 
 /// How long the head of a request may take, also of the next one on the same connection.
@@ -187,7 +187,7 @@ impl Exporter {
         let own = Own::read(self.started);
         let told = (&own, began.elapsed().as_secs_f64());
         let mut families = metrics::families(&picture, &self.description, facts.pairs, told, settings.session_ids);
-        families.extend(self.counts.gather());
+        families.extend(self.counts.gather().iter().map(Family::of));
         families.sort_by(|one, other| one.name().cmp(other.name()));
         let accepted = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let format = Format::accepted(&accepted.collect::<Vec<_>>().join(","));

@@ -12,6 +12,7 @@ use super::table::{Job, Stock};
 use crate::cgroup::{CgroupError, Leaf, Membership, has_exited};
 use crate::chain::chain;
 use crate::lifecycle::Event;
+use crate::records::{Record, Records};
 use crate::session::ProcessId;
 use crate::sys::crash;
 
@@ -22,104 +23,53 @@ const KILL_WAIT: Duration = Duration::from_millis(100);
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a job needs.
-#[derive(Debug, Clone)]
-pub(super) struct Work {
-    pub(super) job: Job,
-    pub(super) leaf: Arc<Leaf>,
-    pub(super) leader: ProcessId,
-    pub(super) leader_pidfd: Option<Arc<OwnedFd>>,
-    pub(super) stock: Stock,
+struct Work {
+    /// In this order.
+    jobs: Vec<Job>,
+    leaf: Arc<Leaf>,
+    leader: ProcessId,
+    leader_pidfd: Option<Arc<OwnedFd>>,
+    stock: Stock,
+    /// An end is written down before anything is done for it: the daemon that takes over goes on with it.
+    begun: Option<(Arc<Records>, Record)>,
 }
 
-/// What came of it: what is known now, or what the kernel refused.
+/// What came of it: what is known now, or what the kernel refused. Of what is done together the last is told.
 pub(super) type Done = (Stock, Result<(), CgroupError>);
 
-/// Does it. Blocks.
-pub(super) fn run(work: &Work) -> Done {
-    let mut stock = work.stock;
-    crash::step(work.job.word());
-    let outcome = match work.job {
-        Job::TakeStock => {
-            if !stock.taken {
-                take_stock(&work.leaf, &mut stock);
-            }
-            Ok(())
-        }
-        Job::Terminate => {
-            match work.leaf.containers() {
-                // It stands beside them, and tells its engine.
-                Some(_) => signal_leader(work, &[Signal::TERM, Signal::CONT]),
-                None => signal_escaped_leader(work, &[Signal::TERM, Signal::CONT]),
-            }
-            work.leaf.terminate().map(drop)
-        }
-        Job::Kill => {
-            // An empty leaf needs no kill: what it held has left by itself.
-            stock.killed |= work.leaf.populated().unwrap_or(true);
-            signal_escaped_leader(work, &[Signal::KILL]);
-            work.leaf.kill().and_then(|()| work.leaf.wait_empty(KILL_WAIT).map(drop))
-        }
-        Job::Remove => {
-            // Where the removal is tried again, the first reading is the last there was.
-            stock.peak = work.leaf.memory().peak_bytes.or(stock.peak);
-            work.leaf.remove()
-        }
-    };
-    crash::step(work.job.word());
-    (stock, outcome)
-}
-
-fn take_stock(leaf: &Leaf, stock: &mut Stock) {
-    stock.taken = true;
-    stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
-    stock.memory = leaf.memory().current_bytes;
-}
-
-/// A leader that left its leaf is still the server's first process, and we hold it.
-fn signal_escaped_leader(work: &Work, signals: &[Signal]) {
-    if Membership::of(work.leader.pid).is_ok_and(|place| !work.leaf.holds(&place)) {
-        signal_leader(work, signals);
-    }
-}
-
-fn signal_leader(work: &Work, signals: &[Signal]) {
-    let Some(pidfd) = work.leader_pidfd.as_ref().filter(|pidfd| !has_exited(pidfd.as_fd())) else { return };
-    for signal in signals {
-        let _ = rustix::process::pidfd_send_signal(pidfd, *signal);
-    }
-}
-
 impl Driver {
+    /// Does it once nothing is under way for the server, and [`Self::next_job`] is called.
     pub(super) fn push_job(&mut self, number: u64, job: Job) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         // A kill that waits behind a slow one is one kill.
         if server.jobs.back() != Some(&job) {
             server.jobs.push_back(job);
         }
-        self.next_job(number);
     }
 
-    fn next_job(&mut self, number: u64) {
+    /// Begins what waits for the server, if nothing is under way. What begins an end is done in one go: each turn of another
+    /// thread would let the processes live on.
+    pub(super) fn next_job(&mut self, number: u64) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(leaf) = server.leaf.clone().filter(|_| !server.busy) else { return };
-        let Some(job) = server.jobs.pop_front() else { return };
+        let Some(first) = server.jobs.pop_front() else { return };
+        let mut jobs = vec![first];
+        if first == Job::TakeStock && matches!(server.jobs.front(), Some(Job::Terminate | Job::Kill)) {
+            jobs.extend(server.jobs.pop_front());
+        }
+        let last = *jobs.last().unwrap_or(&first);
         server.busy = true;
         let machine = leaf.machine().paths();
-        let work =
-            Work { job, leaf, leader: server.leader, leader_pidfd: server.leader_pidfd.clone(), stock: server.stock };
-        // An end is written down before anything is done for it: the daemon that takes over goes on with it.
+        let (leader, leader_pidfd, stock) = (server.leader, server.leader_pidfd.clone(), server.stock);
         let server = &self.table.servers[&number];
-        let begun = (job == Job::TakeStock).then(|| self.record(server, machine)).flatten();
-        let (outbox, records) = (self.outbox.clone(), self.records.clone());
-        let run = move || {
-            if let Some(Err(error)) = begun.map(|record| records.write(&record)) {
-                tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
-            }
-            run(&work)
-        };
+        let begun = (first == Job::TakeStock).then(|| self.record(server, machine)).flatten();
+        let begun = begun.map(|record| (self.records.clone(), record));
+        let work = Work { jobs, leaf, leader, leader_pidfd, stock, begun };
+        let outbox = self.outbox.clone();
+        let working = tokio::task::spawn_blocking(move || run(&work));
         tokio::spawn(async move {
-            if let Ok(done) = tokio::task::spawn_blocking(run).await {
-                let _ = outbox.send(Message::JobDone(number, job, done)).await;
+            if let Ok(done) = working.await {
+                let _ = outbox.send(Message::JobDone(number, last, done)).await;
             }
         });
     }
@@ -142,5 +92,74 @@ impl Driver {
         }
         self.next_job(number);
         self.probe(number);
+    }
+}
+
+/// Does it. Blocks.
+fn run(work: &Work) -> Done {
+    let (mut stock, mut outcome) = (work.stock, Ok(()));
+    if let Some((records, record)) = &work.begun
+        && let Err(error) = records.write(record)
+    {
+        tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
+    }
+    for job in &work.jobs {
+        crash::step(job.word());
+        outcome = match job {
+            Job::TakeStock => {
+                if !stock.taken {
+                    take_stock(&work.leaf, &mut stock);
+                }
+                Ok(())
+            }
+            Job::Terminate => {
+                match work.leaf.containers() {
+                    // It stands beside them, and tells its engine.
+                    Some(_) => signal_leader(work, &[Signal::TERM, Signal::CONT]),
+                    None => signal_escaped_leader(work, &[Signal::TERM, Signal::CONT]),
+                }
+                work.leaf.terminate().map(drop)
+            }
+            Job::Kill => kill(work, &mut stock),
+            Job::Remove => {
+                // Where the removal is tried again, the first reading is the last there was.
+                stock.peak = work.leaf.memory_peak().or(stock.peak);
+                work.leaf.remove()
+            }
+        };
+        crash::step(job.word());
+    }
+    (stock, outcome)
+}
+
+fn take_stock(leaf: &Leaf, stock: &mut Stock) {
+    stock.taken = true;
+    stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
+    stock.memory = leaf.memory_in_use();
+}
+
+/// The write comes first. What is elsewhere is looked for when those in the leaf are gone, as they are from its companions
+/// then: each of them would be held and signalled a second time.
+fn kill(work: &Work, stock: &mut Stock) -> Result<(), CgroupError> {
+    let counted =
+        work.jobs.contains(&Job::TakeStock) && !work.stock.taken && stock.processes.is_some_and(|count| count > 0);
+    // An empty leaf needs no kill: what it held has left by itself.
+    stock.killed |= counted || work.leaf.populated().unwrap_or(true);
+    let killed = work.leaf.kill().and_then(|()| work.leaf.wait_empty(KILL_WAIT));
+    signal_escaped_leader(work, &[Signal::KILL]);
+    killed.and_then(|_| work.leaf.kill_in_companions())
+}
+
+/// A leader that left its leaf is still the server's first process, and we hold it.
+fn signal_escaped_leader(work: &Work, signals: &[Signal]) {
+    if Membership::of(work.leader.pid).is_ok_and(|place| !work.leaf.holds(&place)) {
+        signal_leader(work, signals);
+    }
+}
+
+fn signal_leader(work: &Work, signals: &[Signal]) {
+    let Some(pidfd) = work.leader_pidfd.as_ref().filter(|pidfd| !has_exited(pidfd.as_fd())) else { return };
+    for signal in signals {
+        let _ = rustix::process::pidfd_send_signal(pidfd, *signal);
     }
 }

@@ -37,6 +37,7 @@ mod others;
 mod parking;
 mod places;
 mod placing;
+mod polling;
 mod publish;
 mod reclaiming;
 mod recording;
@@ -313,7 +314,7 @@ async fn run(
         alive: Alive::new(watchdog),
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
-        polled: Duration::ZERO,
+        polls: Default::default(),
         cleaning: 0,
         removals: Arc::new(Semaphore::new(removing::REMOVALS)),
         placements: Arc::new(Semaphore::new(placing::PLACEMENTS)),

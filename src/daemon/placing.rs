@@ -429,6 +429,7 @@ impl Driver {
             tracing::warn!(leaf = leaf.name().as_str(), %error, "a fact of this leaf cannot be watched");
         }
         self.watch_highs(leaf);
+        self.poll(number, leaf);
     }
 
     /// A tree that was not moved as a whole stands where it stood, and the server is forgotten. Where some of it could not go

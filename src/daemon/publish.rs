@@ -8,7 +8,7 @@ use super::escapes::{Escapees, Found, Wanted};
 use super::message::Peer;
 use super::table::{Server, Session, Table};
 use crate::backend::Backend;
-use crate::cgroup::{Leaf, Membership};
+use crate::cgroup::{Group, Leaf, Membership};
 use crate::container::ContainerPlace;
 use crate::limits::Bytes;
 use crate::naming::{LeafName, SessionKey};
@@ -127,41 +127,53 @@ fn look_at_containers(view: &mut ContainerView, leaf: &Leaf) {
 
 /// Reads what the kernel tells of a session. Blocks.
 pub(super) fn view(entry: Entry) -> SessionView {
+    read(entry).0
+}
+
+/// The same, and of each server how many forks its limit refused, as far as the kernel tells. Each file is read once.
+pub(super) fn read(entry: Entry) -> (SessionView, Vec<Option<u64>>) {
     let mut memory = MemoryView::default();
     let (mut activity, mut pressure) = (ActivityView::default(), PressureView::default());
-    let mut read = false;
+    let mut read: Vec<Arc<Group>> = Vec::new();
     let mut servers = Vec::with_capacity(entry.servers.len());
+    let mut refusals = Vec::with_capacity(entry.servers.len());
     for Facts { view: mut server, leader, leads_on, leaf } in entry.servers {
+        let mut refused = None;
         if let Some(leaf) = leaf {
             server.cgroup = leaf.group().v2().path().display().to_string();
-            server.processes = leaf.processes().map(|pids| pids.len() as u32).unwrap_or(0);
+            let pids = leaf.processes().unwrap_or_default();
+            server.processes = pids.len() as u32;
             server.memory = leaf.memory();
             server.reclaimed_bytes =
                 server.reclaimed_bytes.zip(server.memory.current_bytes).map(|(before, now)| before.less(now));
             server.activity = leaf.group().activity();
             server.pressure = leaf.group().pressure();
             // While others are in the leaf, no event tells that its first process has left.
-            if !leads_on && is_outside(leader, &leaf) {
+            if !leads_on && !pids.contains(&leader.pid) && is_outside(leader, &leaf) {
                 server.escaped = true;
                 server.escaped_pids.push(leader.pid);
             }
-            server.pids_refusals = leaf.group().pids_refusals();
+            refused = leaf.group().pids_limit_hits();
+            server.pids_refusals = refused.unwrap_or(0);
             if let Some(view) = &mut server.container {
                 look_at_containers(view, &leaf);
             }
-            if !read {
-                read = true;
-                memory = leaf.session().memory();
-                (activity, pressure) = (leaf.session().activity(), leaf.session().pressure());
-            } else if leaf.session().paths().memory.is_some() {
-                memory = wider(memory, leaf.session().memory());
+            let session = leaf.session();
+            if read.is_empty() {
+                memory = session.memory();
+                (activity, pressure) = (session.activity(), session.pressure());
+                read.push(session.clone());
+            } else if session.has_memory_companion() && !read.iter().any(|other| other.is(session)) {
+                memory = wider(memory, session.memory());
+                read.push(session.clone());
             }
         }
+        refusals.push(refused);
         servers.push(server);
     }
     let ending = !servers.is_empty()
         && servers.iter().all(|server| !matches!(server.state.as_str(), "placing" | "running" | "parked"));
-    SessionView {
+    let view = SessionView {
         id: entry.id,
         key: entry.key.as_str().to_owned(),
         host: entry.host,
@@ -178,7 +190,8 @@ pub(super) fn view(entry: Entry) -> SessionView {
         activity,
         pressure,
         servers,
-    }
+    };
+    (view, refusals)
 }
 
 impl Entry {

@@ -101,19 +101,19 @@ impl Memory {
 
     fn reading(&mut self, entry: Entry, kept: &BTreeMap<Option<String>, u64>) -> Reading {
         let leaves: Vec<Option<Arc<Leaf>>> = entry.all_leaves().cloned().collect();
-        let hits = session_hits(&leaves, kept);
-        let view = publish::view(entry);
+        let (view, refusals) = publish::read(entry);
         let now = unix(SystemTime::now());
         let servers: Vec<(Hits, Seen)> = view
             .servers
             .iter()
-            .zip(&leaves)
-            .map(|(server, leaf)| {
-                let hits = leaf.as_ref().map(|leaf| hits_of(leaf.group())).unwrap_or_default();
+            .zip(leaves.iter().zip(refusals))
+            .map(|(server, (leaf, refused))| {
+                let hits = leaf.as_ref().map(|leaf| hits_of(leaf.group(), refused)).unwrap_or_default();
                 let started = unix(server.started_at.time());
                 (hits, self.servers.see(&server.leaf, started, server.activity, now))
             })
             .collect();
+        let hits = session_hits(leaves.iter().zip(servers.iter().map(|(hits, _)| hits)), kept);
         let started = view.servers.iter().map(|server| unix(server.started_at.time())).fold(now, f64::min);
         let seen = self.sessions.see(&view.key, started, view.activity, now);
         Reading { view, hits, seen, servers }
@@ -124,45 +124,47 @@ fn unix(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-fn hits_of(group: &Group) -> Hits {
-    Hits {
-        memory_kills: group.memory_kills(),
-        memory_limit: group.memory_limit_hits(),
-        pids_limit: group.pids_limit_hits(),
-    }
+fn hits_of(group: &Group, pids_limit: Option<u64>) -> Hits {
+    let (memory_limit, memory_kills) = group.memory_hits();
+    Hits { memory_kills, memory_limit, pids_limit }
 }
 
 /// The session's own counters. On v1 they do not tell kills, which are then those of its leaves, and those that were told of
 /// leaves that are gone.
-fn session_hits(leaves: &[Option<Arc<Leaf>>], kept: &BTreeMap<Option<String>, u64>) -> Hits {
+fn session_hits<'a>(
+    servers: impl Iterator<Item = (&'a Option<Arc<Leaf>>, &'a Hits)>,
+    kept: &BTreeMap<Option<String>, u64>,
+) -> Hits {
     let mut hits = Hits::default();
-    let living = || leaves.iter().flatten();
-    let Some(first) = living().next() else { return hits };
-    if first.session().paths().memory.is_none() {
-        return hits_of(first.session());
+    let mut read: Vec<&Group> = Vec::new();
+    for (leaf, of_leaf) in servers.filter_map(|(leaf, hits)| Some((leaf.as_ref()?, hits))) {
+        let session = leaf.session();
+        if !session.has_memory_companion() {
+            return hits_of(session, session.pids_limit_hits());
+        }
+        let told = kept.get(&Some(leaf.name().as_str().to_owned())).copied();
+        let kills = of_leaf.memory_kills.max(told).unwrap_or(0);
+        hits.memory_kills = Some(hits.memory_kills.unwrap_or_else(|| kept.get(&None).copied().unwrap_or(0)) + kills);
+        // The callers of one session may stand in several v1 cgroups: what counts is the fullest, as with its memory.
+        if !read.iter().any(|other| other.is(session)) {
+            hits.memory_limit = hits.memory_limit.max(session.memory_limit_hits());
+            hits.pids_limit = hits.pids_limit.max(session.pids_limit_hits());
+            read.push(session);
+        }
     }
-    // The callers of one session may stand in several v1 cgroups: what counts is the fullest, as with its memory.
-    for leaf in living() {
-        let of_session = hits_of(leaf.session());
-        hits.memory_limit = hits.memory_limit.max(of_session.memory_limit);
-        hits.pids_limit = hits.pids_limit.max(of_session.pids_limit);
-    }
-    let told = |leaf: &Arc<Leaf>| kept.get(&Some(leaf.name().as_str().to_owned())).copied();
-    let of_leaf = |leaf: &Arc<Leaf>| leaf.group().memory_kills().max(told(leaf)).unwrap_or(0);
-    hits.memory_kills = Some(kept.get(&None).copied().unwrap_or(0) + living().map(of_leaf).sum::<u64>());
     hits
 }
 
 /// The level above all sessions but those of containers. On a hybrid machine there is one for each v1 cgroup that callers stand in; what counts is
 /// the fullest.
 fn machine<'a>(leaves: impl Iterator<Item = &'a Arc<Leaf>>) -> Option<MemoryView> {
-    let mut read = HashSet::new();
+    let mut read: Vec<&Arc<Group>> = Vec::new();
     let mut fullest: Option<MemoryView> = None;
-    for leaf in leaves {
-        let paths = leaf.machine().paths();
-        if read.insert(paths.memory.unwrap_or(paths.v2)) {
-            let memory = leaf.machine().memory();
+    for machine in leaves.map(|leaf| leaf.machine()) {
+        if !read.iter().any(|other| other.is(machine)) {
+            let memory = machine.memory();
             fullest = Some(fullest.map_or(memory, |fullest| publish::wider(fullest, memory)));
+            read.push(machine);
         }
     }
     fullest

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use prometheus::proto::{MetricFamily, MetricType};
-
+use super::encode::Kind;
 use super::*;
 use crate::occurrence::What;
 use crate::outcome::Level;
@@ -17,7 +16,7 @@ fn counted() -> Counters {
 }
 
 /// All that is exported where everything is told.
-fn exported() -> Vec<MetricFamily> {
+fn exported() -> Vec<Family> {
     let own = Own {
         rss_bytes: Some(1 << 20),
         fds: Some(9),
@@ -29,25 +28,28 @@ fn exported() -> Vec<MetricFamily> {
     let counters = counted();
     let pairs = counters.pairs().clone();
     let mut all = families(&samples::picture("s"), &samples::description(), pairs, (&own, 0.002), true);
-    all.extend(counters.registry().gather());
+    all.extend(counters.registry().gather().iter().map(Family::of));
     all.sort_by(|one, other| one.name().cmp(other.name()));
     all
 }
 
+/// The labels of a sample's line, as they stand in it; nothing in the samples here has to be escaped.
+fn labels(line: &str) -> Vec<&str> {
+    let between = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(labels, _)| labels);
+    between.split("\",").filter(|label| !label.is_empty()).collect()
+}
+
 /// A row of the document: name, type, labels, formula.
-fn row(family: &MetricFamily) -> String {
-    let kind = match family.get_field_type() {
-        MetricType::COUNTER => "counter",
-        MetricType::HISTOGRAM => "histogram",
-        _ => "gauge",
-    };
-    let mut labels: Vec<&str> = Vec::new();
-    for label in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
-        if !labels.contains(&label.name()) {
-            labels.push(label.name());
+fn row(family: &Family) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for label in family.samples.lines().flat_map(labels) {
+        let name = label.split_once("=\"").map_or(label, |(name, _)| name);
+        // Every histogram has its bounds.
+        if name != "le" && !names.contains(&name) {
+            names.push(name);
         }
     }
-    format!("| `{}` | {kind} | {} | {} |", family.name(), labels.join(", "), family.help())
+    format!("| `{}` | {} | {} | {} |", family.name, family.kind.word(), names.join(", "), family.help)
 }
 
 #[test]
@@ -68,15 +70,15 @@ fn every_metric_that_is_exported_is_documented_and_the_other_way_round() {
 #[test]
 fn names_are_as_prometheus_wants_them() {
     for family in exported() {
-        let (name, help) = (family.name(), family.help());
-        let is_counter = family.get_field_type() == MetricType::COUNTER;
+        let (name, help) = (&family.name, &family.help);
+        let is_counter = family.kind == Kind::Counter;
         assert_eq!(name.ends_with("_total"), is_counter, "{name}");
         assert!(name.starts_with("pinfold_") || name.starts_with("process_"), "{name}");
         assert!(help.ends_with('.') && help.len() > 12 && !help.contains("  "), "{name}: {help:?}");
         let mut seen = BTreeSet::new();
-        for metric in family.get_metric() {
-            let labels: Vec<_> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
-            assert!(seen.insert(labels.clone()), "{name} has {labels:?} twice");
+        for line in family.samples.lines() {
+            let series = line.rsplit_once(' ').map(|(series, _)| series);
+            assert!(series.is_some() && seen.insert(series), "{name} has {series:?} twice");
         }
     }
 }
@@ -121,7 +123,8 @@ fn what_an_ended_leaf_was_told_stays_with_its_session_until_that_ends() {
     let kill = |kills| samples::occurrence("s", What::MemoryKill { level: Level::Session, kills });
     [3, 4, 1].into_iter().for_each(|kills| counters.count(&kill(kills)));
     assert_eq!(kept(&counters), Some([(None, 2), (Some("fs.17".to_owned()), 4)].into()));
-    let text = Format::Text.encode(&counters.registry().gather());
+    let told: Vec<Family> = counters.registry().gather().iter().map(Family::of).collect();
+    let text = Format::Text.encode(&told);
     let once = "\npinfold_memory_kills_total{host=\"codex\",level=\"session\",server=\"fs\"} 2\n";
     assert!(text.contains(once), "one for each leaf: {text}");
     counters.forget("s_0123456789ab");

@@ -1,7 +1,9 @@
 //! The two formats in which Prometheus is told: its own text format, and OpenMetrics 1.0. They differ in what a counter's
 //! family is called (OpenMetrics leaves its `_total` to the sample) and in the end mark, so one encoder writes both.
 
-use prometheus::proto::{LabelPair, MetricFamily, MetricType};
+use std::fmt::Write;
+
+use prometheus::proto::{MetricFamily, MetricType};
 
 /// How it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +39,11 @@ impl Format {
     }
 
     /// Writes all of it. Families without a sample are left out.
-    pub fn encode(self, families: &[MetricFamily]) -> String {
-        let mut text = String::new();
-        for family in families.iter().filter(|family| !family.get_metric().is_empty()) {
-            self.encode_one(family, &mut text);
+    pub fn encode(self, families: &[Family]) -> String {
+        let mut text = String::with_capacity(families.iter().map(|family| family.samples.len() + 512).sum());
+        for family in families.iter().filter(|family| !family.samples.is_empty()) {
+            self.head(family, &mut text);
+            text.push_str(&family.samples);
         }
         if self == Self::OpenMetrics {
             text.push_str("# EOF\n");
@@ -48,64 +51,126 @@ impl Format {
         text
     }
 
-    fn encode_one(self, family: &MetricFamily, text: &mut String) {
-        let name = family.name();
-        let kind = family.get_field_type();
-        let family_name = match self {
-            Self::OpenMetrics if kind == MetricType::COUNTER => name.strip_suffix("_total").unwrap_or(name),
+    fn head(self, Family { name, help, kind, .. }: &Family, text: &mut String) {
+        let name = match self {
+            Self::OpenMetrics if *kind == Kind::Counter => name.strip_suffix("_total").unwrap_or(name),
             _ => name,
         };
-        let word = match kind {
-            MetricType::COUNTER => "counter",
-            MetricType::HISTOGRAM => "histogram",
-            _ => "gauge",
-        };
-        text.push_str(&format!("# HELP {family_name} "));
-        escape(family.help(), self == Self::OpenMetrics, text);
-        text.push_str(&format!("\n# TYPE {family_name} {word}\n"));
-        for metric in family.get_metric() {
-            let labels = metric.get_label();
-            match kind {
-                MetricType::COUNTER => sample(text, (name, ""), labels, None, metric.get_counter().get_value()),
-                MetricType::HISTOGRAM => {
-                    let histogram = metric.get_histogram();
-                    let all = histogram.get_sample_count() as f64;
-                    // A bound is written as the float it is in both formats, so that its series is the same.
-                    for bucket in histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite()) {
-                        let bound = format!("{:?}", bucket.upper_bound());
-                        sample(text, (name, "_bucket"), labels, Some(&bound), bucket.cumulative_count() as f64);
-                    }
-                    sample(text, (name, "_bucket"), labels, Some("+Inf"), all);
-                    sample(text, (name, "_sum"), labels, None, histogram.get_sample_sum());
-                    sample(text, (name, "_count"), labels, None, all);
-                }
-                _ => sample(text, (name, ""), labels, None, metric.get_gauge().get_value()),
-            }
+        text.extend(["# HELP ", name, " "]);
+        escape(help, self == Self::OpenMetrics, text);
+        text.extend(["\n# TYPE ", name, " ", kind.word(), "\n"]);
+    }
+}
+
+/// What a family counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up only.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Spans, by how long they were.
+    Histogram,
+}
+
+impl Kind {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
         }
     }
 }
 
-fn sample(text: &mut String, (name, suffix): (&str, &str), labels: &[LabelPair], bound: Option<&str>, value: f64) {
-    text.push_str(name);
-    text.push_str(suffix);
-    let pairs = labels.iter().map(|pair| (pair.name(), pair.value())).chain(bound.map(|bound| ("le", bound)));
-    let mut separator = '{';
+/// One metric with all its samples, which are the same in both formats, as text: there are a hundred for each server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Family {
+    pub(super) name: String,
+    pub(super) help: String,
+    pub(super) kind: Kind,
+    pub(super) samples: String,
+}
+
+impl Family {
+    pub(super) fn new(name: String, help: &str, kind: Kind) -> Self {
+        Self { name, help: help.to_owned(), kind, samples: String::new() }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same of a family of the crate's.
+    pub fn of(family: &MetricFamily) -> Self {
+        let kind = match family.get_field_type() {
+            MetricType::COUNTER => Kind::Counter,
+            MetricType::HISTOGRAM => Kind::Histogram,
+            _ => Kind::Gauge,
+        };
+        let mut own = Self::new(family.name().to_owned(), family.help(), kind);
+        for metric in family.get_metric() {
+            let pairs: Vec<_> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
+            match kind {
+                Kind::Counter => own.add(&labels(&pairs), metric.get_counter().get_value()),
+                Kind::Gauge => own.add(&labels(&pairs), metric.get_gauge().get_value()),
+                Kind::Histogram => {
+                    let histogram = metric.get_histogram();
+                    let all = histogram.get_sample_count() as f64;
+                    let with = |bound: &str| labels(&[&pairs[..], &[("le", bound)]].concat());
+                    // A bound is written as the float it is in both formats, so that its series is the same.
+                    for bucket in histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite()) {
+                        let bound = format!("{:?}", bucket.upper_bound());
+                        own.sample("_bucket", &with(&bound), bucket.cumulative_count() as f64);
+                    }
+                    own.sample("_bucket", &with("+Inf"), all);
+                    own.sample("_sum", &labels(&pairs), histogram.get_sample_sum());
+                    own.sample("_count", &labels(&pairs), all);
+                }
+            }
+        }
+        own
+    }
+
+    /// Adds a sample, with [`labels`].
+    pub(super) fn add(&mut self, labels: &str, value: f64) {
+        self.sample("", labels, value);
+    }
+
+    fn sample(&mut self, suffix: &str, labels: &str, value: f64) {
+        /// Up to here every whole number is a float of its own, and quicker written as what it is.
+        const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+        let text = &mut self.samples;
+        text.extend([&self.name, suffix]);
+        if !labels.is_empty() {
+            text.extend(["{", labels, "}"]);
+        }
+        // A String takes every write.
+        let _ = if (0.0..WHOLE_MAX).contains(&value) && value.fract() == 0.0 && value.is_sign_positive() {
+            writeln!(text, " {}", value as u64)
+        } else {
+            writeln!(text, " {value}")
+        };
+    }
+}
+
+/// Labels as they stand between the braces of a sample.
+pub(super) fn labels(pairs: &[(&str, &str)]) -> String {
+    let mut text = String::new();
     for (label, value) in pairs {
-        text.push(separator);
-        text.push_str(label);
-        text.push_str("=\"");
-        escape(value, true, text);
+        text.extend([if text.is_empty() { "" } else { "," }, *label, "=\""]);
+        escape(value, true, &mut text);
         text.push('"');
-        separator = ',';
     }
-    if separator == ',' {
-        text.push('}');
-    }
-    text.push_str(&format!(" {value}\n"));
+    text
 }
 
 /// Both formats escape these three, the text format the quote in labels only.
 fn escape(value: &str, quotes: bool, text: &mut String) {
+    if !value.contains(['\\', '\n', '"']) {
+        return text.push_str(value);
+    }
     for c in value.chars() {
         match c {
             '\\' => text.push_str("\\\\"),
@@ -121,6 +186,10 @@ mod tests {
     use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
 
     use super::*;
+
+    fn told() -> Vec<Family> {
+        gathered().iter().map(Family::of).collect()
+    }
 
     fn gathered() -> Vec<MetricFamily> {
         let registry = Registry::new();
@@ -155,12 +224,12 @@ x_seconds_bucket{le="+Inf"} 2
 x_seconds_sum 20.75
 x_seconds_count 2
 "#;
-        assert_eq!(Format::Text.encode(&gathered()), expected);
+        assert_eq!(Format::Text.encode(&told()), expected);
     }
 
     #[test]
     fn in_openmetrics_the_family_of_a_counter_has_no_total_and_the_text_an_end() {
-        let text = Format::OpenMetrics.encode(&gathered());
+        let text = Format::OpenMetrics.encode(&told());
         assert!(text.contains("# HELP x_ends Ends, \\\"all\\\"\\nof \\\\ them.\n# TYPE x_ends counter\n"), "{text}");
         assert!(text.contains("\nx_ends_total{host=\"a\\\"b\\\\c\\nd ä\"} 3\n"), "{text}");
         assert!(text.ends_with("x_seconds_count 2\n# EOF\n"), "{text}");
@@ -168,7 +237,7 @@ x_seconds_count 2
 
     #[test]
     fn our_text_is_what_the_crates_own_encoder_writes_but_for_the_bounds() {
-        let own = Format::Text.encode(&gathered()).replace(".0\"}", "\"}");
+        let own = Format::Text.encode(&told()).replace(".0\"}", "\"}");
         assert_eq!(own, prometheus::TextEncoder::new().encode_to_string(&gathered()).unwrap());
     }
 

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-
+use super::encode::{self, Family, Kind};
 use super::pairs::Pairs;
 use super::seen::Seen;
 use super::{Hits, Own, Picture, Reading};
@@ -13,55 +12,38 @@ use crate::wire::{Description, LimitState};
 /// A label and its value.
 type Label<'a> = (&'static str, &'a str);
 
-/// The families of one scrape, by their names.
+/// The families of one scrape, by the two parts of their names.
 #[derive(Default)]
-struct Families(BTreeMap<String, MetricFamily>);
+struct Families(BTreeMap<(&'static str, &'static str), Family>);
 
 impl Families {
-    fn gauge(&mut self, name: &str, help: &str, labels: &[Label<'_>], value: f64) {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        let mut metric = Metric::from_label(pairs(labels));
-        metric.set_gauge(gauge);
-        self.add(name, help, MetricType::GAUGE, metric);
+    /// Adds a sample to a family. `labels` are as [`encode::labels`] writes them.
+    fn add(
+        &mut self,
+        name: (&'static str, &'static str),
+        (kind, help): (Kind, &'static str),
+        labels: &str,
+        value: f64,
+    ) {
+        let family = self.0.entry(name).or_insert_with(|| Family::new([name.0, name.1].concat(), help, kind));
+        family.add(labels, value);
     }
 
-    fn counter(&mut self, name: &str, help: &str, labels: &[Label<'_>], value: f64) {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        let mut metric = Metric::from_label(pairs(labels));
-        metric.set_counter(counter);
-        self.add(name, help, MetricType::COUNTER, metric);
+    fn gauge(&mut self, name: &'static str, help: &'static str, labels: &[Label<'_>], value: f64) {
+        self.add((name, ""), (Kind::Gauge, help), &encode::labels(labels), value);
     }
 
-    fn add(&mut self, name: &str, help: &str, kind: MetricType, metric: Metric) {
-        if !self.0.contains_key(name) {
-            let mut family = MetricFamily::default();
-            family.set_name(name.to_owned());
-            family.set_help(help.to_owned());
-            family.set_field_type(kind);
-            self.0.insert(name.to_owned(), family);
-        }
-        if let Some(family) = self.0.get_mut(name) {
-            family.mut_metric().push(metric);
-        }
+    fn counter(&mut self, name: &'static str, help: &'static str, labels: &[Label<'_>], value: f64) {
+        self.add((name, ""), (Kind::Counter, help), &encode::labels(labels), value);
     }
-}
-
-fn pairs(labels: &[Label<'_>]) -> Vec<LabelPair> {
-    let pair = |(name, value): &Label<'_>| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    };
-    labels.iter().map(pair).collect()
 }
 
 /// One session, or one server.
 struct Subject<'a> {
+    /// How the names of its families begin.
     level: &'static str,
-    labels: Vec<Label<'a>>,
+    /// As they stand in each of its samples.
+    labels: String,
     memory: &'a MemoryView,
     activity: &'a ActivityView,
     pressure: &'a PressureView,
@@ -186,21 +168,20 @@ impl Families {
         let level = of.level;
         for (name, help, value) in GAUGES {
             if let Some(value) = value(of) {
-                self.gauge(&format!("pinfold_{level}_{name}"), help, &of.labels, value);
+                self.add((level, name), (Kind::Gauge, help), &of.labels, value);
             }
         }
         for (name, help, value) in COUNTERS {
             if let Some(value) = value(of) {
-                self.counter(&format!("pinfold_{level}_{name}"), help, &of.labels, value);
+                self.add((level, name), (Kind::Counter, help), &of.labels, value);
             }
         }
-        let name = format!("pinfold_{level}_pressure_seconds_total");
         let PressureView { memory, cpu, io } = of.pressure;
         for (resource, StallView { some_seconds, full_seconds }) in [("memory", memory), ("cpu", cpu), ("io", io)] {
             for (kind, seconds) in [("some", some_seconds), ("full", full_seconds)] {
                 if let Some(seconds) = seconds {
-                    let labels = [&of.labels[..], &[("resource", resource), ("kind", kind)]].concat();
-                    self.counter(&name, PRESSURE, &labels, *seconds);
+                    let labels = format!("{},{}", of.labels, encode::labels(&[("resource", resource), ("kind", kind)]));
+                    self.add((level, "pressure_seconds_total"), (Kind::Counter, PRESSURE), &labels, *seconds);
                 }
             }
         }
@@ -209,8 +190,8 @@ impl Families {
     fn session(&mut self, reading: &Reading, with_id: bool) {
         let view = &reading.view;
         self.subject(&Subject {
-            level: "session",
-            labels: vec![("session", &view.key)],
+            level: "pinfold_session_",
+            labels: encode::labels(&[("session", &view.key)]),
             memory: &view.memory,
             activity: &view.activity,
             pressure: &view.pressure,
@@ -232,13 +213,13 @@ impl Families {
         }
         self.gauge("pinfold_session_info", SESSION_INFO, &labels, 1.0);
         for (server, (hits, seen)) in view.servers.iter().zip(&reading.servers) {
-            let names = vec![("session", view.key.as_str()), ("server", server.name.as_str()), ("leaf", &server.leaf)];
+            let names = [("session", view.key.as_str()), ("server", server.name.as_str()), ("leaf", &server.leaf)];
             let leader = server.leader_pid.to_string();
             let facts = [("leader_pid", leader.as_str()), ("cgroup", &server.cgroup)];
             self.gauge("pinfold_server_info", SERVER_INFO, &[&names[..], &facts].concat(), 1.0);
             self.subject(&Subject {
-                level: "server",
-                labels: names,
+                level: "pinfold_server_",
+                labels: encode::labels(&names),
                 memory: &server.memory,
                 activity: &server.activity,
                 pressure: &server.pressure,
@@ -394,7 +375,7 @@ pub fn families(
     mut pairs: Pairs,
     (own, scrape_seconds): (&Own, f64),
     with_ids: bool,
-) -> Vec<MetricFamily> {
+) -> Vec<Family> {
     let mut families = Families::default();
     families.machine(picture, description);
     families.numbers(picture, &mut pairs);

@@ -18,7 +18,7 @@ mod seen;
 mod shown;
 
 pub use counters::{Counters, Kept};
-pub use encode::Format;
+pub use encode::{Family, Format};
 pub use families::families;
 pub use host::is_ours;
 pub use own::Own;

@@ -5,12 +5,14 @@ pub mod accounts;
 pub mod bpf;
 pub mod crash;
 pub mod pidfd;
+pub mod text;
 
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -72,6 +74,15 @@ pub fn close_on_exec_from(first: RawFd) -> Result<(), Errno> {
         libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
     Errno::result(done).map(drop)
+}
+
+/// What a clock shows that begins at zero (clock_gettime(2)). By way of the C library, since rustix looks for the vDSO itself,
+/// and under Valgrind, which takes it away, finds one that is not there.
+pub fn elapsed(clock: libc::clockid_t) -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes a structure that is ours. Where the kernel lacked the clock it would write nothing.
+    let _ = unsafe { libc::clock_gettime(clock, &raw mut now) };
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// Lets the event loop wait on a descriptor that it owns from now on.

@@ -114,15 +114,21 @@ impl Leaf {
         self.annex.as_ref().map_or_else(|| format!("{}/{CONTAINERS}", self.cgroup), |annex| annex.unit.clone())
     }
 
+    /// What of its memory is in use now, of all of it.
+    pub fn memory_in_use(&self) -> Option<Bytes> {
+        sum(self.group.memory_in_use(), self.annex.as_ref().and_then(|annex| annex.group.memory_in_use()))
+    }
+
+    /// The most that was in use, of all of it.
+    pub fn memory_peak(&self) -> Option<Bytes> {
+        sum(self.group.memory_peak(), self.annex.as_ref().and_then(|annex| annex.group.memory_peak()))
+    }
+
     /// The memory of all of it.
     pub fn memory(&self) -> MemoryView {
         let own = self.group.memory();
         let Some(annex) = &self.annex else { return own };
         let other = annex.group.memory();
-        let sum = |one: Option<Bytes>, other: Option<Bytes>| match (one, other) {
-            (Some(Bytes(one)), Some(Bytes(other))) => Some(Bytes(one + other)),
-            (one, other) => one.or(other),
-        };
         MemoryView {
             rss_bytes: sum(own.rss_bytes, other.rss_bytes),
             working_set_bytes: sum(own.working_set_bytes, other.working_set_bytes),
@@ -151,5 +157,13 @@ impl Leaf {
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MOST);
         }
+    }
+}
+
+/// What is not told of one of them is that of the other.
+fn sum(one: Option<Bytes>, other: Option<Bytes>) -> Option<Bytes> {
+    match (one, other) {
+        (Some(Bytes(one)), Some(Bytes(other))) => Some(Bytes(one + other)),
+        (one, other) => one.or(other),
     }
 }

@@ -1,0 +1,156 @@
+//! A launch of `true` until it has exited: by us, by hand, and by what one would take instead.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::Fallible;
+use crate::figures::Table;
+use crate::machine::{Machine, SERVER, SESSION, Server, timed};
+use crate::progress::Progress;
+use crate::raw::Level;
+use crate::rounds::{Contender, Interrupt, back_to_back, paced};
+
+const RAW_FIRST: &str = "the kernel's own: mkdir, limits, cgroup.procs, exec";
+const RAW_SECOND: &str = "the same for a further server of a session";
+const FIRST: &str = "pinfold run, first of a session";
+const SECOND: &str = "pinfold run, a further one";
+const PLAIN: &str = "plain exec";
+
+/// One launch through the raw sequence, in a new session or a new leaf of one.
+pub fn raw(session: &Level, is_first: bool) -> Fallible<Duration> {
+    let leaf = session.child("leaf");
+    let start = Instant::now();
+    if is_first {
+        session.make(SESSION, true)?;
+    }
+    leaf.make(SERVER, false)?;
+    let mut command = leaf.command(Path::new("true"))?;
+    let status = command.stdin(std::process::Stdio::null()).status()?;
+    let took = start.elapsed();
+    leaf.remove()?;
+    if is_first {
+        session.remove()?;
+    }
+    if status.success() { Ok(took) } else { Err("the raw sequence failed".into()) }
+}
+
+pub fn tables(
+    machine: &Machine,
+    rounds: usize,
+    said: (&Progress, &Interrupt),
+    missing: &mut Vec<String>,
+) -> Fallible<Vec<Table>> {
+    let others = others(machine, missing)?;
+    let shared = machine.name();
+    let held = machine.raw.child("held");
+    held.make(SESSION, true)?;
+    // A server that stays keeps the session of the further ones.
+    let stays = Server::start(machine.run(&shared).arg(&machine.sleeper))?;
+    let fresh = machine.raw.child("fresh");
+    let mut contenders = vec![
+        Contender::new(PLAIN, || timed(&mut Command::new("true"))),
+        Contender::new(RAW_FIRST, || raw(&fresh, true)),
+        Contender::new(RAW_SECOND, || raw(&held, false)),
+        Contender::new(FIRST, || timed(machine.run(&machine.name()).arg("true"))),
+        Contender::new(SECOND, || timed(machine.run(&shared).arg("true"))),
+    ];
+    for other in &others {
+        contenders.push(Contender::new(other.label, || timed(Command::new(other.words[0]).args(&other.words[1..]))));
+    }
+    let tables = [
+        ("Launch, 130 ms apart", paced("launch, paced", &mut contenders, rounds, said)?),
+        ("Launch, back to back", back_to_back("launch, back to back", &mut contenders, rounds, said)?),
+    ];
+    drop(contenders);
+    machine.end(Some(&shared))?;
+    Server::reap([stays])?;
+    held.remove()?;
+    let mut made: Vec<Table> = Vec::new();
+    for (title, rows) in tables {
+        // A further launch is compared with a further one.
+        let mut table = Table::of(title, "ms", RAW_FIRST, &rows);
+        let of_second = Table::of(title, "ms", RAW_SECOND, &rows);
+        for (row, other) in table.rows.iter_mut().zip(of_second.rows) {
+            if row.label == SECOND || row.label == RAW_SECOND {
+                row.ratio = other.ratio;
+            }
+        }
+        made.push(table);
+    }
+    Ok(made)
+}
+
+/// What one would take instead.
+struct Other {
+    label: &'static str,
+    words: Vec<&'static str>,
+}
+
+/// Those that are here and work here: what does not is told as missing.
+fn others(machine: &Machine, missing: &mut Vec<String>) -> Fallible<Vec<Other>> {
+    let leak = |text: String| -> &'static str { text.leak() };
+    let group = |path: &PathBuf, mount: &str| format!("{}/held-by-cgexec", path.display()).replacen(mount, "", 1);
+    let mut wanted = vec![Other {
+        label: "bwrap --unshare-pid, no limits",
+        words: "bwrap --ro-bind / / --dev /dev --proc /proc --unshare-pid --die-with-parent true".split(' ').collect(),
+    }];
+    // cgexec(1) only enters what somebody else made and limited.
+    if let Some(memory) = &machine.raw.memory {
+        let directory = memory.join("held-by-cgexec");
+        std::fs::create_dir_all(&directory)?;
+        let pids = machine.raw.pids.as_ref().map(|pids| pids.join("held-by-cgexec"));
+        pids.as_ref().map_or(Ok(()), std::fs::create_dir_all)?;
+        let mount = memory.ancestors().find(|path| path.file_name().is_some_and(|name| name == "memory"));
+        let mount = mount.map(|mount| mount.display().to_string()).unwrap_or_default();
+        let path = leak(format!("memory:{}", group(memory, &mount)));
+        wanted.push(Other { label: "cgexec into a cgroup that is there", words: vec!["cgexec", "-g", path, "true"] });
+    }
+    let bundle = bundle(machine)?;
+    wanted.push(Other {
+        label: "crun run, a container",
+        words: vec![
+            "crun",
+            "--cgroup-manager=cgroupfs",
+            "run",
+            "--bundle",
+            leak(bundle.display().to_string()),
+            "bench",
+        ],
+    });
+    let mut found = Vec::new();
+    for other in wanted {
+        match Command::new(other.words[0]).args(&other.words[1..]).stdin(std::process::Stdio::null()).output() {
+            Ok(output) if output.status.success() => found.push(other),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                missing.push(format!("{}: {}", other.label, said.lines().next().unwrap_or("failed").trim()));
+            }
+            Err(error) => missing.push(format!("{}: {error}", other.label)),
+        }
+    }
+    Ok(found)
+}
+
+/// The least that an OCI runtime takes: the machine's own files, and namespaces of its own.
+fn bundle(machine: &Machine) -> Fallible<PathBuf> {
+    let bundle = machine.path("bundle");
+    std::fs::create_dir_all(&bundle)?;
+    let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| serde_json::json!({ "type": kind }));
+    let config = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false, "cwd": "/", "args": ["true"],
+            "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+        },
+        "root": { "path": "/", "readonly": true },
+        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "linux": {
+            "namespaces": namespaces,
+            "cgroupsPath": format!("/{}-crun", machine.name()),
+            "resources": { "memory": { "limit": SERVER.memory }, "pids": { "limit": SERVER.pids } },
+        },
+    });
+    std::fs::write(bundle.join("config.json"), config.to_string())?;
+    Ok(bundle)
+}

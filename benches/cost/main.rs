@@ -1,0 +1,144 @@
+//! What pinfold costs, beside what the kernel itself needs and what one would take instead. `benches/run` starts it.
+//!
+//! All of it happens in cgroups of its own, which are gone afterwards, also after an interrupt.
+
+mod chart;
+mod end;
+mod figures;
+mod launch;
+mod load;
+mod machine;
+mod progress;
+mod raw;
+mod report;
+mod rounds;
+mod standing;
+
+use std::path::PathBuf;
+
+use figures::{About, Run};
+use machine::Machine;
+use progress::Progress;
+use rounds::Interrupt;
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+const USAGE: &str = "usage: benches/run [--short] [--only launch|end|load|sessions]... [--json FILE] [--write]
+       benches/run --render
+
+  --short      few rounds and sessions: shows that all of it works
+  --only PART  this part, and others that are named
+  --json FILE  write the figures there
+  --write      write them to docs/cost/native.json, and docs/cost.md, the charts and the README from it
+  --render     measure nothing, and write those from the figures that are there";
+
+/// What is measured, in this order.
+const PARTS: [&str; 4] = ["launch", "end", "load", "sessions"];
+
+#[derive(Debug, Default)]
+struct Wanted {
+    short: bool,
+    only: Vec<String>,
+    json: Option<PathBuf>,
+    write: bool,
+    render: bool,
+}
+
+impl Wanted {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut wanted = Self::default();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} wants a value\n{USAGE}"));
+            match word.as_str() {
+                "--short" => wanted.short = true,
+                "--only" => wanted.only.push(value()?),
+                "--json" => wanted.json = Some(value()?.into()),
+                "--write" => wanted.write = true,
+                "--render" => wanted.render = true,
+                // What `cargo bench` adds.
+                "--bench" => {}
+                "--help" => return Err(USAGE.to_owned()),
+                other => return Err(format!("{other:?} is not known\n{USAGE}")),
+            }
+        }
+        match wanted.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
+            Some(part) => Err(format!("there is no part {part:?}\n{USAGE}")),
+            None => Ok(wanted),
+        }
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+}
+
+fn main() {
+    let wanted = Wanted::parse(std::env::args().skip(1)).unwrap_or_else(|usage| {
+        eprintln!("{usage}");
+        std::process::exit(2);
+    });
+    if let Err(error) = run(&wanted) {
+        eprintln!("benches/run: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run(wanted: &Wanted) -> Fallible<()> {
+    if wanted.render {
+        return report::write_all();
+    }
+    if wanted.write && (wanted.short || !wanted.only.is_empty()) {
+        return Err("--write is for a whole run".into());
+    }
+    let run = measure(wanted)?;
+    print!("{}", report::text(&run));
+    let json = serde_json::to_string_pretty(&run)? + "\n";
+    if let Some(path) = &wanted.json {
+        std::fs::write(path, &json)?;
+    }
+    if wanted.write {
+        std::fs::create_dir_all(report::directory())?;
+        std::fs::write(report::directory().join("native.json"), &json)?;
+        report::write_all()?;
+    }
+    Ok(())
+}
+
+fn measure(wanted: &Wanted) -> Fallible<Run> {
+    let (interrupt, progress) = (Interrupt::catch()?, Progress::new());
+    let said = (&progress, &interrupt);
+    let pinfold = std::env::var_os("PINFOLD").map(PathBuf::from).ok_or("PINFOLD names no program to measure")?;
+    let mut machine = Machine::set_up(pinfold)?;
+    let mut run = Run { about: about(&machine, wanted.short)?, ..Run::default() };
+    machine.start_daemon()?;
+    if wanted.has("launch") {
+        let rounds = if wanted.short { 3 } else { 100 };
+        run.tables.extend(launch::tables(&machine, rounds, said, &mut run.missing)?);
+    }
+    if wanted.has("end") {
+        run.tables.extend(end::tables(&machine, wanted.short, said)?);
+    }
+    if wanted.has("load") {
+        run.tables.push(load::table(&machine, wanted.short, said)?);
+    }
+    if wanted.has("sessions") {
+        // One that has done nothing yet: what is charged to it is for what is there.
+        machine.stop_daemon()?;
+        machine.start_daemon()?;
+        let (steps, rounds): (&[usize], _) = if wanted.short { (&[0, 20], 2) } else { (&[0, 10, 100, 1000, 5000], 15) };
+        run.curve = standing::curve(&machine, steps, rounds, said)?;
+    }
+    machine.stop_daemon()?;
+    Ok(run)
+}
+
+fn about(machine: &Machine, short: bool) -> Fallible<About> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(About {
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        cpus: std::thread::available_parallelism()?.get(),
+        layout: machine.layout.word().to_owned(),
+        short,
+        load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN),
+    })
+}
