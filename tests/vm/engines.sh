@@ -125,13 +125,15 @@ make_image() {
 }
 
 start_docker() { # DRIVER
-    systemd-run --quiet --unit=dockerd --property=Delegate=yes --property=TasksMax=infinity -- dockerd --host unix:///run/docker.sock \
+    # Its containerd may take longer than it waits for, on a machine as slow as this one.
+    systemd-run --quiet --collect --unit="dockerd-$1" --property=Delegate=yes --property=TasksMax=infinity \
+        --property=Restart=on-failure -- dockerd --host unix:///run/docker.sock \
         --bridge=none --iptables=false --ip6tables=false --exec-opt "native.cgroupdriver=$1" --storage-driver overlay2
     awaited "docker answers, with $1" "$1" docker info --format '{{.CgroupDriver}}'
 }
 
-stop_docker() {
-    systemctl stop dockerd
+stop_docker() { # DRIVER
+    systemctl stop "dockerd-$1"
     # A container that lives on would have its containerd do so.
     check 'docker leaves nothing' '' "$(pgrep -f containerd-shim)"
 }
@@ -192,7 +194,7 @@ print(json.load(sys.stdin)[0]["servers"][0]["leader_pid"])')
     start_daemon
     awaited "$1: and is removed when one takes over" foreign docker ps --all --format '{{.Names}}'
     docker rm --force foreign >/dev/null
-    stop_docker
+    stop_docker "$1"
 }
 
 image=engines-test serve=() as=() hosts=()
@@ -251,5 +253,6 @@ awaited 'no session is left' '[]' "$pinfold" ls --json
 kill -TERM "$daemon"
 wait "$daemon" 2>/dev/null
 ((failed == 0)) || tail -n 20 "$kept/log" "$kept/told"
+((failed == 0)) || journalctl --no-pager --lines 20 --unit 'dockerd-*' 2>/dev/null
 echo "$passed ok, $failed failed"
 ((failed == 0))
