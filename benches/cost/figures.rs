@@ -48,6 +48,9 @@ pub struct Row {
     pub p99: f64,
     /// Of its median to that of the base.
     pub ratio: f64,
+    /// What it is compared with, where that is not the base.
+    #[serde(default)]
+    pub against: String,
     /// What else is to be said of it.
     #[serde(default)]
     pub note: String,
@@ -113,6 +116,23 @@ impl Samples {
     }
 }
 
+impl Run {
+    /// Takes what was not measured anew from an earlier run.
+    pub fn complete(&mut self, earlier: Self) {
+        let measured: Vec<String> = self.tables.iter().map(|table| table.title.clone()).collect();
+        self.tables.extend(earlier.tables.into_iter().filter(|table| !measured.contains(&table.title)));
+        if self.curve.is_empty() {
+            self.curve = earlier.curve;
+        }
+        let said: Vec<String> = self.missing.clone();
+        self.missing.extend(earlier.missing.into_iter().filter(|missing| !said.contains(missing)));
+        // In the order in which a whole run measures.
+        self.tables.sort_by_key(|table| {
+            ["Launch, ", "End of ", "Launches"].iter().position(|begin| table.title.starts_with(begin))
+        });
+    }
+}
+
 impl Table {
     /// A table of what was measured in this order.
     pub fn of(title: &str, unit: &str, base: &str, rows: &[(String, Samples, String)]) -> Self {
@@ -124,6 +144,7 @@ impl Table {
             median: samples.median(),
             p99: samples.p99(),
             ratio: samples.median() / of_base,
+            against: String::new(),
             note: note.clone(),
         };
         let measured = rows.iter().filter(|(_, samples, _)| samples.len() > 0);

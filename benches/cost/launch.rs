@@ -73,7 +73,7 @@ pub fn tables(
         let of_second = Table::of(title, "ms", RAW_SECOND, &rows);
         for (row, other) in table.rows.iter_mut().zip(of_second.rows) {
             if row.label == SECOND || row.label == RAW_SECOND {
-                row.ratio = other.ratio;
+                (row.ratio, row.against) = (other.ratio, RAW_SECOND.to_owned());
             }
         }
         made.push(table);

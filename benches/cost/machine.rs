@@ -231,14 +231,18 @@ pub fn end_by(client: &mut Client, session: Option<&str>) -> Fallible<EndReply> 
 impl Server {
     /// Starts one, with a pipe for its stdin as hosts have it, and waits until it says that it is up.
     pub fn start(command: &mut Command) -> Fallible<Self> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
             BufReader::with_capacity(16, stdout).read_line(&mut line)?;
         }
         if line != "up\n" {
-            return Err(format!("{:?} did not come up: {:?}", command.get_program(), child.wait()?).into());
+            let mut said = String::new();
+            child.stderr.take().map_or(Ok(0), |mut stderr| stderr.read_to_string(&mut said))?;
+            return Err(format!("{:?} did not come up ({}): {said}", command.get_program(), child.wait()?).into());
         }
+        // What it would say later is of no interest.
+        drop(child.stderr.take());
         let stdin = child.stdin.take();
         Ok(Self { child, _stdin: stdin })
     }

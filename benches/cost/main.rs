@@ -23,11 +23,13 @@ use rounds::Interrupt;
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
-const USAGE: &str = "usage: benches/run [--short] [--only launch|end|load|sessions]... [--json FILE] [--write]
+const USAGE: &str = "usage: benches/run [--short] [--only launch|end|load|sessions]... [--up-to N] [--json FILE]
+                   [--write]
        benches/run --render
 
   --short      few rounds and sessions: shows that all of it works
-  --only PART  this part, and others that are named
+  --only PART  this part, and others that are named; the rest of what is written stays as it is
+  --up-to N    at most so many sessions; 5000 have 15,000 processes
   --json FILE  write the figures there
   --write      write them to docs/cost/native.json, and docs/cost.md, the charts and the README from it
   --render     measure nothing, and write those from the figures that are there";
@@ -42,6 +44,7 @@ struct Wanted {
     json: Option<PathBuf>,
     write: bool,
     render: bool,
+    up_to: Option<usize>,
 }
 
 impl Wanted {
@@ -55,6 +58,10 @@ impl Wanted {
                 "--json" => wanted.json = Some(value()?.into()),
                 "--write" => wanted.write = true,
                 "--render" => wanted.render = true,
+                "--up-to" => {
+                    let number = value()?;
+                    wanted.up_to = Some(number.parse().map_err(|_| format!("{number:?} is no number\n{USAGE}"))?);
+                }
                 // What `cargo bench` adds.
                 "--bench" => {}
                 "--help" => return Err(USAGE.to_owned()),
@@ -87,18 +94,22 @@ fn run(wanted: &Wanted) -> Fallible<()> {
     if wanted.render {
         return report::write_all();
     }
-    if wanted.write && (wanted.short || !wanted.only.is_empty()) {
-        return Err("--write is for a whole run".into());
+    if wanted.write && wanted.short {
+        return Err("--write is for figures that mean something: leave --short out".into());
     }
-    let run = measure(wanted)?;
+    let mut run = measure(wanted)?;
     print!("{}", report::text(&run));
+    let native = report::directory().join("native.json");
+    if wanted.write && !wanted.only.is_empty() && native.exists() {
+        run.complete(serde_json::from_slice(&std::fs::read(&native)?)?);
+    }
     let json = serde_json::to_string_pretty(&run)? + "\n";
     if let Some(path) = &wanted.json {
         std::fs::write(path, &json)?;
     }
     if wanted.write {
         std::fs::create_dir_all(report::directory())?;
-        std::fs::write(report::directory().join("native.json"), &json)?;
+        std::fs::write(native, &json)?;
         report::write_all()?;
     }
     Ok(())
@@ -126,7 +137,9 @@ fn measure(wanted: &Wanted) -> Fallible<Run> {
         machine.stop_daemon()?;
         machine.start_daemon()?;
         let (steps, rounds): (&[usize], _) = if wanted.short { (&[0, 20], 2) } else { (&[0, 10, 100, 1000, 5000], 15) };
-        run.curve = standing::curve(&machine, steps, rounds, said)?;
+        let steps: Vec<usize> =
+            steps.iter().copied().filter(|step| wanted.up_to.is_none_or(|most| *step <= most)).collect();
+        run.curve = standing::curve(&machine, &steps, rounds, said)?;
     }
     machine.stop_daemon()?;
     Ok(run)
