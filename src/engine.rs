@@ -9,12 +9,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, de::DeserializeOwned};
 
 /// How long an engine may take to say how it is. A host waits meanwhile.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// How long it may take to remove a container, its kill included.
+/// How long it may take to remove what a server has, its kills included.
 const REMOVAL_MAX: Duration = Duration::from_secs(20);
 
 /// The longest answer that is read.
@@ -110,31 +111,32 @@ impl<'a> Engine<'a> {
 
     /// What it says of itself.
     pub fn info(&self) -> Result<Info, EngineError> {
-        self.get("/info", ANSWER_MAX)
+        self.get("/info", Instant::now() + ANSWER_MAX)
     }
 
     /// Removes, with force, the running containers that carry all of these labels, and proves it by asking again. Those that
     /// have ended are their user's to keep.
     pub fn remove(&self, labels: &[(&str, &str)]) -> Result<usize, EngineError> {
-        let found = self.running(labels)?;
+        let until = Instant::now() + REMOVAL_MAX;
+        let found = self.running(labels, until)?;
         for container in &found {
             let path = format!("/containers/{}?force=true", container.id);
-            match self.ask("DELETE", &path, REMOVAL_MAX) {
+            match self.ask("DELETE", &path, until) {
                 // One that is gone, or on its way, is what was asked for: it is looked for again.
                 Err(EngineError::Refused { .. }) | Ok(_) => {}
                 Err(error) => return Err(error),
             }
         }
-        match self.running(labels)?.len() {
+        match self.running(labels, until)?.len() {
             0 => Ok(found.len()),
             left => Err(EngineError::Left { socket: self.socket.to_owned(), left }),
         }
     }
 
-    fn running(&self, labels: &[(&str, &str)]) -> Result<Vec<Container>, EngineError> {
+    fn running(&self, labels: &[(&str, &str)], until: Instant) -> Result<Vec<Container>, EngineError> {
         let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let filters = escaped(&serde_json::json!({ "label": labels }).to_string());
-        let mut found: Vec<Container> = self.get(&format!("/containers/json?filters={filters}"), REMOVAL_MAX)?;
+        let mut found: Vec<Container> = self.get(&format!("/containers/json?filters={filters}"), until)?;
         let is_id = |id: &str| id.len() <= ID_BYTES_MAX && !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
         if !found.iter().all(|container| is_id(&container.id)) {
             return Err(self.refused("with a container whose id is none"));
@@ -143,8 +145,8 @@ impl<'a> Engine<'a> {
         Ok(found)
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str, at_most: Duration) -> Result<T, EngineError> {
-        let body = self.ask("GET", path, at_most)?;
+    fn get<T: DeserializeOwned>(&self, path: &str, until: Instant) -> Result<T, EngineError> {
+        let body = self.ask("GET", path, until)?;
         serde_json::from_slice(&body).map_err(|_| self.refused("what is no answer to that"))
     }
 
@@ -153,10 +155,13 @@ impl<'a> Engine<'a> {
     }
 
     /// The body of its answer. By HTTP/1.0, which has no chunks and ends with its connection.
-    fn ask(&self, method: &str, path: &str, at_most: Duration) -> Result<Vec<u8>, EngineError> {
+    fn ask(&self, method: &str, path: &str, until: Instant) -> Result<Vec<u8>, EngineError> {
         let silent = |source: io::Error| EngineError::Silent { socket: self.socket.to_owned(), source };
-        let start = Instant::now();
-        let mut stream = UnixStream::connect(self.socket).map_err(silent)?;
+        let left = || {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() { Err(silent(io::ErrorKind::TimedOut.into())) } else { Ok(left) }
+        };
+        let mut stream = connect(self.socket).map_err(silent)?;
         if let Some(user) = self.of {
             let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|errno| silent(errno.into()))?;
             let uid = peer.uid.as_raw();
@@ -164,14 +169,12 @@ impl<'a> Engine<'a> {
                 return Err(EngineError::Foreign { socket: self.socket.to_owned(), uid });
             }
         }
-        stream.set_write_timeout(Some(at_most)).map_err(silent)?;
+        stream.set_write_timeout(Some(left()?)).map_err(silent)?;
         let request = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\n\r\n");
         stream.write_all(request.as_bytes()).map_err(silent)?;
         let (mut answer, mut part) = (Vec::new(), [0; 8192]);
         loop {
-            let left = at_most.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
-            let left = left.ok_or_else(|| silent(io::ErrorKind::TimedOut.into()))?;
-            stream.set_read_timeout(Some(left)).map_err(silent)?;
+            stream.set_read_timeout(Some(left()?)).map_err(silent)?;
             match stream.read(&mut part) {
                 Ok(0) => break,
                 Ok(read) => answer.extend_from_slice(&part[..read]),
@@ -185,6 +188,16 @@ impl<'a> Engine<'a> {
         let (status, body) = parts(&answer).ok_or_else(|| self.refused("what is no HTTP"))?;
         if (200..300).contains(&status) { Ok(body.to_vec()) } else { Err(self.refused(&format!("status {status}"))) }
     }
+}
+
+/// Connects, if somebody takes it at once: one who lets callers wait could let them wait for ever (connect(2)).
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    let stream = UnixStream::from(stream);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// The status and the body of an answer.
@@ -208,6 +221,25 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn an_engine_that_takes_no_caller_or_never_answers_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let address = SocketAddrUnix::new(&socket).unwrap();
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let start = Instant::now();
+        // The first is let in and never answered, and then there is no room.
+        let silent = Engine::at(&socket).info().unwrap_err();
+        assert!(matches!(silent, EngineError::Silent { .. }) && start.elapsed() >= ANSWER_MAX, "{silent}");
+        let full: Vec<_> = std::iter::from_fn(|| connect(&socket).ok()).take(64).collect();
+        assert!(full.len() < 64, "there is always room");
+        let start = Instant::now();
+        assert!(matches!(Engine::at(&socket).info().unwrap_err(), EngineError::Silent { .. }));
+        assert!(start.elapsed() < ANSWER_MAX);
+    }
 
     /// An engine that knows two containers until they are deleted, and takes down what it is asked.
     fn engine(socket: &Path, requests: usize) -> std::thread::JoinHandle<Vec<String>> {

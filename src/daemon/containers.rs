@@ -6,7 +6,11 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
 
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
@@ -32,8 +36,16 @@ const ENGINES: [&str; 3] = ["/run/docker.sock", "/var/run/docker.sock", "/run/po
 /// The longest path of a socket (unix(7)).
 const SOCKET_BYTES_MAX: usize = 107;
 
-/// How often an engine is asked.
+/// How often an engine is asked, and the first wait before it is asked again, which doubles each time.
 const REMOVALS_MAX: usize = 6;
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// How many engines are asked at a time, and for how many servers they may be waited for.
+const TURNS: usize = 4;
+const PLACES: usize = 256;
+
+/// How long an end waits for the engine to be asked for the first time.
+const ASKED_MAX: Duration = Duration::from_secs(10);
 
 /// Room that is to be made.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +86,61 @@ impl Room {
     }
 }
 
+/// The turns of those who ask engines: each may take as long as its user likes, and nobody else waits for that.
+#[derive(Debug, Clone)]
+pub(super) struct Engines {
+    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Engines {
+    fn default() -> Self {
+        Self { turns: Arc::new(Semaphore::new(TURNS)), places: Arc::new(Semaphore::new(PLACES)) }
+    }
+}
+
+impl Engines {
+    /// Has the engine of a server remove what it still has of that, as often as it takes. It is waited for until it was asked
+    /// once, and not for long.
+    pub(super) async fn remove(self, left: Left, key: String) {
+        if left.remover.is_none() {
+            return;
+        }
+        let Ok(place) = self.places.try_acquire_owned() else {
+            let leaf = left.leaf.as_str();
+            tracing::warn!(
+                target: LINES, leaf,
+                "{PLACES} servers wait for their engines: a container of this one may live on; remove what has the label {SERVER_LABEL}={leaf}"
+            );
+            return;
+        };
+        let (first, asked) = oneshot::channel();
+        tokio::spawn(async move {
+            let (left, mut first, mut pause) = (Arc::new(left), Some(first), AGAIN);
+            loop {
+                let Ok(turn) = self.turns.clone().acquire_owned().await else { return };
+                let (of, key) = (left.clone(), key.clone());
+                let ask = move || {
+                    let is_done = of.remove_containers(&key);
+                    drop(turn);
+                    is_done
+                };
+                let is_done = tokio::task::spawn_blocking(ask).await.unwrap_or(true);
+                if let Some(first) = first.take() {
+                    // An end that waits no longer hears nothing.
+                    let _ = first.send(());
+                }
+                if is_done {
+                    return drop(place);
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        });
+        let _ = tokio::time::timeout(ASKED_MAX, asked).await;
+    }
+}
+
 /// What is left of a server whose leaf is gone.
 #[derive(Debug)]
 pub(super) struct Left {
@@ -93,7 +160,7 @@ impl Left {
 
     /// Has the engine remove what runs with the labels of the server: what was never in its leaf, or what the engine began there
     /// when that was gone. Tells whether there is nothing more to do about it. Blocks.
-    pub(super) fn remove_containers(&self, key: &str) -> bool {
+    fn remove_containers(&self, key: &str) -> bool {
         let Some(Remover { socket, of }) = &self.remover else { return true };
         let engine = Engine::at(Path::new(socket));
         let engine = of.map_or(engine.clone(), |user| engine.of(user));

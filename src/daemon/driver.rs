@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::alive::Alive;
 use super::chronicle::Chronicle;
+use super::containers::Engines;
 use super::escapes::Escapees;
 use super::expiry::Alarm;
 use super::held;
@@ -89,6 +90,8 @@ pub(super) struct Driver {
     pub(super) cleaning: usize,
     /// Turns for that.
     pub(super) removals: Arc<Semaphore>,
+    /// Turns of those who ask container engines.
+    pub(super) engines: Engines,
     /// Turns of what is placed.
     pub(super) placements: Arc<Semaphore>,
     /// Turns of trees that are moved.

@@ -99,19 +99,20 @@ impl Driver {
         let (backend, outbox) = (self.backend.clone(), self.outbox.clone());
         let name = key.as_str().to_owned();
         let leaf = left.leaf.as_str().to_owned();
+        let annex = left.leaf.clone();
         let remove = move || {
-            let settled = left.remove_containers(key.as_str());
             let removed = match &machines {
                 Some(machines) => backend.remove_session(&key, machines),
-                None => backend.remove_annex(&key, &left.leaf),
+                None => backend.remove_annex(&key, &annex),
             };
             let removed =
                 removed.inspect_err(|error| tracing::debug!(error = %chain(error), "the session stays for now"));
-            removed.is_ok() && settled
+            removed.is_ok()
         };
         let (remove, turns): (Remove, _) = (Arc::new(remove), self.removals.clone());
-        let letting_go = self.let_go(leaf, kept);
+        let (letting_go, engines) = (self.let_go(leaf, kept), self.engines.clone());
         tokio::spawn(async move {
+            engines.remove(left, name.clone()).await;
             let removed = removing::once(&turns, remove.clone()).await;
             let _ = outbox.send(Message::Gone(number)).await;
             letting_go.await;

@@ -317,6 +317,7 @@ async fn run(
         polls: Default::default(),
         cleaning: 0,
         removals: Arc::new(Semaphore::new(removing::REMOVALS)),
+        engines: containers::Engines::default(),
         placements: Arc::new(Semaphore::new(placing::PLACEMENTS)),
         moves: Arc::new(Semaphore::new(placing::MOVES)),
         readers: idling::Readers::default(),

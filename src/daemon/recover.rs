@@ -291,18 +291,19 @@ impl Driver {
         let (session, leaf) = (place.key.as_str().to_owned(), record.leaf);
         let left = Left::new(place.leaf.clone(), record.container_remover);
         let sweep = move || match backend.sweep(&place, &record.machine) {
-            Ok(()) => left.remove_containers(place.key.as_str()),
+            Ok(()) => true,
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "an empty leaf is not removed yet");
                 false
             }
         };
         let swept = sweep();
-        let letting_go = self.let_go(leaf, kept);
+        let (letting_go, engines) = (self.let_go(leaf, kept), self.engines.clone());
         tokio::spawn(async move {
             if !swept {
                 removing::again(&turns, &session, Arc::new(sweep)).await;
             }
+            engines.remove(left, session).await;
             letting_go.await;
         });
     }
