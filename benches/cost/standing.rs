@@ -160,7 +160,10 @@ fn read(
     progress.say(&format!("{} sessions: scrapes", point.sessions));
     let directories = held(machine)?;
     point.raw_files = directories.iter().map(|(_, files)| files.len()).sum();
-    let kept: Vec<File> = if point.raw_files <= KEPT_MAX { keep(&directories)? } else { Vec::new() };
+    let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // The hosts' ends of all pipes are ours, too.
+    let may_keep = point.raw_files <= KEPT_MAX.min(usize::try_from(descriptors / 2)?);
+    let kept: Vec<File> = if may_keep { keep(&directories)? } else { Vec::new() };
     let (mut scrapes, mut reads, mut from_kept) = (Samples::default(), Samples::default(), Samples::default());
     for _ in 0..rounds {
         interrupt.check()?;
