@@ -136,9 +136,14 @@ fn measure(wanted: &Wanted) -> Fallible<Run> {
         // One that has done nothing yet: what is charged to it is for what is there.
         machine.stop_daemon()?;
         machine.start_daemon()?;
-        let (steps, rounds): (&[usize], _) = if wanted.short { (&[0, 20], 2) } else { (&[0, 10, 100, 1000, 5000], 15) };
+        let (steps, rounds): (&[usize], _) =
+            if wanted.short { (&[0, 20], 2) } else { (&[0, 10, 100, 500, 1000, 5000], 15) };
+        let most = standing::most()?;
+        if steps.last().is_some_and(|last| *last > most) {
+            run.missing.push(format!("more than {most} sessions: so many descriptors may a process have here"));
+        }
         let steps: Vec<usize> =
-            steps.iter().copied().filter(|step| wanted.up_to.is_none_or(|most| *step <= most)).collect();
+            steps.iter().copied().filter(|step| *step <= most.min(wanted.up_to.unwrap_or(most))).collect();
         run.curve = standing::curve(&machine, &steps, rounds, said)?;
     }
     machine.stop_daemon()?;

@@ -180,7 +180,9 @@ const MANY: usize = 1000;
 fn summary(runs: &[Run]) -> String {
     let mut text = String::from("| | against | ratio | bar |\n|---|---|---:|---|\n");
     for run in runs {
-        let many: Vec<Point> = run.curve.iter().filter(|point| point.sessions >= MANY).cloned().collect();
+        let most = run.curve.iter().map(|point| point.sessions).max().unwrap_or(0);
+        let many = run.curve.iter().filter(|point| point.sessions >= most.min(MANY)).filter(|point| point.sessions > 0);
+        let many: Vec<Point> = many.cloned().collect();
         for table in run.tables.iter().chain(&curve_tables(&many)) {
             for row in table.rows.iter().filter(|row| bar(&table.title, &row.label).is_some()) {
                 let verdict = verdict(&table.title, &row.label, row.ratio);

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use rustix::fs::{Mode, OFlags};
 
 use crate::Fallible;
@@ -57,6 +58,15 @@ const FILES: [&str; 19] = [
     "pids.events",
     "cgroup.procs",
 ];
+
+/// What the daemon holds for each session at most, and beside them.
+const DESCRIPTORS: (u64, u64) = (30, 200);
+
+/// How many sessions there can be where a process may have no more descriptors than it may here.
+pub fn most() -> Fallible<usize> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(usize::try_from(hard.saturating_sub(DESCRIPTORS.1) / DESCRIPTORS.0)?)
+}
 
 /// Makes sessions up to each number, and measures at each.
 pub fn curve(
@@ -150,7 +160,10 @@ fn read(
     progress.say(&format!("{} sessions: scrapes", point.sessions));
     let directories = held(machine)?;
     point.raw_files = directories.iter().map(|(_, files)| files.len()).sum();
-    let kept: Vec<File> = if point.raw_files <= KEPT_MAX { keep(&directories)? } else { Vec::new() };
+    let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // The hosts' ends of all pipes are ours, too.
+    let may_keep = point.raw_files <= KEPT_MAX.min(usize::try_from(descriptors / 2)?);
+    let kept: Vec<File> = if may_keep { keep(&directories)? } else { Vec::new() };
     let (mut scrapes, mut reads, mut from_kept) = (Samples::default(), Samples::default(), Samples::default());
     for _ in 0..rounds {
         interrupt.check()?;
