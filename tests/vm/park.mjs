@@ -257,24 +257,6 @@ async function neighbour() {
   ok('a neighbour that runs out of memory touches nobody who is parked');
 }
 
-/** By the configuration alone: what does nothing is trimmed and then parked, wakes for a call, and is parked again. */
-async function byItself() {
-  fs.writeFileSync('/etc/pinfold/pinfold.toml', "[server]\ntrim_after = '4s'\npark_after = '12s'\n");
-  execFileSync('systemctl', ['reload', 'pinfold.service']);
-  const connection = await new Connection('itself', 'memory').open();
-  await connection.call();
-  for (let turn = 0; turn < 2; turn += 1) {
-    await eventually('it is parked', () => connection.server.state === 'parked' && isFrozen(connection.server));
-    await connection.call();
-  }
-  const told = events('itself').map(({ event }) => event);
-  assert.ok(told.includes('trimmed') && told.filter((event) => event === 'parked').length === 2, told.join());
-  await connection.client.close();
-  fs.writeFileSync('/etc/pinfold/pinfold.toml', '');
-  execFileSync('systemctl', ['reload', 'pinfold.service']);
-  ok('an idle server is trimmed, parked, woken and parked again by itself');
-}
-
 /** Many sessions that do nothing: what the machine has of it. */
 async function many() {
   const available = () => {
@@ -316,7 +298,6 @@ await figures();
 await closing();
 await killed();
 await neighbour();
-await byItself();
 await cycles();
 await many();
 await eventually('no session is left', () => json('ls').length === 0);
