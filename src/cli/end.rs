@@ -1,8 +1,8 @@
 //! `pinfold end`.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
+use super::progress::Progress;
 use super::{DONE, NO, USAGE, args, failed, nearest, text};
 use crate::client::{self, Client, ClientError};
 use crate::label::Labels;
@@ -35,7 +35,7 @@ pub(super) fn end(end: &args::End) -> u8 {
         }
         Err(error) => return failed(&error),
     };
-    let progress = Progress::start();
+    let progress = Progress::start("waiting for the servers to leave");
     let mut all = EndReply::default();
     let mut unmatched = Vec::new();
     for wish in wishes {
@@ -187,39 +187,4 @@ fn lines(end: &args::End, reply: &EndReply) -> String {
         lines.push_str("nothing to end\n");
     }
     lines
-}
-
-/// Says on a terminal that we wait, once it takes longer than a second.
-struct Progress {
-    stop: Option<std::sync::mpsc::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Progress {
-    fn start() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self { stop: None, thread: None };
-        }
-        let (stop, stopped) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let mut seconds = 0;
-            while stopped.recv_timeout(Duration::from_secs(1)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                seconds += 1;
-                eprint!("\rwaiting for the servers to leave, {seconds} s");
-            }
-            if seconds > 0 {
-                eprint!("\r\x1b[K");
-            }
-        });
-        Self { stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }

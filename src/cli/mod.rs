@@ -12,6 +12,7 @@ mod label;
 mod ls;
 mod nearest;
 mod park;
+mod progress;
 mod reload;
 mod run;
 mod scan;

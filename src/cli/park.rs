@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::progress::Progress;
 use super::{DONE, NO, USAGE, args, failed, nearest, text};
 use crate::client::{self, Client, ClientError};
 use crate::daemon;
@@ -14,6 +15,7 @@ const WAIT_MAX: Duration = Duration::from_secs(150);
 
 pub(super) fn park(park: &args::Park) -> u8 {
     let mut all = ParkReply::default();
+    let progress = Progress::start("waiting for memory to be given back");
     let asked = ask(&park.servers, park.all, &park.socket, |client, wish| {
         let reply: ParkReply = client.call(&Call::Park(wish), &[], WAIT_MAX)?;
         let found = !(reply.parked.is_empty() && reply.refused.is_empty());
@@ -21,6 +23,7 @@ pub(super) fn park(park: &args::Park) -> u8 {
         all.refused.extend(reply.refused);
         Ok(found)
     });
+    drop(progress);
     if park.json {
         text::print_json(&all);
     } else {

@@ -3,6 +3,7 @@
 use super::{DONE, NO, args, failed, ls, nearest, text};
 use crate::client::{self, ClientError, Other};
 use crate::confine::Confine;
+use crate::limits::Bytes;
 use crate::session::SessionId;
 use crate::snapshot::{ContainerView, SessionView};
 use crate::wire::{Call, Fault, Located, StatusReply};
@@ -151,6 +152,10 @@ fn page(session: &SessionView) -> String {
         ));
         if let Some(container) = &server.container {
             page.push_str(&format!("    {}\n", of_container(container)));
+        }
+        if let Some(reclaimed) = server.reclaimed_bytes.filter(|reclaimed| *reclaimed > Bytes(0)) {
+            let since = server.parked_at.map_or_else(String::new, |at| format!("parked since {at}: "));
+            page.push_str(&format!("    {since}of its memory {reclaimed} are given back\n"));
         }
         if !server.labels.is_empty() {
             page.push_str(&format!("    labels: {}\n", server.labels));

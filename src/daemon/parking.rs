@@ -295,6 +295,10 @@ impl Driver {
         let mut answer = ParkReply::default();
         for number in targets {
             let Some(place) = self.place_of(number) else { continue };
+            if let Some(parked) = self.is_parked_already(number) {
+                answer.parked.push(Parked::new(place, parked));
+                continue;
+            }
             match self.park_one(number) {
                 Ok(parked) => under_way.push((place, parked)),
                 Err(why) => answer.refused.push(NotParked::new(place, why)),
@@ -316,6 +320,14 @@ impl Driver {
         });
     }
 
+    /// What was charged to a server before it was parked, what is now, and what stands in swap.
+    fn is_parked_already(&self, number: u64) -> Option<(Bytes, Bytes, Bytes)> {
+        let server = self.table.servers.get(&number).filter(|server| server.is_parked())?;
+        let memory = server.leaf.as_ref()?.memory();
+        let (now, swap) = (memory.current_bytes.unwrap_or_default(), memory.swap_bytes.unwrap_or_default());
+        Some((server.nap.before.unwrap_or(now), now, swap))
+    }
+
     fn park_one(&mut self, number: u64) -> Result<oneshot::Receiver<Result<Reclaimed, String>>, String> {
         let offers = [&self.offers.trim, &self.offers.park];
         if let Some(why) = offers.into_iter().find_map(Offer::why_not) {
@@ -323,8 +335,7 @@ impl Driver {
         }
         let server = self.table.servers.get_mut(&number).ok_or("it is gone")?;
         match (server.state, server.nap.rest) {
-            (State::Running, Rest::Parked) => return Err("it is parked already".to_owned()),
-            (State::Running, Rest::Parking) => return Err("it is being parked already".to_owned()),
+            (State::Running, Rest::Parking | Rest::Parked) => return Err("it is being parked already".to_owned()),
             (State::Running, Rest::Awake | Rest::Trimming | Rest::Trimmed) => {}
             (state, _) => return Err(format!("it is {}", state.word())),
         }

@@ -278,7 +278,7 @@ async function many() {
     sum += shown(`many-${number}`).reduce((total, server) => total + held(server), 0);
     await eventually('the session is parked', () => {
       const { refused } = park(`many-${number}`);
-      return refused.every(({ reason }) => reason === 'it is parked already');
+      return refused.length === 0;
     });
   }
   const end = available();
