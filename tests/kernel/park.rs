@@ -65,11 +65,14 @@ fn expect_parked(machine: &Machine, session: &str) -> PathBuf {
     })
 }
 
-/// Parks the only server of a session by hand.
+/// Parks the only server of a session by hand, once it has done what it was doing.
 #[track_caller]
 fn park(machine: &Machine, session: &str) -> PathBuf {
-    let output = machine.ask(&["park", session]);
-    assert!(output.status.success(), "{output:?}; {}", machine.log());
+    eventually("it lets itself be parked", || {
+        let output = machine.ask(&["park", session]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(format!("{told}; {}", machine.log())) }
+    });
     expect_parked(machine, session)
 }
 
@@ -285,8 +288,11 @@ fn servers_are_parked_and_thawed_by_name_and_what_is_busy_is_refused() {
     let script = "print \"up\\n\"; while (1) { my $sum = 0; $sum++ for 1..9999 }";
     let mut busy = perl(&machine, &["--session", "a/b", "--server", "busy"], script);
     assert_eq!(busy.line(), "up");
-    let output = machine.ask(&["park", "a/b", "--json"]);
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (output, told) = eventually("one of two is parked", || {
+        let output = machine.ask(&["park", "a/b", "--json"]);
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        if told["parked"][0].is_object() { Ok((output, told)) } else { Err(told.to_string()) }
+    });
     assert_eq!((output.status.code(), &told["parked"][0]["server"]), (Some(1), &"echo".into()), "{told}");
     assert_eq!(told["refused"][0]["reason"], "it is doing something", "{told}");
     assert!(Process::of(busy.pid()).lives());
