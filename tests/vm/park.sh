@@ -17,6 +17,6 @@ mkdir -p /etc/pinfold
 systemctl daemon-reload
 systemctl start pinfold.service
 cd /mnt/host/servers
-node park.mjs "${1:-30}" "${2:-3}"
+node park.mjs "${1:-20}" "${2:-2}"
 systemctl stop pinfold.service
 swapoff "$swap"
