@@ -18,3 +18,8 @@ await() { # WANTED COMMAND...
     local deadline=$((SECONDS + 180))
     while got=$("${@:2}" 2>&1); [[ $got != "$1" ]] && ((SECONDS < deadline)); do sleep 0.2; done
 }
+
+awaited() { # NAME WANTED COMMAND...
+    await "${@:2}"
+    check "$1" "$2" "$got"
+}

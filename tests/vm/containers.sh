@@ -13,11 +13,6 @@ pinfold=/usr/local/bin/pinfold
 # shellcheck source=tests/vm/checks.sh
 . /mnt/host/checks.sh
 
-awaited() { # NAME WANTED COMMAND...
-    await "${@:2}"
-    check "$1" "$2" "$got"
-}
-
 # An image of busybox and pinfold, with the libraries that this one is linked to.
 make_image() {
     local root=$kept/root library

@@ -6,24 +6,8 @@
 #   engines.sh docker             as root, and docker with systemd's cgroups and with directories
 set -uo pipefail
 
-passed=0 failed=0
-
-check() { # NAME WANTED GOT
-    if [[ $3 == "$2" ]]; then
-        passed=$((passed + 1))
-        echo "ok    $1"
-    else
-        failed=$((failed + 1))
-        printf 'FAIL  %s\n      wanted: %s\n      got:    %s\n' "$1" "$2" "$3"
-    fi
-}
-
-# Waits for a level: until the command says what is wanted.
-awaited() { # NAME WANTED COMMAND...
-    local deadline=$((SECONDS + 60)) got
-    while got=$("${@:3}" 2>&1); [[ $got != "$2" ]] && ((SECONDS < deadline)); do sleep 0.2; done
-    check "$1" "$2" "$got"
-}
+# shellcheck source=tests/vm/checks.sh
+. /mnt/host/checks.sh
 
 # The server's container, as the daemon tells it: how many cgroups and processes, or why it is outside.
 told_of() { # SESSION
