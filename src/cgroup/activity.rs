@@ -11,16 +11,19 @@ use crate::lifecycle::Activity;
 const PROCESSES_MAX: usize = 4096;
 
 impl Leaf {
+    /// CPU time of all of it so far. It is there without any controller (admin-guide/cgroup-v2, "cpu.stat"), and counts what is
+    /// below and what has exited.
+    pub fn cpu(&self) -> Result<Duration, CgroupError> {
+        let mut cpu = 0;
+        for group in std::iter::once(self.group()).chain(self.annex().map(|annex| &annex.group)) {
+            cpu += files::keyed(&group.v2().read("cpu.stat")?, "usage_usec").unwrap_or(0);
+        }
+        Ok(Duration::from_micros(cpu))
+    }
+
     /// Reads it. `None` where it has too many processes to be looked at. Blocks while one of them executes a program.
     pub fn activity(&self) -> Result<Option<Activity>, CgroupError> {
-        let v2 = self.group().v2();
-        // There without any controller (admin-guide/cgroup-v2, "cpu.stat"), and it counts what is below and what has
-        // exited.
-        let mut cpu = files::keyed(&v2.read("cpu.stat")?, "usage_usec").unwrap_or(0);
-        let annex = self.annex().map(|annex| annex.group.v2());
-        if let Some(annex) = annex {
-            cpu += files::keyed(&annex.read("cpu.stat")?, "usage_usec").unwrap_or(0);
-        }
+        let (v2, cpu) = (self.group().v2(), self.cpu()?);
         let mut pids = self.processes()?;
         if pids.len() > PROCESSES_MAX {
             return Ok(None);
@@ -41,7 +44,7 @@ impl Leaf {
         }
         // Only where the io controller is enabled in it.
         let blocks = v2.read("io.stat").map(|text| all_numbers(&text)).unwrap_or(0);
-        Ok(Some(Activity { cpu: Duration::from_micros(cpu), bytes, disk, blocks }))
+        Ok(Some(Activity { cpu, bytes, disk, blocks }))
     }
 }
 

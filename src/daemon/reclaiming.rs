@@ -19,6 +19,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// The part of that time that may be CPU time: a program that does nothing has timers, and a garbage collector.
 const LOOK_PART: u32 = 10;
 
+/// CPU time beyond which a server that is being trimmed has something to do.
+const BUSY: Duration = Duration::from_millis(100);
+
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub(super) struct Task {
@@ -65,7 +68,10 @@ pub(super) fn run(task: &Task) -> Outcome {
             }
         }
     }
-    let go_on = || !task.order.is_off();
+    let began = task.leaf.cpu().unwrap_or_default();
+    // What goes on may have something to do by now, and is left in peace.
+    let is_busy = || task.leaf.cpu().is_ok_and(|now| now.saturating_sub(began) > BUSY);
+    let go_on = || !task.order.is_off() && !is_busy();
     match task.leaf.reclaim(task.swap, &go_on) {
         Ok(_) if task.order.is_off() && task.park.is_some() => Outcome::CalledOff,
         Ok(reclaimed) => Outcome::Reclaimed(reclaimed),
