@@ -64,10 +64,13 @@ const ok = (what) => {
   console.log(`ok    ${what}`);
 };
 
+/** No two calls have the same mark, also not those of a server that was launched again. */
+let calls = 0;
+
 /** One MCP connection as a host has it. */
 class Connection {
   constructor(session, kind) {
-    Object.assign(this, { session, kind, count: 0 });
+    Object.assign(this, { session, kind });
   }
 
   async open() {
@@ -86,7 +89,7 @@ class Connection {
 
   /** Calls its tool, and gives how long the right answer took, in milliseconds. */
   async call() {
-    const mark = `${this.session}-${this.kind}-${++this.count}`;
+    const mark = `${this.session}-${this.kind}-${++calls}`;
     const began = performance.now();
     const result = await within(`${mark} is answered`, this.client.callTool(kinds[this.kind].call(mark), undefined, { timeout: DEADLINE }));
     const took = performance.now() - began;
