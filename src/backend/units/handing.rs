@@ -10,10 +10,11 @@ use crate::limits::Limits;
 use crate::systemd::{Properties, Value};
 
 /// How long a manager may take to hand on what it delegates.
-const HANDED_MAX: Duration = Duration::from_secs(5);
+const HANDED_MAX: Duration = Duration::from_secs(10);
 
-/// When it is asked to look again.
+/// When it is asked to look again, and after how long once more: one that is read anew itself may have missed it.
 const ASKED_AFTER: Duration = Duration::from_millis(200);
+const ASKED_AGAIN: Duration = Duration::from_secs(2);
 
 /// How often it is looked at.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -25,19 +26,19 @@ impl Units {
         let directory = leaf.group().v2().path().parent().map(PathBuf::from).unwrap_or_default();
         let scope = Group::open(&paths(directory))?;
         let start = Instant::now();
-        let mut asked = false;
+        let mut ask_at = ASKED_AFTER;
         let offered = loop {
             let offered = Controllers::of(scope.v2())?;
             if suffice(offered, limits) || start.elapsed() >= HANDED_MAX {
                 break offered;
             }
-            if !asked && start.elapsed() >= ASKED_AFTER {
+            if start.elapsed() >= ask_at {
                 tracing::debug!(
                     "{unit} has not all the controllers that are delegated to it: its manager is asked to look again"
                 );
                 // Any property has it go through the controllers of all that is above.
                 self.manager.set(unit, Properties::default().with("TasksAccounting", Value::Flag(true)))?;
-                asked = true;
+                ask_at = start.elapsed() + ASKED_AGAIN;
             }
             std::thread::sleep(PAUSE);
         };
