@@ -27,8 +27,8 @@ const kinds = {
   filesystem: {
     command: [module('server-filesystem'), scratch],
     call: (mark) => {
-      fs.writeFileSync(path.join(scratch, 'mark.txt'), mark);
-      return { name: 'read_text_file', arguments: { path: path.join(scratch, 'mark.txt') } };
+      fs.writeFileSync(path.join(scratch, mark), mark);
+      return { name: 'read_text_file', arguments: { path: path.join(scratch, mark) } };
     },
     answers: (text, mark) => text.includes(mark),
   },
