@@ -64,10 +64,12 @@ impl Installed {
             std::fs::write(directory.join(name), text).unwrap();
         }
         let mut installed = Self { directory, drop_ins: Vec::new() };
-        let order =
-            source("pinfold.service").lines().find_map(|line| line.strip_prefix("ExecReload=pinfold ")).unwrap();
-        let order = format!("{} {order}", binary());
-        let commands = format!("ExecStart=\nExecStart={command}\nExecReload=\nExecReload={order}\n");
+        let mut commands = format!("ExecStart=\nExecStart={command}\n");
+        for key in ["ExecReload", "ExecStopPost"] {
+            let text = source("pinfold.service");
+            let order = text.lines().find_map(|line| line.strip_prefix(&format!("{key}=pinfold "))).unwrap();
+            commands.push_str(&format!("{key}=\n{key}={} {order}\n", binary()));
+        }
         installed.drop_in("pinfold.service", "commands", &format!("[Service]\n{commands}"));
         installed
     }
