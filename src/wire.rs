@@ -7,14 +7,13 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod adopt;
+mod describe;
 mod fault;
 mod history;
 mod inbox;
 mod newer;
 mod reload;
 mod rest;
-
-use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -32,6 +31,7 @@ use crate::snapshot::SessionView;
 use crate::timespan::TimeSpan;
 use crate::timestamp::Timestamp;
 pub use adopt::{Adopt, Adopted};
+pub use describe::{Description, LimitState};
 pub use fault::Fault;
 pub use history::{Answer, By, ENDS_MAX, Group, Question};
 pub use inbox::Inbox;
@@ -260,61 +260,6 @@ pub struct Located {
     pub session: SessionView,
     /// The leaf that holds the process.
     pub leaf: String,
-}
-
-/// The answer to `Describe`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Description {
-    /// Of the daemon.
-    pub version: String,
-    /// The daemon.
-    pub pid: i32,
-    /// Whom it runs as.
-    pub uid: u32,
-    /// `systemd` or `cgroupfs`.
-    pub backend: String,
-    /// Why it is that one.
-    pub backend_why: String,
-    /// What else should be known of it.
-    pub notes: Vec<String>,
-    /// `v2` or `hybrid`.
-    pub layout: String,
-    /// The subtree that it writes.
-    pub root: String,
-    /// Its configuration file.
-    pub config: Option<String>,
-    /// For each kind of limit whether it holds.
-    pub limits: BTreeMap<String, LimitState>,
-    /// What can be done for idle servers: `trim` and `park`.
-    pub idle: BTreeMap<String, LimitState>,
-    /// Launches that were granted since it started.
-    pub launches: u64,
-    /// Launches that were refused.
-    pub refusals: u64,
-    /// Launches that were refused and run without containment.
-    pub uncontained: u64,
-    /// Launches that had to wait, because their server was launched too often.
-    pub delayed: u64,
-    /// How often that began: a launch found its server launched too often, and the ones before did not.
-    pub storms: u64,
-}
-
-/// Whether one kind of limit holds where the daemon runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum LimitState {
-    /// The kernel enforces it.
-    Holds,
-    /// There is nothing of the kind: swap, on a machine without.
-    NothingToLimit,
-    /// The kernel cannot enforce it here.
-    Missing {
-        /// What is missing.
-        why: String,
-        /// What would change that.
-        remedy: String,
-    },
 }
 
 /// What a client can ask.

@@ -21,7 +21,7 @@ use crate::confine::Confine;
 use crate::naming::SessionKey;
 use crate::occurrence::What;
 use crate::policy::{
-    self, Decision, Grant, Newcomer, Refusal, Request, SessionName, SessionNaming, Source as LaunchSource,
+    self, Decision, Grant, Newcomer, Offers, Refusal, Request, SessionName, SessionNaming, Source as LaunchSource,
 };
 use crate::process::{self, Ancestor};
 use crate::realm::{Container, Realm};
@@ -188,6 +188,7 @@ impl Driver {
         self.has_room(&newcomer, request.launcher).map_err(Denial::lasting)?;
         let below = request.container.as_ref().filter(|_| request.is_below);
         let offers = below.map(|container| self.backend.offers_below(container, self.settings.move_processes));
+        let offers = offers.map(|offers| Offers { park: self.offers.park.clone(), ..offers });
         let asked = Request {
             host: host.as_ref(),
             session: &name.id,

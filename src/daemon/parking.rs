@@ -187,8 +187,8 @@ impl Driver {
         let was = (server.nap.rest, server.nap.why.take());
         tracing::debug!(leaf = server.leaf_name.as_str(), why, "it is not parked");
         server.nap.refused = true;
+        // The order stays: where the kernel did not thaw it, that is tried again before anything else is done for it.
         server.nap.rest = Rest::Trimmed;
-        server.nap.order = None;
         if let Some(waiter) = server.nap.waiter.take() {
             let _ = waiter.send(Err(why.to_owned()));
         }

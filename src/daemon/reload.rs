@@ -227,7 +227,8 @@ impl Driver {
     fn offers_of(&self, server: &Server, session: &Session) -> Option<policy::Offers> {
         let machine = server.leaf.as_ref()?.machine().paths();
         let container = session.container.as_ref().filter(|_| self.backend.directories().is_below(&machine))?;
-        Some(self.backend.offers_below(container, false))
+        let park = self.offers.park.clone();
+        Some(policy::Offers { park, ..self.backend.offers_below(container, false) })
     }
 
     /// Gives all that lives what the settings say: manners at once, limits off the driver.
