@@ -131,10 +131,17 @@ impl Backend {
             Ok(properties) => properties,
             Err(error) => return Some(Err(chain(&error))),
         };
-        let restarts = properties.get("Restart").is_some_and(|value| !value.is_text("no"));
+        // What dies of a signal, or of its watchdog (systemd.service(5)).
+        let mends = ["always", "on-failure", "on-abnormal"];
+        let restarts = properties.get("Restart").is_some_and(|value| mends.iter().any(|word| value.is_text(word)));
         let stores = properties.get("FileDescriptorStoreMax").and_then(Variant::number).is_some_and(|most| most > 0);
-        let thaws = properties.get("ExecStopPost").is_some_and(|value| !value.is_nothing());
-        let has = [(restarts, "Restart="), (stores, "FileDescriptorStoreMax="), (thaws, "ExecStopPost=")];
+        let is_thaw = |value: &Variant| ["thaw", "--left"].iter().all(|word| value.has_word(word));
+        let thaws = properties.get("ExecStopPost").is_some_and(is_thaw);
+        let has = [
+            (restarts, "Restart= that starts it again when it dies"),
+            (stores, "FileDescriptorStoreMax="),
+            (thaws, "ExecStopPost=pinfold thaw --left"),
+        ];
         Some(Ok(has.into_iter().filter(|(has, _)| !has).map(|(_, name)| name).collect()))
     }
 }

@@ -31,6 +31,11 @@ pub struct Order {
 }
 
 impl Order {
+    /// Calls it off, where it has frozen nothing: [`Leaf::thaw`] undoes what it has.
+    pub fn call_off(&self) {
+        self.off.store(true, Ordering::Release);
+    }
+
     /// Whether it was called off.
     pub fn is_off(&self) -> bool {
         self.off.load(Ordering::Acquire)
@@ -49,7 +54,7 @@ impl Leaf {
 
     /// Calls the order off, and thaws what it froze. That the leaf is gone is success.
     pub fn thaw(&self, order: &Order) -> Result<(), CgroupError> {
-        order.off.store(true, Ordering::Release);
+        order.call_off();
         let _writes = order.write.lock().unwrap_or_else(PoisonError::into_inner);
         match self.group().v2().write("cgroup.freeze", "0") {
             Err(error) if !error.is_gone() => Err(error),
@@ -84,32 +89,51 @@ fn is_frozen(cgroup: &Cgroup) -> Result<bool, CgroupError> {
     cgroup.read("cgroup.events").map(|text| files::keyed(&text, "frozen") == Some(1))
 }
 
-/// Thaws every leaf below the directory of a machine level, for a daemon that died while they were frozen. Tells how many
-/// were.
-pub fn thaw_all_below(machine: &Path) -> Result<usize, CgroupError> {
-    match Cgroup::open(machine) {
-        Ok(machine) => thaw_below(&machine, LEVELS_MAX),
-        Err(error) if error.is_gone() => Ok(0),
-        Err(error) => Err(error),
-    }
+/// What came of thawing all that may have been left frozen.
+#[derive(Debug, Default)]
+pub struct Thawed {
+    /// How many leaves were frozen, and are no more.
+    pub leaves: usize,
+    /// What could not be thawed, or looked at.
+    pub failed: Vec<CgroupError>,
 }
 
-fn thaw_below(cgroup: &Cgroup, levels: usize) -> Result<usize, CgroupError> {
-    let mut thawed = 0;
-    for name in if levels == 0 { Vec::new() } else { cgroup.children()? } {
+/// Thaws every leaf below the directory of a machine level, for a daemon that died while they were frozen. What cannot be
+/// thawed keeps nothing else frozen.
+pub fn thaw_all_below(machine: &Path) -> Thawed {
+    let mut thawed = Thawed::default();
+    match Cgroup::open(machine) {
+        Ok(machine) => thaw_below(&machine, LEVELS_MAX, &mut thawed),
+        Err(error) if error.is_gone() => {}
+        Err(error) => thawed.failed.push(error),
+    }
+    thawed
+}
+
+fn thaw_below(cgroup: &Cgroup, levels: usize, thawed: &mut Thawed) {
+    if levels == 0 {
+        return;
+    }
+    let names = cgroup.children().unwrap_or_else(|error| {
+        thawed.failed.push(error);
+        Vec::new()
+    });
+    for name in names {
         let child = match cgroup.child(&name) {
             Ok(child) => child,
             Err(error) if error.is_gone() => continue,
-            Err(error) => return Err(error),
+            Err(error) => {
+                thawed.failed.push(error);
+                continue;
+            }
         };
         let freezes = child.read("cgroup.freeze").is_ok_and(|text| text.trim() == "1");
         if freezes && LeafName::parse(&name).is_ok() {
             match child.write("cgroup.freeze", "0") {
-                Err(error) if !error.is_gone() => return Err(error),
-                _ => thawed += 1,
+                Err(error) if !error.is_gone() => thawed.failed.push(error),
+                _ => thawed.leaves += 1,
             }
         }
-        thawed += thaw_below(&child, levels - 1)?;
+        thaw_below(&child, levels - 1, thawed);
     }
-    Ok(thawed)
 }

@@ -29,7 +29,7 @@ pub use adjust::{Adjusted, Changed, Kept};
 pub use dir::{Cgroup, CgroupError};
 pub use directories::Directories;
 pub use files::{Membership, mount_points};
-pub use freezer::{Order, thaw_all_below};
+pub use freezer::{Order, Thawed, thaw_all_below};
 pub use group::{Controllers, Group, GroupPaths, Make};
 pub use knobs::{KnobError, percent};
 pub use layout::{Layout, LayoutError, Mount};

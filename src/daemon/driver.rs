@@ -15,12 +15,11 @@ use super::chronicle::Chronicle;
 use super::containers::Engines;
 use super::escapes::Escapees;
 use super::expiry::Alarm;
+use super::fair::FairTurns;
 use super::held;
 use super::historian::Historian;
-use super::idling::Readers;
 use super::log::LINES;
 use super::message::{Counts, Message};
-use super::parking::Reclaimers;
 use super::polling::Polls;
 use super::publish;
 use super::reload::Reloads;
@@ -97,9 +96,9 @@ pub(super) struct Driver {
     /// Turns of trees that are moved.
     pub(super) moves: Arc<Semaphore>,
     /// Turns of what is read for being idle.
-    pub(super) readers: Readers,
+    pub(super) readers: FairTurns,
     /// Turns of what gives memory back.
-    pub(super) reclaimers: Reclaimers,
+    pub(super) reclaimers: FairTurns,
     /// The configuration file, and what is under way with it.
     pub(super) reloads: Reloads,
     /// Told to stop: then, or when nothing is half removed any more.
@@ -107,10 +106,16 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Runs until it is told to stop, or has been idle for long enough.
+    /// Runs until it is told to stop, or has been idle for long enough. Whatever it leaves for, it leaves nothing frozen.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> Self {
         // However long the start took: whoever started this daemon has had no chance to use it.
         self.idle_since = self.now();
+        self.turn(&mut inbox).await;
+        self.wake_all(ThawReason::Stopping);
+        self
+    }
+
+    async fn turn(&mut self, inbox: &mut mpsc::Receiver<Message>) {
         loop {
             let wake = self.next_deadline();
             let timer = async {
@@ -121,24 +126,24 @@ impl Driver {
             };
             tokio::select! {
                 message = inbox.recv() => match message {
-                    None => return self,
+                    None => return,
                     Some(message) => self.receive(message),
                 },
                 spoke = self.watcher.next() => match spoke {
                     Ok(sources) => sources.into_iter().for_each(|source| self.notice(source)),
                     Err(error) => {
                         tracing::error!(%error, "cannot wait for the kernel; stopping, sessions live on");
-                        return self;
+                        return;
                     }
                 },
                 () = timer => self.tick(),
             }
             if self.stop_by.is_some_and(|latest| self.cleaning == 0 || latest <= self.now()) {
-                return self;
+                return;
             }
             if self.is_idle_for_long() {
                 tracing::info!("nothing is contained any more; leaving until somebody needs it");
-                return self;
+                return;
             }
         }
     }
@@ -193,6 +198,7 @@ impl Driver {
             Message::JobDone(number, job, done) => self.job_done(number, job, done),
             Message::Readings(readings) => self.weigh_idlers(readings),
             Message::Rested(number, order, outcome) => self.rested(number, &order, *outcome),
+            Message::ThawAgain(number, order, reason) => self.thaw_again(number, &order, reason),
             Message::Thawed(thawed) => drop(self.occurred_to(thawed.0, thawed.1)),
             Message::LookAgain(number) => self.look(number),
             Message::RemovalFailed(number) => self.feed(number, Event::RemovalFailed),

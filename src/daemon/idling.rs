@@ -11,9 +11,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use super::driver::Driver;
+use super::fair::{FairTurns, Queue};
 use super::message::Message;
 use super::publish;
 use super::stdin;
@@ -27,8 +26,9 @@ use crate::timespan::TimeSpan;
 /// How long a reading may take: `/proc/PID/io` waits for a process that executes a program.
 const READ_MAX: Duration = Duration::from_secs(10);
 
-/// How many are read at the same time. One that the kernel holds up keeps its place.
+/// How many are read at the same time, and of one user. One that the kernel holds up keeps its place.
 const READERS: usize = 16;
+const READERS_OF_ONE: usize = 4;
 
 /// Of each server what it has done; `None` where that could not be read, or the server is not where it could.
 type Found = Vec<(u64, Option<Activity>)>;
@@ -42,13 +42,8 @@ pub(super) struct Readings {
 }
 
 /// The turns of those that read.
-#[derive(Debug, Clone)]
-pub(super) struct Readers(Arc<Semaphore>);
-
-impl Default for Readers {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(READERS)))
-    }
+pub(super) fn readers() -> FairTurns {
+    FairTurns::new(READERS, READERS_OF_ONE)
 }
 
 impl Driver {
@@ -66,18 +61,18 @@ impl Driver {
                 asked.entry(uid).or_default().push(*number);
             }
         }
-        asked.into_values().for_each(|numbers| self.read_leaves(numbers, false));
+        asked.into_iter().for_each(|(uid, numbers)| self.read_leaves(uid, numbers, false));
     }
 
-    fn read_leaves(&self, numbers: Vec<u64>, again: bool) {
+    fn read_leaves(&mut self, uid: u32, numbers: Vec<u64>, again: bool) {
         let leaf = |number: &u64| {
             let server = self.table.servers.get(number)?;
             Some((*number, server.leaf.clone()?, server.leader))
         };
         let leaves: Vec<_> = numbers.iter().filter_map(leaf).collect();
-        let (readers, outbox) = (self.readers.clone(), self.outbox.clone());
+        let (queue, outbox) = (self.readers.of(uid), self.outbox.clone());
         tokio::spawn(async move {
-            let read = tokio::time::timeout(READ_MAX, read(&readers, leaves)).await.ok().flatten();
+            let read = tokio::time::timeout(READ_MAX, read(queue, leaves)).await.ok().flatten();
             let activities = read.unwrap_or_else(|| numbers.into_iter().map(|number| (number, None)).collect());
             let _ = outbox.send(Message::Readings(Readings { activities, again })).await;
         });
@@ -105,7 +100,9 @@ impl Driver {
                 idle.ask_again(now);
             }
         }
-        seem_idle.into_iter().for_each(|number| self.read_leaves(vec![number], true));
+        for number in seem_idle {
+            self.read_leaves(self.table.uid(number), vec![number], true);
+        }
     }
 
     /// For how long it may be idle, where it has been.
@@ -129,8 +126,8 @@ fn next(server: &Server) -> Option<Moment> {
     server.idle.as_ref().filter(|_| server.state == State::Running && server.leaf.is_some())?.next()
 }
 
-async fn read(Readers(turns): &Readers, leaves: Vec<(u64, Arc<Leaf>, ProcessId)>) -> Option<Found> {
-    let turn = turns.clone().acquire_owned().await.ok()?;
+async fn read(queue: Queue, leaves: Vec<(u64, Arc<Leaf>, ProcessId)>) -> Option<Found> {
+    let turn = queue.turn().await?;
     let reading = tokio::task::spawn_blocking(move || {
         let found = leaves.iter().map(|(number, leaf, leader)| (*number, activity(leaf, *leader))).collect();
         drop(turn);

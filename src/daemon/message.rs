@@ -18,6 +18,7 @@ use super::reload::{Applied, Asker, Loaded};
 use super::scrape::Facts;
 use super::table::Job;
 use crate::cgroup::{Caller, Order};
+use crate::lifecycle::ThawReason;
 use crate::occurrence::What;
 use crate::policy::Configured;
 use crate::realm::Realm;
@@ -56,6 +57,8 @@ pub(super) enum Message {
     Readings(Readings),
     /// The memory of an idle server was given back under this order, or was not.
     Rested(u64, Arc<Order>, Box<Outcome>),
+    /// A thaw under this order failed: try again.
+    ThawAgain(u64, Arc<Order>, ThawReason),
     /// The kernel told of a thaw.
     Thawed(Box<(About, What)>),
     /// A fact may have come to be: look again.

@@ -16,6 +16,7 @@ mod driver;
 mod ending;
 mod escapes;
 mod expiry;
+mod fair;
 mod follow;
 mod generation;
 mod ground;
@@ -67,7 +68,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::backend::{Backend, BackendError, Choice};
-use crate::cgroup::{TreeError, TreeOptions};
+use crate::cgroup::{CgroupError, TreeError, TreeOptions};
 use crate::client::{ClientError, beside};
 use crate::config::{Config, ConfigError};
 use crate::metrics::Counters;
@@ -188,6 +189,17 @@ pub enum ServeError {
         manager: &'static str,
         /// Who does.
         other: Other,
+    },
+    /// What a daemon that is gone froze stands still.
+    #[error("{thawed} servers were thawed, and {failures} others or more may stand still")]
+    StillFrozen {
+        /// In how many places that failed.
+        failures: usize,
+        /// How many servers go on.
+        thawed: usize,
+        /// Why the first of them does not.
+        #[source]
+        source: CgroupError,
     },
     /// There is no directory for a lock.
     #[error(transparent)]
@@ -320,8 +332,8 @@ async fn run(
         engines: containers::Engines::default(),
         placements: Arc::new(Semaphore::new(placing::PLACEMENTS)),
         moves: Arc::new(Semaphore::new(placing::MOVES)),
-        readers: idling::Readers::default(),
-        reclaimers: parking::Reclaimers::default(),
+        readers: idling::readers(),
+        reclaimers: parking::reclaimers(),
         reloads: Reloads::new(path, options),
         stop_by: None,
     };

@@ -9,9 +9,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::driver::Driver;
+use super::fair::{FairTurns, Turn};
 use super::message::{Message, Peer};
 use super::reclaiming::{self, Outcome, Park, Task};
 use super::stdin;
@@ -30,8 +31,14 @@ use crate::wire::{Fault, NotParked, ParkReply, Parked, Rested, ThawReply};
 /// How many servers give memory back at a time: they share one disk.
 const TURNS: usize = 2;
 
+/// After how long one that the kernel holds up lets others have its turn, and its user has one less.
+const TURN_MAX: Duration = Duration::from_secs(30);
+
 /// How long a thaw may take until the kernel tells that all of a leaf may run.
 const THAW_MAX: Duration = Duration::from_secs(5);
+
+/// The wait before a thaw is tried again that the kernel refused.
+const THAW_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long somebody who asks for servers to be parked waits for them.
 const PARK_WAIT: Duration = Duration::from_secs(120);
@@ -48,6 +55,8 @@ pub(super) struct Nap {
     pub(super) parked: Duration,
     /// What was charged to it before its memory was last given back.
     pub(super) before: Option<Bytes>,
+    /// The kernel refused to thaw it, which was told and is tried again.
+    stuck: bool,
     /// It was not to be parked when that was last tried, and has done nothing since.
     refused: bool,
     why: Option<ParkReason>,
@@ -56,13 +65,8 @@ pub(super) struct Nap {
 }
 
 /// The turns of those that give memory back.
-#[derive(Debug, Clone)]
-pub(super) struct Reclaimers(Arc<Semaphore>);
-
-impl Default for Reclaimers {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(TURNS)))
-    }
+pub(super) fn reclaimers() -> FairTurns {
+    FairTurns::new(TURNS, TURNS)
 }
 
 /// What a grant says of idle servers.
@@ -89,8 +93,14 @@ impl Driver {
             return;
         };
         let Some(idle) = idle else {
-            if server.nap.rest == Rest::Trimmed {
-                server.nap.rest = Rest::Awake;
+            match server.nap.rest {
+                // It may have waited for its turn until now, or be under way: what is in use is left alone.
+                Rest::Trimming => {
+                    server.nap.order.take().inspect(|order| order.call_off());
+                    server.nap.rest = Rest::Awake;
+                }
+                Rest::Trimmed => server.nap.rest = Rest::Awake,
+                Rest::Awake | Rest::Parking | Rest::Parked => {}
             }
             server.nap.refused = false;
             return;
@@ -125,15 +135,21 @@ impl Driver {
             return;
         }
         let task = Task { leaf, order: order.clone(), swap: server.resting.swap, park: park.map(|(park, _)| park) };
-        let (Reclaimers(turns), outbox) = (self.reclaimers.clone(), self.outbox.clone());
+        let (queue, outbox) = (self.reclaimers.of(self.table.uid(number)), self.outbox.clone());
         tokio::spawn(async move {
-            let Ok(turn) = turns.acquire_owned().await else { return };
-            let work = move || {
+            let Some(Turn { own, shared }) = queue.turn().await else { return };
+            let mut work = tokio::task::spawn_blocking(move || {
                 let outcome = if task.order.is_off() { Outcome::CalledOff } else { reclaiming::run(&task) };
-                drop(turn);
+                drop(own);
                 outcome
+            });
+            let in_time = tokio::time::timeout(TURN_MAX, &mut work).await;
+            drop(shared);
+            let done = match in_time {
+                Ok(done) => done,
+                Err(_) => work.await,
             };
-            if let Ok(outcome) = tokio::task::spawn_blocking(work).await {
+            if let Ok(outcome) = done {
                 let _ = outbox.send(Message::Rested(number, order, Box::new(outcome))).await;
             }
         });
@@ -172,6 +188,11 @@ impl Driver {
                 );
             }
             Outcome::CalledOff => {}
+            Outcome::Stirs => {
+                // Nothing is done instead.
+                server.nap.why = None;
+                self.refuse_park(number, "it is doing something");
+            }
             Outcome::NotParked(why) => self.refuse_park(number, &why),
             Outcome::Failed(why) => {
                 let leaf = server.leaf_name.as_str();
@@ -187,15 +208,32 @@ impl Driver {
         let was = (server.nap.rest, server.nap.why.take());
         tracing::debug!(leaf = server.leaf_name.as_str(), why, "it is not parked");
         server.nap.refused = true;
-        // The order stays: where the kernel did not thaw it, that is tried again before anything else is done for it.
         server.nap.rest = Rest::Trimmed;
         if let Some(waiter) = server.nap.waiter.take() {
             let _ = waiter.send(Err(why.to_owned()));
         }
+        let (leaf, order) = (server.leaf.clone(), server.nap.order.clone());
         self.watch_hang_up(number);
-        if was == (Rest::Parking, Some(ParkReason::Idle)) {
+        let is_thawed =
+            leaf.zip(order).is_none_or(|(leaf, order)| self.undo(number, &leaf, order, ThawReason::Requested));
+        if is_thawed && was == (Rest::Parking, Some(ParkReason::Idle)) {
             self.begin_rest(number, None);
         }
+    }
+
+    /// Calls an order off, and thaws what it froze; `false` where the kernel refuses that, which is tried again as long as no other
+    /// order takes its place.
+    fn undo(&mut self, number: u64, leaf: &Leaf, order: Arc<Order>, reason: ThawReason) -> bool {
+        let thawed = leaf.thaw(&order);
+        let Some(server) = self.table.servers.get_mut(&number) else { return true };
+        let was_stuck = std::mem::replace(&mut server.nap.stuck, thawed.is_err());
+        let Err(error) = thawed else { return true };
+        if !was_stuck {
+            tracing::error!(leaf = leaf.name().as_str(), error = %chain(&error), "a server cannot be thawed; trying again");
+        }
+        server.nap.order = Some(order.clone());
+        self.later(THAW_PAUSE, Message::ThawAgain(number, order, reason));
+        false
     }
 
     /// From now on only a hang-up of its stdin is of interest.
@@ -219,7 +257,8 @@ impl Driver {
         }
     }
 
-    /// Has a server go on, if it rests. When this returns it is thawed.
+    /// Has a server go on, if it rests. When this returns it is thawed; or, where the kernel refuses, that is tried again until
+    /// it is done or the server is gone.
     pub(super) fn wake(&mut self, number: u64, reason: ThawReason) {
         let asked = Instant::now();
         let now = self.now();
@@ -233,9 +272,7 @@ impl Driver {
         // Idle is what it is from here on.
         server.idle = server.idle.as_ref().and_then(|idle| Idle::begin(idle.spans(), now));
         let Some(leaf) = server.leaf.clone() else { return };
-        if let Err(error) = leaf.thaw(&order) {
-            tracing::error!(leaf = leaf.name().as_str(), error = %chain(&error), "a parked server cannot be thawed");
-        }
+        self.undo(number, &leaf, order, reason);
         if rest.is_frozen() {
             self.watch_hang_up(number);
         }
@@ -246,6 +283,23 @@ impl Driver {
             }
             let parked_seconds = parked.as_secs_f64();
             self.thawed(number, leaf, (reason, asked, parked_seconds));
+        }
+    }
+
+    /// Has a server go on that the daemon before this one left frozen, where that could not be thawed so far.
+    pub(super) fn thaw_adopted(&mut self, number: u64) {
+        let Some(server) = self.table.servers.get_mut(&number) else { return };
+        if server.leaf.as_ref().is_some_and(|leaf| leaf.is_frozen().unwrap_or(false)) {
+            server.nap.order = Some(Arc::default());
+            self.wake(number, ThawReason::Requested);
+        }
+    }
+
+    /// A thaw failed a moment ago.
+    pub(super) fn thaw_again(&mut self, number: u64, order: &Arc<Order>, reason: ThawReason) {
+        let nap = self.table.servers.get(&number).map(|server| &server.nap);
+        if nap.and_then(|nap| nap.order.as_ref()).is_some_and(|current| Arc::ptr_eq(current, order)) {
+            self.wake(number, reason);
         }
     }
 
@@ -351,11 +405,9 @@ impl Driver {
         if stdin::has_unread(held.as_fd()) {
             return Err("a message waits in its stdin".to_owned());
         }
-        // A trim that is under way has nothing to freeze.
-        if let Some(order) = server.nap.order.take()
-            && let Some(leaf) = &server.leaf
-        {
-            leaf.thaw(&order).map_err(|error| chain(&error))?;
+        // A trim that is under way has nothing to freeze; what could not be thawed a moment ago is now, or stays as it is.
+        if let (Some(order), Some(leaf)) = (&server.nap.order, &server.leaf) {
+            leaf.thaw(order).map_err(|error| chain(&error))?;
         }
         let (waiter, parked) = oneshot::channel();
         server.nap.waiter = Some(waiter);

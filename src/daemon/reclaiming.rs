@@ -50,6 +50,8 @@ pub(super) enum Outcome {
     Reclaimed(Reclaimed),
     /// Somebody wanted it awake.
     CalledOff,
+    /// It is doing something, and is to do that with the memory that it has. It is awake.
+    Stirs,
     /// It is not to be frozen, or cannot be: why, a clause without a full stop. It is awake.
     NotParked(String),
     /// The kernel refused something. It is awake.
@@ -118,7 +120,7 @@ fn freeze(task: &Task, Park { reachable, idle }: &Park) -> Result<Option<Outcome
     });
     if stirred && !task.order.is_off() {
         thaw(task);
-        return Ok(Some(Outcome::NotParked("it is doing something".to_owned())));
+        return Ok(Some(Outcome::Stirs));
     }
     Ok(None)
 }
@@ -131,9 +133,7 @@ fn way_in(leaf: &Leaf) -> Result<Option<String>, String> {
     }
 }
 
-/// That a thaw failed is for whoever looks after a leaf that stands still: it is tried again when that ends.
+/// The driver does it once more when it is told of the outcome, and sees to it where it fails.
 fn thaw(task: &Task) {
-    if let Err(error) = task.leaf.thaw(&task.order) {
-        tracing::error!(leaf = task.leaf.name().as_str(), error = %chain(&error), "it cannot be thawed");
-    }
+    let _ = task.leaf.thaw(&task.order);
 }

@@ -42,7 +42,9 @@ impl Driver {
             tracing::warn!(error = %chain(&error), "a record is passed over; remove it if no server of it lives");
         }
         // Whoever has input waiting waits no longer than this.
-        thaw(records.iter());
+        for error in thaw(records.iter()).failed {
+            tracing::error!(error = %chain(&error), "what stands there may be frozen, and cannot be thawed");
+        }
         self.tell_past(&past);
         let leaves = self.backend.leaves().unwrap_or_else(|error| {
             tracing::error!(error = %chain(&error), "the tree cannot be read");
@@ -228,6 +230,7 @@ impl Driver {
             None => self.feed(number, Event::LeaderExited),
         }
         self.watch_leaf(number, &leaf);
+        self.thaw_adopted(number);
         if let Err(error) = leaf.limit_swap(record.resting.swap_max) {
             tracing::warn!(error = %chain(&error), leaf = record.leaf, "its limit on swap is not what it was given");
         }

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ServeError, lock};
 use crate::backend::Backend;
-use crate::cgroup::thaw_all_below;
-use crate::chain::chain;
+use crate::cgroup::{Thawed, thaw_all_below};
 use crate::client::beside;
 use crate::policy::Offer;
 use crate::process;
@@ -31,7 +30,8 @@ pub(super) fn offer(backend: &Backend, declared: bool) -> Offer {
 const REMEDY: &str = "run it as pinfold.service does (Restart=, FileDescriptorStoreMax=, ExecStopPost=pinfold thaw --left), or \
                       say `pinfold serve --supervised` where something else sees to that";
 
-/// Thaws what the daemon of this socket has left frozen, where none runs. Tells how many servers that were.
+/// Thaws what the daemon of this socket has left frozen, where none runs. Tells how many servers that were; that some stand
+/// still all the same is an error.
 pub fn thaw_left(socket: &Path) -> Result<usize, ServeError> {
     let directory = beside(socket, "d");
     if !directory.is_dir() {
@@ -40,17 +40,21 @@ pub fn thaw_left(socket: &Path) -> Result<usize, ServeError> {
     // None starts meanwhile and parks what is thawed here.
     let _socket = lock::socket(socket, false)?;
     let boot = process::boot_id().map_err(super::failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    Ok(thaw(Records::open(&directory)?.load(&boot)?.records.iter()))
+    let Thawed { leaves, failed } = thaw(Records::open(&directory)?.load(&boot)?.records.iter());
+    let failures = failed.len();
+    match failed.into_iter().next() {
+        Some(source) => Err(ServeError::StillFrozen { failures, thawed: leaves, source }),
+        None => Ok(leaves),
+    }
 }
 
 /// Thaws all that stands below the places that these tell of.
-pub(super) fn thaw<'a>(records: impl Iterator<Item = &'a Record>) -> usize {
+pub(super) fn thaw<'a>(records: impl Iterator<Item = &'a Record>) -> Thawed {
     let machines: BTreeSet<PathBuf> = records.map(|record| record.machine.v2.clone()).collect();
-    let thaw = |machine: &PathBuf| {
-        thaw_all_below(machine).unwrap_or_else(|error| {
-            tracing::error!(error = %chain(&error), "what stands below it may be frozen, and cannot be thawed");
-            0
-        })
-    };
-    machines.iter().map(thaw).sum()
+    machines.iter().fold(Thawed::default(), |mut all, machine| {
+        let Thawed { leaves, failed } = thaw_all_below(machine);
+        all.leaves += leaves;
+        all.failed.extend(failed);
+        all
+    })
 }

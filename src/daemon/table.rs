@@ -244,6 +244,12 @@ impl Table {
         self.next
     }
 
+    /// Whose a server is; root's where it is gone.
+    pub(super) fn uid(&self, number: u64) -> u32 {
+        let server = self.servers.get(&number);
+        server.and_then(|server| self.sessions.get(&server.key)).map_or(0, |session| session.uid)
+    }
+
     /// Whether its first process leads a later launch: it is in the leaf of that, or on its way there.
     pub(super) fn leads_on(&self, number: u64) -> bool {
         let Some(server) = self.servers.get(&number) else { return false };

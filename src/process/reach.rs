@@ -121,10 +121,14 @@ fn ways(pid: i32) -> io::Result<HashMap<u64, Way>> {
 }
 
 fn text(pid: i32, table: &str) -> io::Result<String> {
+    whole(std::fs::File::open(format!("/proc/{pid}/net/{table}"))?, TABLE_BYTES_MAX)
+}
+
+/// All of a table. Of a longer one the end is not known, and somebody else may have made it that long.
+fn whole(table: impl io::Read, most: u64) -> io::Result<String> {
     let mut text = String::new();
-    let file = std::fs::File::open(format!("/proc/{pid}/net/{table}"))?;
-    io::Read::read_to_string(&mut io::Read::take(file, TABLE_BYTES_MAX), &mut text)?;
-    Ok(text)
+    let read = io::Read::read_to_string(&mut io::Read::take(table, most + 1), &mut text)?;
+    if read as u64 > most { Err(io::Error::other("there are too many sockets")) } else { Ok(text) }
 }
 
 /// `sl local rem st tx:rx tr:tm retrnsmt uid timeout inode …`; the states are those of include/net/tcp_states.h.
@@ -190,6 +194,12 @@ mod tests {
     #[test]
     fn what_is_gone_is_passed_over() {
         assert_eq!(other_than_stdin(&[i32::MAX]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_table_that_is_too_long_to_be_read_is_an_error_and_no_shorter_one() {
+        assert_eq!(whole(&b"rows"[..], 4).unwrap(), "rows");
+        assert!(whole(&b"rows"[..], 3).is_err());
     }
 
     #[test]

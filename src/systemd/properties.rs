@@ -64,6 +64,11 @@ impl Variant {
         }
     }
 
+    /// Whether it has this text in it, at any depth: a word of a command line.
+    pub fn has_word(&self, word: &str) -> bool {
+        has_word(&self.0, word)
+    }
+
     /// Two lists as one. `None` where they are none, or none of the same type.
     pub fn joined(&self, other: &Self) -> Option<Self> {
         let (DBus::Array(one), DBus::Array(two)) = (&*self.0, &*other.0) else { return None };
@@ -77,6 +82,15 @@ impl Variant {
     /// Another of the same value. `None` for descriptors that cannot be duplicated.
     pub fn try_clone(&self) -> Option<Self> {
         self.0.try_clone().ok().map(Self)
+    }
+}
+
+fn has_word(value: &DBus<'_>, word: &str) -> bool {
+    match value {
+        DBus::Str(text) => text.as_str() == word,
+        DBus::Array(array) => array.iter().any(|element| has_word(element, word)),
+        DBus::Structure(structure) => structure.fields().iter().any(|field| has_word(field, word)),
+        _ => false,
     }
 }
 
@@ -130,5 +144,18 @@ impl Value {
             }
             Self::Copied(value) => DBus::try_from(&value.0)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_known_by_its_words() {
+        let thaw = ["/usr/bin/pinfold", "thaw", "--left"].map(str::to_owned).to_vec();
+        let told = Variant(Value::Command(thaw).to_variant().unwrap().try_to_owned().unwrap());
+        assert!(told.has_word("thaw") && told.has_word("--left") && !told.is_nothing());
+        assert!(!told.has_word("left") && !told.has_word("pinfold"));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::servers::{Process, end, numbers_count, perl};
-use crate::support::{Launched, Machine, eventually, offered, on_systemd, slowness};
+use crate::support::{Launched, Machine, eventually, offered, on_systemd, root_offered, slowness};
 
 /// Answers each line with itself, and leaves when its stdin ends, or when it is asked to.
 const ECHO: &str = r#"
@@ -194,6 +194,77 @@ fn what_a_killed_daemon_left_frozen_is_thawed_by_the_next_one_and_by_hand_where_
             machine.start();
             machine.session("s");
         }
+    }
+    end(&machine, &["--all"]);
+    machine.expect_nothing_left();
+}
+
+/// Keeps anybody from thawing a leaf, until it is dropped.
+struct Stuck(PathBuf);
+
+impl Stuck {
+    #[track_caller]
+    fn at(leaf: &Path) -> Self {
+        use nix::mount::{MsFlags, mount};
+        let file = leaf.join("cgroup.freeze");
+        mount(Some(&file), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        let stuck = Self(file.clone());
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, &file, None::<&str>, flags, None::<&str>).unwrap();
+        stuck
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount(&self.0);
+    }
+}
+
+#[test]
+fn a_thaw_that_the_kernel_refuses_is_tried_again_until_it_is_done() {
+    if !offered() || !root_offered() {
+        return;
+    }
+    let machine = Machine::supervised("");
+    let mut server = echo(&machine, "s");
+    let leaf = park(&machine, "s");
+    let stuck = Stuck::at(&leaf);
+    writeln!(server.child.stdin.as_mut().unwrap(), "is anybody there").unwrap();
+    eventually("the daemon tells that it cannot", || {
+        if machine.log().contains("cannot be thawed") { Ok(()) } else { Err(machine.log()) }
+    });
+    assert!(is_frozen(&leaf));
+    drop(stuck);
+    assert_eq!(server.line(), "is anybody there", "{}", machine.log());
+    // It is parked as any other afterwards.
+    let leaf = park(&machine, "s");
+    call(&mut server, "once more");
+    assert!(!is_frozen(&leaf));
+    end(&machine, &["--all"]);
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_thawed_keeps_nothing_else_frozen_and_is_told() {
+    if !offered() || !root_offered() {
+        return;
+    }
+    let mut machine = Machine::supervised("");
+    let mut servers = ["a", "b"].map(|session| echo(&machine, session));
+    // Whichever of them is come to first.
+    for stuck in [0, 1] {
+        let leaves = ["a", "b"].map(|session| park(&machine, session));
+        machine.kill_daemon();
+        let mount = Stuck::at(&leaves[stuck]);
+        let thawed = machine.ask(&["thaw", "--left"]);
+        assert_eq!([is_frozen(&leaves[0]), is_frozen(&leaves[1])], [stuck == 0, stuck == 1], "{thawed:?}");
+        let told = String::from_utf8_lossy(&thawed.stderr).into_owned();
+        let leaf = leaves[stuck].file_name().unwrap().to_str().unwrap();
+        assert!(!thawed.status.success() && told.contains(leaf), "{thawed:?}");
+        drop(mount);
+        machine.start();
+        servers.iter_mut().for_each(|server| call(server, "by the next daemon"));
     }
     end(&machine, &["--all"]);
     machine.expect_nothing_left();
