@@ -34,6 +34,7 @@ mod log;
 mod lost;
 mod message;
 mod others;
+mod outside;
 mod parking;
 mod places;
 mod placing;
