@@ -84,7 +84,8 @@ pub fn ancestors(pid: i32) -> Vec<Ancestor> {
     found
 }
 
-fn facts(pid: i32) -> ProcessFacts {
+/// What it is called, and its command line. Empty where it is gone.
+pub fn facts(pid: i32) -> ProcessFacts {
     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     ProcessFacts { pid, comm: comm.trim_end_matches('\n').to_owned(), argv: list(pid, "cmdline").unwrap_or_default() }
 }

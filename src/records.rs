@@ -115,6 +115,9 @@ pub struct Record {
     /// The engine that removes what it still has of it.
     #[serde(default)]
     pub container_remover: Option<Remover>,
+    /// The first processes of its container, where that is outside and its monitor stays in the leaf.
+    #[serde(default)]
+    pub container_first: Option<Vec<ProcessId>>,
     /// The limits that held its launcher where that came from, and hold its session. `None` as before.
     #[serde(default)]
     pub held: Option<Limits>,

@@ -153,6 +153,10 @@ pub struct ContainerView {
     pub outside: Option<Outside>,
     /// Its engine is asked to remove it when its server has ended.
     pub removed: bool,
+    /// It is outside, and ends with its server.
+    pub monitored: bool,
+    /// The first processes of such a container.
+    pub outside_pids: Vec<i32>,
 }
 
 /// Whether a hang-up of a server's stdin would be noticed.

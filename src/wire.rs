@@ -94,6 +94,9 @@ pub struct Launch {
     /// The socket of the engine that makes it, where it has one on this machine.
     #[serde(default)]
     pub container_engine: Option<String>,
+    /// Whether its engine can be told to leave the container's monitor in the server's leaf.
+    #[serde(default)]
+    pub container_monitor: bool,
     /// Index of its stdin among the descriptors.
     #[serde(default)]
     pub stdin: Option<usize>,
@@ -133,6 +136,9 @@ pub struct Launched {
     /// Whether its engine is asked to remove it when its server has ended.
     #[serde(default)]
     pub container_removed: bool,
+    /// Whether its engine is told to leave the monitor of a container that is outside in the leaf: it ends with its server.
+    #[serde(default)]
+    pub container_monitored: bool,
     /// Limits that were asked for and do not hold here.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -252,6 +252,7 @@ fn every_reply_is_in_the_interface_and_the_other_way_round() {
         container: None,
         container_parent: None,
         container_removed: false,
+        container_monitored: false,
         warnings: Vec::new(),
     };
     let adopted = Adopted {

@@ -104,11 +104,23 @@ pub fn says_where(words: &[String]) -> bool {
     words.iter().any(|word| PLACES.contains(&word.split('=').next().unwrap_or_default()))
 }
 
+/// Whether podman may be told that the container's monitor stays where it is started: nothing else is said about it.
+pub fn leaves_monitor(words: &[String]) -> bool {
+    let mut said = words.iter().enumerate().filter_map(|(at, word)| match word.split_once('=') {
+        Some(("--cgroups", value)) => Some(value),
+        None if word == "--cgroups" => Some(words.get(at + 1).map_or("", String::as_str)),
+        _ => None,
+    });
+    said.all(|value| value == "no-conmon")
+}
+
 /// Options that are put into a command which makes a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PutIn<'a> {
     /// The cgroup that the container's is made in, where it is given one.
     pub parent: Option<&'a str>,
+    /// Whether podman is told to leave the container's monitor where it is started, though the container is elsewhere.
+    pub monitored: bool,
     /// The key of its session.
     pub session: &'a str,
     /// The leaf of its server.
@@ -123,10 +135,10 @@ impl PutIn<'_> {
         let mut put: Vec<String> = labels.map(|(label, value)| format!("--label={label}={value}")).to_vec();
         if let Some(parent) = self.parent {
             put.push(format!("--cgroup-parent={parent}"));
-            if podman {
-                // Its monitor stays where it is started, and outlives the container to clean up after it.
-                put.push("--cgroups=no-conmon".to_owned());
-            }
+        }
+        if podman && (self.parent.is_some() || self.monitored) {
+            // Its monitor stays where it is started, and outlives the container to clean up after it.
+            put.push("--cgroups=no-conmon".to_owned());
         }
         made.splice(at..at, put.into_iter().map(OsString::from));
         if podman && self.parent.is_some() {
@@ -188,8 +200,8 @@ mod tests {
 
     #[test]
     fn what_is_put_in_stands_before_the_words_of_the_command() {
-        let put = |line: &str, parent| {
-            let (words, put) = (words(line), PutIn { parent, session: "s_1", server: "fs.2" });
+        let put = |line: &str, parent, monitored| {
+            let (words, put) = (words(line), PutIn { parent, monitored, session: "s_1", server: "fs.2" });
             let Some(ContainerUse::Run { program, at, .. }) = container_use(&words) else { panic!("{line}") };
             let command: Vec<OsString> = words.iter().map(OsString::from).collect();
             let made = put.into_command(is_podman(program), at, &command);
@@ -197,18 +209,22 @@ mod tests {
         };
         let labels = "--label=io.pinfold.session=s_1 --label=io.pinfold.server=fs.2";
         assert_eq!(
-            put("podman¦--log-level¦debug¦container¦run¦-i¦x", Some("/a/b")),
+            put("podman¦--log-level¦debug¦container¦run¦-i¦x", Some("/a/b"), false),
             format!(
                 "podman --cgroup-manager=cgroupfs --log-level debug container run {labels} --cgroup-parent=/a/b \
                  --cgroups=no-conmon -i x"
             )
         );
         assert_eq!(
-            put("/usr/bin/docker¦run¦-i¦x¦run", Some("/a/b")),
+            put("/usr/bin/docker¦run¦-i¦x¦run", Some("/a/b"), false),
             format!("/usr/bin/docker run {labels} --cgroup-parent=/a/b -i x run")
         );
-        assert_eq!(put("podman¦run¦x", None), format!("podman run {labels} x"));
-        assert_eq!(put("docker¦run", None), format!("docker run {labels}"));
+        assert_eq!(put("podman¦run¦x", None, false), format!("podman run {labels} x"));
+        assert_eq!(
+            put("podman¦run¦--cgroup-parent=/c¦x", None, true),
+            format!("podman run {labels} --cgroups=no-conmon --cgroup-parent=/c x")
+        );
+        assert_eq!(put("docker¦run", None, true), format!("docker run {labels}"));
     }
 
     #[test]
@@ -222,6 +238,17 @@ mod tests {
             ("--cgroupns=private¦--pids-limit=5¦i", false),
         ] {
             assert_eq!(says_where(&words(line)), says, "{line}");
+        }
+        for (line, leaves) in [
+            ("--pod=p¦i", true),
+            ("--cgroups=no-conmon¦i", true),
+            ("--cgroups¦no-conmon¦i", true),
+            ("--cgroups=enabled¦i", false),
+            ("--cgroups¦split¦i", false),
+            ("--cgroups", false),
+            ("--cgroups=no-conmon¦--cgroups=disabled¦i", false),
+        ] {
+            assert_eq!(leaves_monitor(&words(line)), leaves, "{line}");
         }
         let globals = words("-H¦tcp://h:1¦--context=far¦--remote");
         assert_eq!(global(&globals, &["-H", "--host"]), Some("tcp://h:1"));

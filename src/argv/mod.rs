@@ -16,7 +16,9 @@ mod script;
 mod secret;
 mod unwrap;
 
-pub use container::{ContainerUse, PutIn, SERVER_LABEL, SESSION_LABEL, container_use, global, is_podman, says_where};
+pub use container::{
+    ContainerUse, PutIn, SERVER_LABEL, SESSION_LABEL, container_use, global, is_podman, leaves_monitor, says_where,
+};
 pub use digest::{CommandDigest, DigestError};
 pub use mask::MaskedArgv;
 pub use name::server_name;

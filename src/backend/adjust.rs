@@ -65,10 +65,10 @@ impl Backend {
         self.adjust_machine(wanted, (Pass::Grow, lowering), &mut told);
         for session in &wanted.sessions {
             self.adjust_session(session, (Pass::Grow, lowering), &mut told);
-            adjust_servers(session, (Pass::Grow, lowering), &mut told);
+            self.adjust_servers(session, (Pass::Grow, lowering), &mut told);
         }
         for session in &wanted.sessions {
-            adjust_servers(session, (Pass::Shrink, lowering), &mut told);
+            self.adjust_servers(session, (Pass::Shrink, lowering), &mut told);
             self.adjust_session(session, (Pass::Shrink, lowering), &mut told);
         }
         self.adjust_machine(wanted, (Pass::Shrink, lowering), &mut told);
@@ -106,23 +106,29 @@ impl Backend {
             }
         }
     }
-}
 
-/// The leaves are ours on either backend.
-fn adjust_servers(session: &WantedSession, how: (Pass, Lowering), told: &mut Told) {
-    for wanted in &session.leaves {
-        let Some(limits) = &wanted.limits else { continue };
-        let group = wanted.leaf.group();
-        let _turn = wanted.leaf.knobs().lock().unwrap_or_else(PoisonError::into_inner);
-        let place = Place::Server(session.key.clone(), wanted.leaf.name().as_str().to_owned());
-        told.add(place, group.adjust(limits, how, &[group], |limits| group.set_limits(limits)));
+    /// The leaves are ours on either backend. A slice of containers has the same limits for itself.
+    fn adjust_servers(&self, session: &WantedSession, how: (Pass, Lowering), told: &mut Told) {
+        for wanted in &session.leaves {
+            let Some(limits) = &wanted.limits else { continue };
+            let group = wanted.leaf.group();
+            let _turn = wanted.leaf.knobs().lock().unwrap_or_else(PoisonError::into_inner);
+            let place = Place::Server(session.key.clone(), wanted.leaf.name().as_str().to_owned());
+            told.add(place.clone(), group.adjust(limits, how, &[group], |limits| group.set_limits(limits)));
+            if let (Self::Systemd(units), Some(annex)) = (self, wanted.leaf.annex()) {
+                told.add(place, units.adjust_annex(annex, limits, how));
+            }
+        }
     }
 }
 
 impl Told {
-    /// What is gone meanwhile needs no limit any more.
+    /// What is gone meanwhile needs no limit any more. What became of a leaf and of the slice of its containers alike is told
+    /// once.
     fn add<E: IsGone>(&mut self, place: Place, adjusted: crate::cgroup::Adjusted<E>) {
-        self.changed.extend(adjusted.changed.into_iter().map(|changed| (place.clone(), changed)));
+        let changed = adjusted.changed.into_iter().map(|changed| (place.clone(), changed));
+        let changed: Vec<_> = changed.filter(|changed| !self.changed.contains(changed)).collect();
+        self.changed.extend(changed);
         if !adjusted.error.is_some_and(|error| error.is_gone()) {
             self.kept.extend(adjusted.kept.into_iter().map(|kept| (place.clone(), kept)));
         }

@@ -19,7 +19,7 @@ use super::oom::{self, Tally};
 use crate::naming::LeafName;
 use crate::outcome::Level;
 use crate::sys::crash;
-pub use room::CLIENT;
+pub use room::{CLEANED_UP_MAX, CLIENT};
 
 /// The first pause between two reads of `cgroup.events`; it doubles up to [`PAUSE_MOST`]. Re-reading is quicker than
 /// waiting for its notification, which the kernel sends at most every 10 ms.

@@ -33,7 +33,7 @@ pub use freezer::{Order, Thawed, thaw_all_below};
 pub use group::{Controllers, Group, GroupPaths, Make};
 pub use knobs::{KnobError, percent};
 pub use layout::{Layout, LayoutError, Mount};
-pub use leaf::{Above, Annex, CLIENT, Leaf, MemoryKill, Scope, has_exited, is_exiting};
+pub use leaf::{Above, Annex, CLEANED_UP_MAX, CLIENT, Leaf, MemoryKill, Scope, has_exited, is_exiting};
 pub use oom::Tally;
 pub use places::leaf_of;
 pub use pressure::tells_pressure;

@@ -96,6 +96,11 @@ fn tell_not_shown(other: Option<Other>) {
 /// What the kernel shows of a server's container.
 fn of_container(container: &ContainerView) -> String {
     match (container.outside, &container.parent) {
+        (Some(why), _) if container.monitored => {
+            let pids: Vec<String> = container.outside_pids.iter().map(|pid| format!(", first process {pid}")).collect();
+            let pids = pids.concat();
+            format!("container: OUTSIDE the session, under no limit of it; it ends with its server{pids}: {why}")
+        }
         (Some(why), _) if container.removed => {
             format!("container: OUTSIDE the session, under no limit of it; its engine removes it at the end: {why}")
         }

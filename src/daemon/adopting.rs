@@ -153,6 +153,7 @@ fn as_launch(wish: Adopt, words: &[String]) -> Launch {
         confine: None,
         container: None,
         container_engine: None,
+        container_monitor: false,
         stdin: None,
         stderr: None,
         pidfd: None,

@@ -216,6 +216,7 @@ impl Driver {
             Message::NotExecuted(peer, errno, reply) => {
                 let _ = reply.send(self.not_executed(peer, errno));
             }
+            Message::ContainerFound(number, first) => self.container_found(number, first),
             Message::Escaped(number, escapees) => self.escaped(number, &escapees),
             Message::List { peer, reply } => {
                 let _ = reply.send(publish::entries(&self.table, Some(peer), &self.backend));

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use super::driver::Driver;
 use super::message::Message;
+use super::outside::{Below, First};
 use super::table::{Job, Stock};
 use crate::cgroup::{CgroupError, Leaf, Membership, has_exited};
 use crate::chain::chain;
@@ -30,6 +31,8 @@ struct Work {
     leader: ProcessId,
     leader_pidfd: Option<Arc<OwnedFd>>,
     stock: Stock,
+    /// A container outside that ends with it, by its first processes.
+    outside: Option<(Below, Vec<First>)>,
     /// An end is written down before anything is done for it: the daemon that takes over goes on with it.
     begun: Option<(Arc<Records>, Record)>,
 }
@@ -62,9 +65,15 @@ impl Driver {
         let machine = leaf.machine().paths();
         let (leader, leader_pidfd, stock) = (server.leader, server.leader_pidfd.clone(), server.stock);
         let server = &self.table.servers[&number];
+        let uid = self.table.sessions.get(&server.key).map(|session| session.uid);
+        let outside = server
+            .monitored
+            .clone()
+            .zip(uid)
+            .map(|(first, uid)| (Below { leaf: leaf.clone(), backend: self.backend.clone(), uid }, first));
         let begun = (first == Job::TakeStock).then(|| self.record(server, machine)).flatten();
         let begun = begun.map(|record| (self.records.clone(), record));
-        let work = Work { jobs, leaf, leader, leader_pidfd, stock, begun };
+        let work = Work { jobs, leaf, leader, leader_pidfd, stock, outside, begun };
         let outbox = self.outbox.clone();
         let working = tokio::task::spawn_blocking(move || run(&work));
         tokio::spawn(async move {
@@ -122,6 +131,10 @@ fn run(work: &Work) -> Done {
             }
             Job::Kill => kill(work, &mut stock),
             Job::Remove => {
+                // The kernel may have killed the monitor for memory.
+                if let Some((_, first)) = &work.outside {
+                    first.iter().for_each(|first| _ = first.kill());
+                }
                 // Where the removal is tried again, the first reading is the last there was.
                 stock.peak = work.leaf.memory_peak().or(stock.peak);
                 work.leaf.remove()
@@ -145,6 +158,9 @@ fn kill(work: &Work, stock: &mut Stock) -> Result<(), CgroupError> {
         work.jobs.contains(&Job::TakeStock) && !work.stock.taken && stock.processes.is_some_and(|count| count > 0);
     // An empty leaf needs no kill: what it held has left by itself.
     stock.killed |= counted || work.leaf.populated().unwrap_or(true);
+    if let Some((below, first)) = &work.outside {
+        below.kill(first);
+    }
     let killed = work.leaf.kill().and_then(|()| work.leaf.wait_empty(KILL_WAIT));
     signal_escaped_leader(work, &[Signal::KILL]);
     killed.and_then(|_| work.leaf.kill_in_companions())

@@ -91,6 +91,7 @@ impl Driver {
             confine: Confine::No,
             container_place: None,
             container_remover: None,
+            container_first: None,
             held: None,
             adopted: false,
             moving_from: None,

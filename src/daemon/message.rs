@@ -11,6 +11,7 @@ use super::escapes::Escapees;
 use super::idling::Readings;
 use super::jobs::Done;
 use super::launching::LaunchRequest;
+use super::outside::First;
 use super::placing::Admitted;
 use super::publish::Entry;
 use super::reclaiming::Outcome;
@@ -99,6 +100,8 @@ pub(super) enum Message {
         reply: oneshot::Sender<Result<Relabelled, Fault>>,
     },
     /// Processes of this server were seen outside its leaf.
+    /// The first processes of what a server has outside.
+    ContainerFound(u64, Vec<First>),
     Escaped(u64, Escapees),
     List {
         peer: Peer,

@@ -35,6 +35,7 @@ mod log;
 mod lost;
 mod message;
 mod others;
+mod outside;
 mod parking;
 mod places;
 mod placing;

@@ -13,6 +13,7 @@ use super::containers::{Left, Newcomer, Room};
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::{Message, Peer};
+use super::outside::may_monitor;
 use super::parking::{Nap, resting, spans};
 use super::stdin;
 use super::table::{Pending, Server, Session, Stock};
@@ -98,7 +99,7 @@ impl Driver {
         let number = self.table.number();
         let leaf_name = LeafName::new(&request.wish.server, number);
         let (container, room) = self.container_of(&request, &plan);
-        let remover = self.remover_of(&request);
+        let (remover, monitored) = (self.remover_of(&request), may_monitor(&request).then(Vec::new));
         let (pidfd, stdin) = (Arc::new(request.pidfd), request.stdin.filter(|fd| stdin::can_be_watched(fd)));
         let resting = resting(&plan.grant);
         let server = Server {
@@ -125,6 +126,7 @@ impl Driver {
             held: None,
             container,
             remover,
+            monitored,
             adopted: request.moving.is_some(),
             settings: self.reloads.generation,
             leader: request.launcher,
@@ -299,6 +301,8 @@ impl Driver {
             Admitted::Placed(leaf, container) => {
                 if let Some(server) = self.table.servers.get_mut(&number) {
                     server.container = container;
+                    let outside = matches!(container, Some(ContainerPlace::Outside { .. }));
+                    server.monitored = server.monitored.take().filter(|_| outside);
                 }
                 self.placed(number, *leaf);
             }
@@ -318,6 +322,7 @@ impl Driver {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         server.leaf = Some(leaf.clone());
         self.watch_leaf(number, &leaf);
+        self.follow_container(number);
         self.keep_held(number);
         self.leave_earlier_leaves(number);
         self.feed(number, Event::Placed);
@@ -350,6 +355,7 @@ impl Driver {
             confine: server.confine,
             container: server.container,
             container_removed: server.remover.is_some(),
+            container_monitored: server.monitored.is_some(),
             container_parent: (server.container == Some(ContainerPlace::Inside)).then(|| leaf.container_parent()),
             warnings: server.warnings.clone(),
         };

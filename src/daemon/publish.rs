@@ -102,17 +102,24 @@ fn known(server: &Server, session: &Path) -> ServerView {
         parked_at: server.nap.since.map(|(at, _)| at),
         // What it held then; it is less what it holds once that is read.
         reclaimed_bytes: server.nap.before,
-        container: server.container.map(|place| container(place, server.remover.is_some())),
+        container: server.container.map(|place| container(place, server)),
         warnings: server.warnings.clone(),
     }
 }
 
-fn container(place: ContainerPlace, removed: bool) -> ContainerView {
+fn container(place: ContainerPlace, server: &Server) -> ContainerView {
     let outside = match place {
         ContainerPlace::Inside => None,
         ContainerPlace::Outside { why } => Some(why),
     };
-    ContainerView { outside, removed, ..ContainerView::default() }
+    let first = server.monitored.iter().flatten();
+    ContainerView {
+        outside,
+        removed: server.remover.is_some(),
+        monitored: server.monitored.is_some(),
+        outside_pids: first.filter(|first| first.lives()).map(|first| first.id.pid).collect(),
+        ..ContainerView::default()
+    }
 }
 
 /// Adds what the kernel shows of the containers in a leaf.

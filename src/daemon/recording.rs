@@ -42,6 +42,7 @@ impl Driver {
             confine: server.confine,
             container_place: server.container,
             container_remover: server.remover.clone(),
+            container_first: server.monitored.as_ref().map(|first| first.iter().map(|first| first.id).collect()),
             held: server.held,
             adopted: server.adopted,
             moving_from: None,

@@ -14,6 +14,7 @@ use super::containers::Left;
 use super::driver::Driver;
 use super::historian::Kept;
 use super::log::LINES;
+use super::outside::First;
 use super::parking::{Nap, spans};
 use super::removing;
 use super::supervision::thaw;
@@ -181,6 +182,7 @@ impl Driver {
             confine: record.confine,
             container: record.container_place,
             remover: record.container_remover.clone(),
+            monitored: monitored(record).filter(|_| leaf.containers().is_none()),
             held: record.held,
             adopted: record.adopted,
             settings: self.reloads.generation,
@@ -231,6 +233,7 @@ impl Driver {
         }
         self.watch_leaf(number, &leaf);
         self.thaw_adopted(number);
+        self.follow_container(number);
         if let Err(error) = leaf.limit_swap(record.resting.swap_max) {
             tracing::warn!(error = %chain(&error), leaf = record.leaf, "its limit on swap is not what it was given");
         }
@@ -291,8 +294,12 @@ impl Driver {
     fn sweep(&mut self, record: Record, kept: Option<Kept>) {
         let Some(place) = record.place() else { return };
         let (backend, turns) = (self.backend.clone(), self.removals.clone());
-        let (session, leaf) = (place.key.as_str().to_owned(), record.leaf);
-        let left = Left::new(place.leaf.clone(), record.container_remover);
+        let session = place.key.as_str().to_owned();
+        // Its monitor went without it.
+        for first in monitored(&record).unwrap_or_default().iter().filter(|first| first.kill()) {
+            tracing::info!(leaf = record.leaf, pid = first.id.pid, "a container outlived its server, and is killed");
+        }
+        let (leaf, left) = (record.leaf, Left::new(place.leaf.clone(), record.container_remover));
         let sweep = move || match backend.sweep(&place, &record.machine) {
             Ok(()) => true,
             Err(error) => {
@@ -310,6 +317,11 @@ impl Driver {
             letting_go.await;
         });
     }
+}
+
+/// What still lives of the first processes of a container outside.
+fn monitored(record: &Record) -> Option<Vec<First>> {
+    Some(record.container_first.as_ref()?.iter().filter_map(|id| First::of(*id)).collect())
 }
 
 /// Whether a server's first process lives, where its leaf tells that it is not there. The mark in its environment tells a

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::aside::Foreign;
+use super::outside::First;
 use super::parking::Nap;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
@@ -67,6 +68,8 @@ pub(super) struct Server {
     pub(super) container: Option<ContainerPlace>,
     /// The engine that removes what it still has of it.
     pub(super) remover: Option<Remover>,
+    /// The first processes of a container outside, where its monitor stays in the leaf.
+    pub(super) monitored: Option<Vec<First>>,
     /// It ran already when it was moved into its leaf.
     pub(super) adopted: bool,
     /// The settings under which its launch was decided, by their number.

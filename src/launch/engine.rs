@@ -26,12 +26,14 @@ pub(super) struct Asked {
     pub(super) wish: ContainerWish,
     /// The socket of its engine, where that has one on this machine.
     pub(super) socket: Option<String>,
+    /// Whether it can leave the container's monitor in the leaf.
+    pub(super) monitor: bool,
 }
 
 /// What is asked for the container of a command, where it makes one.
 pub(super) fn asked(words: &[String]) -> Option<Asked> {
-    let (socket, place) = match argv::container_use(words)? {
-        ContainerUse::Unfollowed => (None, Err(Outside::Unfollowed)),
+    let (socket, monitor, place) = match argv::container_use(words)? {
+        ContainerUse::Unfollowed => (None, false, Err(Outside::Unfollowed)),
         ContainerUse::Run { program, globals, at } => {
             let is_podman = argv::is_podman(program);
             let socket = if is_podman { None } else { docker_socket(globals) };
@@ -40,17 +42,23 @@ pub(super) fn asked(words: &[String]) -> Option<Asked> {
                 () if is_podman => podman(globals),
                 () => docker(socket.as_deref()),
             };
-            (socket, place)
+            let monitor = is_podman && !is_elsewhere(globals) && argv::leaves_monitor(&words[at..]);
+            (socket, monitor, place)
         }
     };
-    Some(Asked { wish: place.unwrap_or_else(|why| ContainerWish::Nowhere { why }), socket })
+    Some(Asked { wish: place.unwrap_or_else(|why| ContainerWish::Nowhere { why }), socket, monitor })
 }
 
 /// The command, with what its engine is to be told.
 pub(super) fn command(command: &[OsString], launched: &Launched) -> Vec<OsString> {
     let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let Some(ContainerUse::Run { program, at, .. }) = argv::container_use(&words) else { return command.to_vec() };
-    let put = PutIn { parent: launched.container_parent.as_deref(), session: &launched.key, server: &launched.leaf };
+    let put = PutIn {
+        parent: launched.container_parent.as_deref(),
+        monitored: launched.container_monitored,
+        session: &launched.key,
+        server: &launched.leaf,
+    };
     put.into_command(argv::is_podman(program), at, command)
 }
 
@@ -61,7 +69,9 @@ pub(super) fn warning(asked: Option<&Asked>, launched: &Launched) -> Option<Stri
         (ContainerWish::Nowhere { why }, _) | (_, Some(ContainerPlace::Outside { why })) => why.to_string(),
         (_, None) => "the daemon is of a version that knows of none".to_owned(),
     };
-    let end = if launched.container_removed {
+    let end = if launched.container_monitored {
+        "and which ends with its server".to_owned()
+    } else if launched.container_removed {
         "its engine is asked to remove it when the server has ended".to_owned()
     } else {
         format!("and whose end does not end it (its label is {}={})", argv::SESSION_LABEL, launched.key)
@@ -73,14 +83,20 @@ pub(super) fn warning(asked: Option<&Asked>, launched: &Launched) -> Option<Stri
 }
 
 fn podman(globals: &[String]) -> Result<ContainerWish, Outside> {
-    let elsewhere = argv::global(globals, &["-c", "-r", "--connection", "--remote", "--url"]).is_some();
-    if elsewhere || variable("CONTAINER_HOST").is_some() || variable("CONTAINER_CONNECTION").is_some() {
+    if is_elsewhere(globals) {
         return Err(Outside::Remote);
     }
     match argv::global(globals, &["--cgroup-manager"]) {
         None | Some("cgroupfs") => Ok(ContainerWish::OwnDirectory),
         Some(_) => Err(Outside::OwnOptions),
     }
+}
+
+/// Whether podman has another one do it, which may be on another machine.
+fn is_elsewhere(globals: &[String]) -> bool {
+    argv::global(globals, &["-c", "-r", "--connection", "--remote", "--url"]).is_some()
+        || variable("CONTAINER_HOST").is_some()
+        || variable("CONTAINER_CONNECTION").is_some()
 }
 
 fn docker(socket: Option<&str>) -> Result<ContainerWish, Outside> {

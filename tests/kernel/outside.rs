@@ -376,3 +376,97 @@ fn a_process_that_somebody_moved_into_a_leaf_counts_there_and_ends_with_it() {
     assert_eq!(stranger.exit_status(), 128 + 15);
     machine.expect_nothing_left();
 }
+
+/// A `podman run` whose container is in a cgroup that is nobody's of ours: programs of these names stand in for podman and for
+/// its monitor, which is the parent of the container's first process as conmon is. Gives the launcher, that process and what a
+/// process of another name has there.
+#[track_caller]
+fn with_container_elsewhere(machine: &Machine, elsewhere: &Path) -> (Launched, i32, i32) {
+    std::fs::create_dir_all(elsewhere).unwrap();
+    let program = |name: &str| {
+        let path = machine.path(name);
+        let _ = std::fs::remove_file(&path);
+        std::fs::copy("/bin/sh", &path).unwrap();
+        path
+    };
+    // Of the hierarchies that hold a companion of the leaf it leaves that too.
+    let tops = [v1_mount("memory"), v1_mount("pids")].into_iter().flatten();
+    let places =
+        tops.chain([elsewhere.to_owned()]).map(|place| format!("echo $! > {}/cgroup.procs; ", place.display()));
+    let child = format!("sleep 1000 <&- >&- 2>&- & {}echo $!; wait", places.collect::<String>());
+    let (monitor, other) = (program("conmon"), program("other"));
+    let script = machine.path("podman");
+    let text = format!(
+        // One after the other.
+        "#!/bin/sh\necho \"$@\"\n{} -c '{child}' &\nsleep 0.5\n{} -c '{child}' &\nwait\n",
+        monitor.display(),
+        other.display(),
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let options = ["--session", "s", "--grace", "300ms"];
+    let mut server =
+        machine.launch(&options, &[script.to_str().unwrap(), "run", "--cgroup-parent=/elsewhere", "image"]);
+    let words = server.line();
+    assert!(words.contains("--cgroups=no-conmon --cgroup-parent=/elsewhere image"), "{words}");
+    let first = server.line().parse().unwrap();
+    let other = server.line().parse().unwrap();
+    eventually("its first process is told, and nothing else", || {
+        let container = machine.session("s")["servers"][0]["container"].clone();
+        let is_told = container["outside_pids"] == serde_json::json!([first]) && container["monitored"] == true;
+        if is_told { Ok(()) } else { Err(container.to_string()) }
+    });
+    (server, first, other)
+}
+
+#[track_caller]
+fn expect_end(pid: i32) {
+    eventually("the container ends", || if lives(pid) { Err(pid.to_string()) } else { Ok(()) });
+}
+
+#[test]
+fn a_container_of_podman_elsewhere_ends_with_its_server_and_nothing_else_there_does() {
+    if !offered() || !root_offered() || !subtree_offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let elsewhere = machine.root().join("elsewhere");
+    let mut others = Vec::new();
+    let ends: [(&str, fn(&mut Machine, &[PathBuf])); 3] = [
+        ("by order", |machine, _| assert!(machine.ask(&["end", "s"]).status.success())),
+        ("its leaf is killed", |_, leaf| kill_all(leaf)),
+        ("its leaf is killed while no daemon runs", |machine, leaf| {
+            machine.kill_daemon();
+            kill_all(leaf);
+            machine.start();
+        }),
+    ];
+    for (how, end) in ends {
+        let (mut server, first, other) = with_container_elsewhere(&machine, &elsewhere);
+        others.push(other);
+        let leaf = leaf_directories(&machine, "s");
+        assert!(!leaf.iter().any(|directory| processes(directory).contains(&first)), "{how}");
+        end(&mut machine, &leaf);
+        expect_end(first);
+        server.exit_status();
+        let said = server.stderr();
+        assert!(said.contains("OUTSIDE the session") && said.contains("which ends with its server"), "{how}: {said}");
+        eventually("the session is over", || match machine.sessions() {
+            sessions if sessions.is_empty() => Ok(()),
+            sessions => Err(format!("{sessions:?}")),
+        });
+        assert!(lives(other), "{how}: a process that no monitor has is told, and not ended");
+    }
+    others.into_iter().for_each(|other| signal(other, Signal::SIGKILL));
+    eventually("it can be removed", || std::fs::remove_dir(&elsewhere).map_err(|error| error.to_string()));
+    machine.expect_nothing_left();
+}
+
+/// All that is in these, as the kernel does it for memory.
+#[track_caller]
+fn kill_all(directories: &[PathBuf]) {
+    for pid in directories.iter().flat_map(|directory| processes(directory)).collect::<std::collections::BTreeSet<_>>()
+    {
+        signal(pid, Signal::SIGKILL);
+    }
+}

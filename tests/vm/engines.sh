@@ -76,23 +76,89 @@ limited() { # WHO
     awaited "$1: whose engine has removed it then" '' "${as[@]}" podman ps --all --quiet
 }
 
-# Whose options say where the container goes is told so, wherever one looks.
-elsewhere() {
+# The first processes of what a server has outside, as the daemon tells them.
+outside_of() { # SESSION
+    "$pinfold" ls --json | python3 -c '
+import json, sys
+print(*[pid for session in json.load(sys.stdin) if session["id"] == sys.argv[1] for server in session["servers"]
+    for pid in server["container"]["outside_pids"]])' "$1"
+}
+
+# A container whose own options say where it goes is told so wherever one looks, and ends with its server, however that ends.
+outside() { # WHO HOW PODMAN-OPTION RUN-OPTION...
+    local who=$1 how=$2 manager=$3 pid leaf leader left=''
+    shift 3
     : >"$kept/told"
-    host o -- podman --cgroup-manager=cgroupfs run --rm --interactive --name outside --network none \
-        --cgroup-parent=/elsewhere "$image" sleep 1000000
-    awaited 'a parent of its own is left to the command' 1 eval "podman ps --quiet | wc -l"
-    check 'and told at launch' 1 "$(grep -c 'OUTSIDE the session.*its own options say where it goes' "$kept/told")"
-    check 'and in ls' own_options "$(told_of o)"
-    check 'and in status' 1 "$("$pinfold" status o | grep -c 'container: OUTSIDE the session')"
-    check 'where the kernel tells it' /sys/fs/cgroup/elsewhere "$(dirname "$(cgroup_of podman outside)")"
+    "${as[@]}" "$pinfold" run --session o --server fs --memory-max 64M -- \
+        podman "$manager" run --rm --interactive --name outside --network none "$@" "$image" sleep 1000000 \
+        <"$kept/stdin" 2>>"$kept/told" 9>&- &
+    hosts+=("$!")
+    exec 9>"$kept/stdin"
+    awaited "$who, $how: its first process is told" yes eval '[[ -n $(outside_of o) ]] && echo yes'
+    pid=$(outside_of o) leaf=$(leaf_of o)
+    check "$who, $how: it is the container's" "$("${as[@]}" podman inspect --format '{{.State.Pid}}' outside)" "$pid"
+    check "$who, $how: which the kernel tells outside" yes "$(grep -q "${leaf#/sys/fs/cgroup}" "/proc/$pid/cgroup" || echo yes)"
+    check "$who, $how: it is told at launch" 1 \
+        "$(grep -c 'OUTSIDE the session.*which ends with its server: its own options say where it goes' "$kept/told")"
+    check "$who, $how: and in ls" own_options "$(told_of o)"
+    check "$who, $how: and in status" 1 "$("$pinfold" status o | grep -c "OUTSIDE.*it ends with its server, first process $pid")"
+    leader=$("$pinfold" ls --json | python3 -c '
+import json, sys
+print(json.load(sys.stdin)[0]["servers"][0]["leader_pid"])')
+    case $how in
+        end) "$pinfold" end o >/dev/null ;;
+        now) "$pinfold" end o --now >/dev/null ;;
+        stdin) exec 9>&- ;;
+        leader) kill -KILL "$leader" ;;
+        memory)
+            # The kernel spares root's conmon, which has seen to that (oom_score_adj).
+            (echo "$BASHPID" >"$leaf/cgroup.procs" && exec dd if=/dev/zero of=/dev/null bs=400M count=1 2>/dev/null)
+            ;;
+        takeover | too-late)
+            kill -KILL "$daemon"
+            wait "$daemon" 2>/dev/null
+            if [[ $how == takeover ]]; then kill -KILL "$leader"; else echo 1 >"$leaf/cgroup.kill" && left=outside; fi
+            check "$who, $how: it lives while no daemon runs" yes "$([[ -d /proc/$pid ]] && echo yes)"
+            start_daemon 9>&-
+            ;;
+    esac
+    exec 9>&-
+    awaited "$who, $how: it ends" gone eval "[[ -d /proc/$pid ]] || echo gone"
+    awaited "$who, $how: no session is left" '[]' "$pinfold" ls --json
+    check "$who, $how: what its engine has of it" "$left" "$("${as[@]}" podman ps --all --format '{{.Names}}')"
+    # The first time podman finds that it does not run.
+    [[ -z $left ]] || awaited "$who, $how: its engine can remove that" '' \
+        eval '"${as[@]}" podman rm --force --time 1 outside >/dev/null 2>&1; "${as[@]}" podman ps --all --quiet'
+}
+
+# How root's are ended.
+elsewhere() {
+    local directory=(--cgroup-manager=cgroupfs --cgroup-parent=/elsewhere) systemd=(--cgroup-manager=systemd)
+    outside root end "${directory[@]}"
+    outside root now "${systemd[@]}"
+    outside root stdin "${systemd[@]}" --cgroup-parent=system.slice
+    outside root leader "${directory[@]}"
+    outside root takeover "${systemd[@]}"
+    outside root too-late "${systemd[@]}"
+    outside root memory "${directory[@]}"
+    podman pod create --infra=false --name pod >/dev/null
+    outside root end --log-level=error --pod pod
+    podman pod rm --force pod >/dev/null
+    rmdir /sys/fs/cgroup/elsewhere/* /sys/fs/cgroup/elsewhere 2>/dev/null
+
+    # Whose monitor is elsewhere too is in nobody's hands: its label names its session.
+    : >"$kept/told"
+    host o -- podman --cgroup-manager=systemd run --interactive --name outside --network none --cgroups=enabled \
+        "$image" sleep 1000000
+    awaited 'what the command says of cgroups is left to it' 1 eval "podman ps --quiet | wc -l"
+    check 'and that no end of it is to be had is told at launch' 1 \
+        "$(grep -c 'OUTSIDE the session.*whose end does not end it' "$kept/told")"
     check 'its label names its session' 1 \
         "$(podman ps --quiet --filter "label=io.pinfold.session=$("$pinfold" ls --json | python3 -c '
 import json, sys
 print(json.load(sys.stdin)[0]["key"])')" | wc -l)"
     "$pinfold" end o >/dev/null
     podman rm --force --time 1 outside >/dev/null 2>&1
-    rmdir /sys/fs/cgroup/elsewhere/* /sys/fs/cgroup/elsewhere 2>/dev/null
     told=$("$pinfold" run --session x --server fs -- podman run --rm --no-such-option "$image" true 2>&1)
     check 'what the engine refuses is its error' '125 Error: unknown flag: --no-such-option' "$? $(head -n 1 <<<"$told")"
 }
@@ -122,6 +188,15 @@ stop_docker() { # DRIVER
     check 'docker leaves nothing' '' "$(pgrep -f containerd-shim)"
 }
 
+# A reload reaches where the limit of the server's container is.
+reloaded() { # DRIVER CGROUP MEGABYTES
+    printf '[session]\nmemory_max = "256M"\n[server]\nmemory_max = "%sM"\n' "$3" >"$kept/pinfold.toml"
+    "$pinfold" reload >/dev/null
+    check "$1: a reload gives its place other limits" $(($3 << 20)) "$(<"$2/memory.max")"
+    [[ $1 != systemd ]] || check 'and systemd holds them too' $(($3 << 20)) \
+        "$(systemctl show --property MemoryMax --value "$(basename "$2")")"
+}
+
 # With docker the container is its daemon's, which is told a slice of the session, or a directory in the leaf.
 of_docker() { # DRIVER
     local cgroup leaf pid slice told
@@ -132,18 +207,24 @@ of_docker() { # DRIVER
     awaited "$1: it runs" true docker inspect --format '{{.State.Running}}' inside
     leaf=$(leaf_of s) cgroup=$(cgroup_of docker inside)
     pid=$(docker inspect --format '{{.State.Pid}}' inside)
-    slice=${leaf%/*/*}
     case $1 in
         systemd)
+            slice=${leaf%/*/*}
             check 'the kernel tells it in a slice of the session' yes \
                 "$([[ ${cgroup%/*} == "$slice"/pinfold-*.slice ]] && echo yes || echo "$cgroup")"
             ;;
         cgroupfs) check "the kernel tells it below the server's leaf" "$leaf/pinfold-containers" "${cgroup%/*}" ;;
     esac
+    # The limit is the slice's, or that of the leaf around.
+    [[ $1 == systemd ]] && slice=${cgroup%/*} || slice=$leaf
+    reloaded "$1" "$slice" 200
     kill -KILL "$daemon"
     wait "$daemon" 2>/dev/null
     start_daemon
     awaited "$1: the next daemon knows it again" '(1, 1)' told_of s
+    reloaded "$1" "$slice" 180
+    printf '[session]\nmemory_max = "256M"\n' >"$kept/pinfold.toml"
+    "$pinfold" reload >/dev/null
     "$pinfold" end s >/dev/null
     check "$1: the end ends it" gone "$([[ -d /proc/$pid ]] || echo gone)"
     awaited "$1: its engine has removed it" '' docker ps --all --quiet
@@ -192,14 +273,18 @@ if [[ $1 == user ]]; then
     export PINFOLD_SOCKET=$socket
     make_image
     start_daemon
+    mkfifo "$kept/stdin"
     contained user
     limited user
+    outside user end --cgroup-manager=systemd
+    outside user takeover --cgroup-manager=systemd
 else
     kept=/var/lib/engines-test
     mkdir -p "$kept" /run/pinfold
     socket=/run/pinfold/pinfold.sock pinfold=/usr/local/bin/pinfold
     install -m 755 /mnt/host/pinfold "$pinfold"
     printf '[session]\nmemory_max = "96M"\n' >"$kept/pinfold.toml"
+    mkfifo --mode=644 "$kept/stdin"
     [[ $1 == cgroupfs ]] && backend=cgroupfs || backend=systemd
     serve=(--backend "$backend" --config "$kept/pinfold.toml")
     job=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)

@@ -6,7 +6,7 @@ use super::properties::slice_limits;
 use super::{Units, lock};
 use crate::backend::adjust::IsGone;
 use crate::backend::{AdmitError, held};
-use crate::cgroup::{Adjusted, AdmitError as CgroupAdmitError, Group, KnobError};
+use crate::cgroup::{Adjusted, AdmitError as CgroupAdmitError, Annex, Group, KnobError};
 use crate::limits::Limits;
 use crate::naming::{MACHINE_SLICE, SessionKey};
 use crate::policy::{Lowering, Pass};
@@ -44,6 +44,11 @@ impl Units {
         let held = session.as_ref().map_or_else(Limits::default, |session| session.held);
         let wanted = held::strictest(*wanted, &held);
         group.adjust(&wanted, how, below, |limits| self.set_slice(&key.slice(), group, limits))
+    }
+
+    /// Changes the limits of the slice of a server's containers. Their page cache is not ours to give back.
+    pub fn adjust_annex(&self, annex: &Annex, wanted: &Limits, how: (Pass, Lowering)) -> Adjusted<AdmitError> {
+        annex.group.adjust(wanted, how, &[], |limits| self.set_slice(&annex.unit, &annex.group, limits))
     }
 
     /// Gives a slice other limits, and waits until the kernel has them.

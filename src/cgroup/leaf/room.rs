@@ -34,7 +34,7 @@ const CONTAINERS: &str = "pinfold-containers";
 
 /// How long the monitor of a container that was killed may take to do what it was told to do then: `--rm`. Whoever waits for an
 /// end waits a little longer for each of its steps.
-const CLEANED_UP_MAX: Duration = Duration::from_secs(9);
+pub const CLEANED_UP_MAX: Duration = Duration::from_secs(9);
 
 /// How deep, and how many, the cgroups may be that are made in a leaf that was given to its user.
 const GIVEN: [(&str, &str); 2] = [("cgroup.max.depth", "16"), ("cgroup.max.descendants", "1024")];
