@@ -432,7 +432,8 @@ fn a_container_of_podman_elsewhere_ends_with_its_server_and_nothing_else_there_d
     let mut machine = Machine::new();
     let elsewhere = machine.root().join("elsewhere");
     let mut others = Vec::new();
-    let ends: [(&str, fn(&mut Machine, &[PathBuf])); 3] = [
+    type End = fn(&mut Machine, &[PathBuf]);
+    let ends: [(&str, End); 3] = [
         ("by order", |machine, _| assert!(machine.ask(&["end", "s"]).status.success())),
         ("its leaf is killed", |_, leaf| kill_all(leaf)),
         ("its leaf is killed while no daemon runs", |machine, leaf| {
