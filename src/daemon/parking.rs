@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::driver::Driver;
 use super::message::{Message, Peer};
@@ -32,6 +32,10 @@ const TURNS: usize = 2;
 
 /// How long a thaw may take until the kernel tells that all of a leaf may run.
 const THAW_MAX: Duration = Duration::from_secs(5);
+
+/// How long what is parked keeps its memory before more of it is given back, where the machine was short of something: that is
+/// the span over which the kernel tells it.
+const POSTPONED: Duration = Duration::from_secs(10);
 
 /// How long somebody who asks for servers to be parked waits for them.
 const PARK_WAIT: Duration = Duration::from_secs(120);
@@ -124,19 +128,8 @@ impl Driver {
             self.refuse_park(number, "its stdin cannot be watched for input");
             return;
         }
-        let task = Task { leaf, order: order.clone(), swap: server.resting.swap, park: park.map(|(park, _)| park) };
-        let (Reclaimers(turns), outbox) = (self.reclaimers.clone(), self.outbox.clone());
-        tokio::spawn(async move {
-            let Ok(turn) = turns.acquire_owned().await else { return };
-            let work = move || {
-                let outcome = if task.order.is_off() { Outcome::CalledOff } else { reclaiming::run(&task) };
-                drop(turn);
-                outcome
-            };
-            if let Ok(outcome) = tokio::task::spawn_blocking(work).await {
-                let _ = outbox.send(Message::Rested(number, order, Box::new(outcome))).await;
-            }
-        });
+        let task = Task { leaf, order, swap: server.resting.swap, park: park.map(|(park, _)| park) };
+        tokio::spawn(give_back(number, task, self.reclaimers.clone(), self.outbox.clone()));
     }
 
     /// A server's memory was given back, or was not.
@@ -154,11 +147,22 @@ impl Driver {
                 if let Some(idle) = &mut server.idle {
                     idle.was_reclaimed();
                 }
-                server.nap.before = Some(reclaimed.before);
-                server.nap.rest = if parks { Rest::Parked } else { Rest::Trimmed };
-                server.nap.since = parks.then(|| (Timestamp::of(SystemTime::now()), now));
+                if server.nap.rest != Rest::Parked {
+                    server.nap.before = Some(reclaimed.before);
+                    server.nap.since = parks.then(|| (Timestamp::of(SystemTime::now()), now));
+                    server.nap.rest = match () {
+                        () if parks => Rest::Parked,
+                        // The next reading that finds it idle tries that again.
+                        () if reclaimed.stop.is_for_now() => Rest::Awake,
+                        () => Rest::Trimmed,
+                    };
+                }
                 if let Some(waiter) = server.nap.waiter.take() {
                     let _ = waiter.send(Ok(reclaimed));
+                }
+                let is_over = parks || !reclaimed.stop.is_for_now();
+                if !is_over && !reclaimed.gave_back() {
+                    return;
                 }
                 let Reclaimed { before, after, swap, .. } = reclaimed;
                 let (before_bytes, after_bytes, swap_bytes) = (before, after, swap);
@@ -176,7 +180,9 @@ impl Driver {
             Outcome::Failed(why) => {
                 let leaf = server.leaf_name.as_str();
                 tracing::warn!(leaf, "the memory of an idle server is not given back: {why}");
-                self.refuse_park(number, &why);
+                if server.nap.rest != Rest::Parked {
+                    self.refuse_park(number, &why);
+                }
             }
         }
     }
@@ -388,8 +394,35 @@ impl Driver {
     }
 }
 
+/// Gives back the memory of one server, as its turn comes. Where the machine is short of something, what is frozen keeps the
+/// rest of it for a while; what goes on is tried again when it is found idle the next time.
+async fn give_back(number: u64, mut task: Task, Reclaimers(turns): Reclaimers, outbox: mpsc::Sender<Message>) {
+    let frozen = task.park.is_some();
+    loop {
+        let Ok(turn) = turns.clone().acquire_owned().await else { return };
+        let work = {
+            let task = task.clone();
+            move || {
+                let outcome = if task.order.is_off() { Outcome::CalledOff } else { reclaiming::run(&task) };
+                drop(turn);
+                outcome
+            }
+        };
+        let Ok(outcome) = tokio::task::spawn_blocking(work).await else { return };
+        let more = matches!(&outcome, Outcome::Reclaimed(reclaimed) if reclaimed.stop.is_for_now()) && frozen;
+        if outbox.send(Message::Rested(number, task.order.clone(), Box::new(outcome))).await.is_err() || !more {
+            return;
+        }
+        tokio::time::sleep(POSTPONED).await;
+        if task.order.is_off() {
+            return;
+        }
+        task.park = None;
+    }
+}
+
 impl Server {
-    /// Whether it is frozen, with its memory given back.
+    /// Whether it is frozen, with its memory given back as far as the machine allowed it.
     pub(super) fn is_parked(&self) -> bool {
         self.state == State::Running && self.nap.rest == Rest::Parked
     }

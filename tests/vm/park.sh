@@ -2,7 +2,8 @@
 # In the guest, as root on the system manager: idle servers, with swap. The installed service, real MCP servers from npm, and
 # the official client as their host.
 #
-#   park.sh [CYCLES] [SESSIONS]    how many random turns, and how many sessions of three servers are parked for the table
+#   park.sh [TURNS] [SESSIONS] [PART...]    how many random turns, how many sessions of three servers are parked for the table,
+#                                           and which parts of park.mjs, all of them unless told
 set -euo pipefail
 
 export PINFOLD=/usr/local/bin/pinfold
@@ -17,6 +18,6 @@ mkdir -p /etc/pinfold
 systemctl daemon-reload
 systemctl start pinfold.service
 cd /mnt/host/servers
-node park.mjs "${1:-20}" "${2:-2}"
+node park.mjs "${1:-20}" "${2:-2}" "${@:3}"
 systemctl stop pinfold.service
 swapoff "$swap"
