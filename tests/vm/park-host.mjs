@@ -125,11 +125,6 @@ class Leaf {
   get majorFaults() {
     return Number(this.read('memory.stat').match(/^pgmajfault (\d+)/m)[1]);
   }
-
-  /** For how long something in it has waited for memory so far, in milliseconds. */
-  get waited() {
-    return Number(this.read('memory.pressure').match(/^some .*total=(\d+)/m)[1]) / 1000;
-  }
 }
 
 /** No two calls have the same mark, also not those of a server that was launched again. */
@@ -174,6 +169,16 @@ export class Connection {
     };
   }
 
+  /** As pinfold's commands call its server. */
+  get name() {
+    return `${this.session}/${this.kind}`;
+  }
+
+  /** What happened to its server, in its order. */
+  async events() {
+    return (await events(this.session)).filter(({ server }) => server === this.kind);
+  }
+
   /** As pinfold shows its server. */
   async shown() {
     const session = (await sessions()).find(({ id }) => id === this.session);
@@ -182,7 +187,7 @@ export class Connection {
 
   /** Calls its tool, and gives how long the right answer took, in milliseconds. */
   async call() {
-    const mark = `${this.session}-${this.kind}-${++calls}`;
+    const mark = `${this.session}-${this.kind}-${++calls}`.replaceAll('/', '-');
     const request = kinds[this.kind].call(mark);
     const began = performance.now();
     const result = await within(`${mark} is answered`, this.client.callTool(request, undefined, { timeout: DEADLINE }));
@@ -200,21 +205,21 @@ export class Connection {
   /** Parks it as soon as it has done what it was doing, and waits until its memory is given back. */
   async park() {
     let last;
-    await eventually(`${this.session} is parked`, async () => {
-      last = await park(this.session);
-      return last.parked.some(({ server }) => server === this.kind);
+    await eventually(`${this.name} is parked`, async () => {
+      last = await park(this.name);
+      return last.parked.length === 1;
     }).catch((error) => assert.fail(`${error.message}: ${JSON.stringify(last)}`));
     assert.ok(this.leaf.isFrozen);
     // Who was parked before may have had the disk busy.
-    await eventually(`${this.session} gives its memory back`, () => this.leaf.held < PARKED_MOST);
+    await eventually(`${this.name} gives its memory back`, () => this.leaf.held < PARKED_MOST);
   }
 
   /** What this connection heard is whole. */
   expectAllAnswered() {
-    assert.deepEqual(this.garbled, [], `${this.session}: what it heard`);
+    assert.deepEqual(this.garbled, [], `${this.name}: what it heard`);
     const { asked, answered } = this;
     const inOrder = kinds[this.kind].inOrder ? answered : [...answered].sort((one, other) => one - other);
-    assert.deepEqual(inOrder, asked, `${this.session}: each request has its one answer`);
+    assert.deepEqual(inOrder, asked, `${this.name}: each request has its one answer`);
   }
 
   /** Closes it as the SDK does, and gives by what signal its server died: none, where it left by itself. */

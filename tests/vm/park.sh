@@ -17,7 +17,10 @@ mkdir -p /etc/pinfold
 : >/etc/pinfold/pinfold.toml
 systemctl daemon-reload
 systemctl start pinfold.service
-cd /mnt/host/servers
+# On a disk of the guest, where a server that starts reads its hundreds of files.
+cp -r /mnt/host/servers .
+cd servers
+tar --extract --file=/mnt/host/servers.tar
 node park.mjs "${1:-20}" "${2:-2}" "${@:3}"
 systemctl stop pinfold.service
 swapoff "$swap"
