@@ -13,7 +13,7 @@ import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StdioClientTransport } from '@modelcontextprotocol/sdk/client/stdio.js';
 
 export const pinfold = process.env.PINFOLD;
-export const DEADLINE = 180_000;
+export const DEADLINE = 240_000;
 /** What a parked server holds at most. */
 export const PARKED_MOST = 4 << 20;
 const scratch = fs.mkdtempSync(path.join(os.tmpdir(), 'park-'));
