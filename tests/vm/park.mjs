@@ -224,7 +224,7 @@ async function take(connection, roll) {
     case 1:
     case 2: {
       // Calls come before it is frozen, while it is being frozen or reclaimed, when it is parked, or in another turn.
-      const [calls, wait] = [roll(4), roll(1500)];
+      const [calls, wait] = [roll(3), roll(2500)];
       if (calls === 0) return connection.park().then(() => 1);
       const [{ parked }] = await Promise.all([
         park(connection.name),

@@ -8,7 +8,7 @@ set -euo pipefail
 
 export PINFOLD=/usr/local/bin/pinfold
 swap=/var/lib/swap
-fallocate -l "${PARK_SWAP:-1G}" "$swap"
+fallocate -l "$(df --output=avail --block-size=1 /var/lib | awk 'END { printf "%.0f", $1 * 2 / 3 }')" "$swap"
 chmod 600 "$swap"
 mkswap --quiet "$swap" && swapon "$swap"
 install -m 755 /mnt/host/pinfold "$PINFOLD"
