@@ -106,7 +106,8 @@ pub enum What {
         /// The first [`PIDS_MAX`] of them.
         pids: Vec<i32>,
     },
-    /// It was idle, and its memory was given back while it went on.
+    /// It was idle, and its memory was given back while it went on; or, of what is parked, what the machine had no time for
+    /// before.
     Trimmed {
         /// What was charged to it before.
         before_bytes: Bytes,

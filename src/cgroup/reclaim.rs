@@ -45,6 +45,13 @@ pub struct Reclaimed {
     pub stop: Stop,
 }
 
+impl Reclaimed {
+    /// Whether that is worth a word: as much as a step has to give.
+    pub fn gave_back(&self) -> bool {
+        self.before.0.saturating_sub(self.after.0) >= LEAST
+    }
+}
+
 /// Why a reclaim went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -56,6 +63,16 @@ pub enum Stop {
     Pressure,
     /// It took too long.
     Time,
+}
+
+impl Stop {
+    /// Whether there is more to give back, at another time.
+    pub fn is_for_now(self) -> bool {
+        match self {
+            Self::Pressure | Self::Time => true,
+            Self::Done | Self::CalledOff => false,
+        }
+    }
 }
 
 /// Whether leaves below this directory can give memory back, as its files tell.
@@ -137,10 +154,9 @@ fn with_swap(
     const FILE: &str = "memory.swap.max";
     let number = |file| leaf.read(file).ok().and_then(|text| files::number(&text));
     let held = leaf.read(FILE).ok().map(|text| knobs::memory_limit(&text));
-    let room = Swap::now().room().0;
-    let most = most.at().map_or(room, |Bytes(most)| most.min(room));
-    let Some(Limit::At(Bytes(limit))) = held.filter(|_| most > 0) else { return Ok(work()?) };
-    let meanwhile = number("memory.swap.current").unwrap_or(0).saturating_add(most);
+    let stands = number("memory.swap.current").unwrap_or(0);
+    let meanwhile = most_in_swap(stands, Swap::now().room(), most);
+    let Some(Limit::At(Bytes(limit))) = held.filter(|_| meanwhile > stands) else { return Ok(work()?) };
     if meanwhile <= limit {
         return Ok(work()?);
     }
@@ -148,6 +164,12 @@ fn with_swap(
     let done = work();
     put_back(leaf, held)?;
     Ok(done?)
+}
+
+/// How much may stand in swap when all is done, where so much does already: never more than what was written for it.
+fn most_in_swap(stands: u64, room: Bytes, most: Limit<Bytes>) -> u64 {
+    let fits = stands.saturating_add(room.0);
+    most.at().map_or(fits, |Bytes(most)| most.min(fits))
 }
 
 fn put_back(leaf: &Cgroup, limit: Option<Limit<Bytes>>) -> Result<(), KnobError> {
@@ -215,6 +237,15 @@ mod tests {
         assert_eq!(swap.room(), Bytes((1 << 30) - (2097148 << 10) / 10));
         assert_eq!(Swap::of("").room(), Bytes(0), "there is none");
         assert_eq!(Swap { free: Bytes(1 << 20), ..swap }.room(), Bytes(0), "it is used up");
+    }
+
+    #[test]
+    fn what_stands_in_swap_already_counts_for_what_may() {
+        let most = |stands, room, most| most_in_swap(stands, Bytes(room), most);
+        assert_eq!(most(5, 20, Limit::Infinity), 25);
+        assert_eq!(most(5, 20, Limit::At(Bytes(12))), 12);
+        assert_eq!(most(5, 20, Limit::At(Bytes(0))), 0, "it has nowhere to go");
+        assert_eq!(most(5, 0, Limit::At(Bytes(12))), 5, "no swap is left");
     }
 
     #[test]

@@ -44,9 +44,9 @@ impl FairTurns {
 
 impl Queue {
     /// Waits for a turn; `None` where there will be none any more.
-    pub(super) async fn turn(self) -> Option<Turn> {
-        let own = self.own.acquire_owned().await.ok()?;
-        Some(Turn { own, shared: self.all.acquire_owned().await.ok()? })
+    pub(super) async fn turn(&self) -> Option<Turn> {
+        let own = self.own.clone().acquire_owned().await.ok()?;
+        Some(Turn { own, shared: self.all.clone().acquire_owned().await.ok()? })
     }
 }
 
@@ -59,7 +59,8 @@ mod tests {
 
     /// A turn, if there is one at once.
     fn take(turns: &mut FairTurns, user: u32) -> Option<Turn> {
-        let mut turn = pin!(turns.of(user).turn());
+        let queue = turns.of(user);
+        let mut turn = pin!(queue.turn());
         match turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(turn) => turn,
             Poll::Pending => None,

@@ -9,10 +9,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::driver::Driver;
-use super::fair::{FairTurns, Turn};
+use super::fair::{FairTurns, Queue, Turn};
 use super::message::{Message, Peer};
 use super::reclaiming::{self, Outcome, Park, Task};
 use super::stdin;
@@ -39,6 +39,10 @@ const THAW_MAX: Duration = Duration::from_secs(5);
 
 /// The wait before a thaw is tried again that the kernel refused.
 const THAW_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long what is parked keeps its memory before more of it is given back, where the machine was short of something: that is
+/// the span over which the kernel tells it.
+const POSTPONED: Duration = Duration::from_secs(10);
 
 /// How long somebody who asks for servers to be parked waits for them.
 const PARK_WAIT: Duration = Duration::from_secs(120);
@@ -134,25 +138,9 @@ impl Driver {
             self.refuse_park(number, "its stdin cannot be watched for input");
             return;
         }
-        let task = Task { leaf, order: order.clone(), swap: server.resting.swap, park: park.map(|(park, _)| park) };
-        let (queue, outbox) = (self.reclaimers.of(self.table.uid(number)), self.outbox.clone());
-        tokio::spawn(async move {
-            let Some(Turn { own, shared }) = queue.turn().await else { return };
-            let mut work = tokio::task::spawn_blocking(move || {
-                let outcome = if task.order.is_off() { Outcome::CalledOff } else { reclaiming::run(&task) };
-                drop(own);
-                outcome
-            });
-            let in_time = tokio::time::timeout(TURN_MAX, &mut work).await;
-            drop(shared);
-            let done = match in_time {
-                Ok(done) => done,
-                Err(_) => work.await,
-            };
-            if let Ok(outcome) = done {
-                let _ = outbox.send(Message::Rested(number, order, Box::new(outcome))).await;
-            }
-        });
+        let task = Task { leaf, order, swap: server.resting.swap, park: park.map(|(park, _)| park) };
+        let queue = self.reclaimers.of(self.table.uid(number));
+        tokio::spawn(give_back(number, task, queue, self.outbox.clone()));
     }
 
     /// A server's memory was given back, or was not.
@@ -170,11 +158,22 @@ impl Driver {
                 if let Some(idle) = &mut server.idle {
                     idle.was_reclaimed();
                 }
-                server.nap.before = Some(reclaimed.before);
-                server.nap.rest = if parks { Rest::Parked } else { Rest::Trimmed };
-                server.nap.since = parks.then(|| (Timestamp::of(SystemTime::now()), now));
+                if server.nap.rest != Rest::Parked {
+                    server.nap.before = Some(reclaimed.before);
+                    server.nap.since = parks.then(|| (Timestamp::of(SystemTime::now()), now));
+                    server.nap.rest = match () {
+                        () if parks => Rest::Parked,
+                        // The next reading that finds it idle tries that again.
+                        () if reclaimed.stop.is_for_now() => Rest::Awake,
+                        () => Rest::Trimmed,
+                    };
+                }
                 if let Some(waiter) = server.nap.waiter.take() {
                     let _ = waiter.send(Ok(reclaimed));
+                }
+                let is_over = parks || !reclaimed.stop.is_for_now();
+                if !is_over && !reclaimed.gave_back() {
+                    return;
                 }
                 let Reclaimed { before, after, swap, .. } = reclaimed;
                 let (before_bytes, after_bytes, swap_bytes) = (before, after, swap);
@@ -197,7 +196,9 @@ impl Driver {
             Outcome::Failed(why) => {
                 let leaf = server.leaf_name.as_str();
                 tracing::warn!(leaf, "the memory of an idle server is not given back: {why}");
-                self.refuse_park(number, &why);
+                if server.nap.rest != Rest::Parked {
+                    self.refuse_park(number, &why);
+                }
             }
         }
     }
@@ -440,8 +441,42 @@ impl Driver {
     }
 }
 
+/// Gives back the memory of one server, as its turn comes. Where the machine is short of something, what is frozen keeps the
+/// rest of it for a while; what goes on is tried again when it is found idle the next time.
+async fn give_back(number: u64, mut task: Task, queue: Queue, outbox: mpsc::Sender<Message>) {
+    let frozen = task.park.is_some();
+    loop {
+        let Some(Turn { own, shared }) = queue.turn().await else { return };
+        let work = {
+            let task = task.clone();
+            move || {
+                let outcome = if task.order.is_off() { Outcome::CalledOff } else { reclaiming::run(&task) };
+                drop(own);
+                outcome
+            }
+        };
+        let mut work = tokio::task::spawn_blocking(work);
+        let in_time = tokio::time::timeout(TURN_MAX, &mut work).await;
+        drop(shared);
+        let done = match in_time {
+            Ok(done) => done,
+            Err(_) => work.await,
+        };
+        let Ok(outcome) = done else { return };
+        let more = matches!(&outcome, Outcome::Reclaimed(reclaimed) if reclaimed.stop.is_for_now()) && frozen;
+        if outbox.send(Message::Rested(number, task.order.clone(), Box::new(outcome))).await.is_err() || !more {
+            return;
+        }
+        tokio::time::sleep(POSTPONED).await;
+        if task.order.is_off() {
+            return;
+        }
+        task.park = None;
+    }
+}
+
 impl Server {
-    /// Whether it is frozen, with its memory given back.
+    /// Whether it is frozen, with its memory given back as far as the machine allowed it.
     pub(super) fn is_parked(&self) -> bool {
         self.state == State::Running && self.nap.rest == Rest::Parked
     }

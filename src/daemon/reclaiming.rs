@@ -78,7 +78,10 @@ pub(super) fn run(task: &Task) -> Outcome {
         Ok(_) if task.order.is_off() && task.park.is_some() => Outcome::CalledOff,
         Ok(reclaimed) => Outcome::Reclaimed(reclaimed),
         Err(error) => {
-            thaw(task);
+            // What was frozen before stays so: only its memory is at issue.
+            if task.park.is_some() {
+                thaw(task);
+            }
             Outcome::Failed(chain(&error))
         }
     }

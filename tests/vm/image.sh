@@ -25,7 +25,7 @@ build_image() { # SUITE FOLDER
     configure_root
     describe_root >"$folder/versions"
     # Without a journal: no machine ever runs long enough to need it.
-    step 300 mkfs.ext4 -q -m 0 -O ^has_journal -E lazy_itable_init=0 -d "$root" "$folder/disk" 3G
+    step 300 mkfs.ext4 -q -m 0 -O ^has_journal -E lazy_itable_init=0 -d "$root" "$folder/disk" "${disk_size}G"
     rm -rf "$root" "$folder"/{initrd.d,apt.conf}
 }
 

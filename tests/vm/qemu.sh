@@ -9,8 +9,8 @@ kernel_arguments='console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=
 kernel_arguments+=' audit=0 net.ifnames=0 cryptomgr.notests'
 machine_arguments=(
     -nodefaults -no-user-config -display none -no-reboot
-    -accel 'tcg,thread=multi,tb-size=512' -cpu max -smp 2 -m 1024M
-    -object 'memory-backend-memfd,id=ram,size=1024M,share=on' -machine 'pc,memory-backend=ram'
+    -accel 'tcg,thread=multi,tb-size=512' -cpu max -smp 2 -m "${memory}M"
+    -object "memory-backend-memfd,id=ram,size=${memory}M,share=on" -machine 'pc,memory-backend=ram'
     -kernel vmlinux -initrd initrd
     -append "$kernel_arguments"
     -device 'virtio-blk-pci,drive=disk'
