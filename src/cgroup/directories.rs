@@ -224,7 +224,7 @@ impl Directories {
         let session_paths = paths.child(at.key.as_str());
         let machine = self.levels.find_or(paths, || Group::open(paths))?;
         let session = self.levels.find_or(&session_paths, || Group::open(&session_paths))?;
-        let group = Group::open(&session_paths.child(at.leaf.as_str()))?;
+        let group = session.child(at.leaf.as_str())?;
         self.leaf(&at.key, &at.leaf, [machine, session, group])
     }
 

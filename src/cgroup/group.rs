@@ -153,11 +153,15 @@ impl Group {
 
     /// Makes a child group in each hierarchy.
     pub fn make_child(&self, name: &str, make: Make) -> Result<Self, CgroupError> {
+        // What must be new has a name of its own for ever, and is killed and proved in v2: its companions need no descriptor.
         let child = |parent: &Cgroup| match make {
             Make::Ensure => parent.ensure_child(name).map(|(child, _)| child),
-            Make::New => parent.create_child(name),
+            Make::New => parent.make_child(name).and_then(|()| parent.child_by_name(name)),
         };
-        let v2 = child(&self.v2)?;
+        let v2 = match make {
+            Make::Ensure => child(&self.v2)?,
+            Make::New => self.v2.create_child(name)?,
+        };
         let companions = || -> Result<_, CgroupError> {
             Ok((self.memory.as_ref().map(child).transpose()?, self.pids.as_ref().map(child).transpose()?))
         };
@@ -171,6 +175,12 @@ impl Group {
                 Err(error)
             }
         }
+    }
+
+    /// Opens a child group that is there, made by [`Make::New`].
+    pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
+        let companion = |parent: &Option<Cgroup>| parent.as_ref().map(|parent| parent.child_by_name(name)).transpose();
+        Self::of(self.v2.child(name)?, companion(&self.memory)?, companion(&self.pids)?)
     }
 
     /// Removes a child group from each hierarchy, with whatever its processes made below it.
