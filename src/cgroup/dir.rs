@@ -77,7 +77,7 @@ impl CgroupError {
         matches!(self.errno(), Some(EAGAIN | EINTR))
     }
 
-    fn exists(&self) -> bool {
+    pub(super) fn exists(&self) -> bool {
         self.errno() == Some(nix::libc::EEXIST)
     }
 }
@@ -136,8 +136,8 @@ impl Cgroup {
         }
     }
 
-    /// A child of this cgroup that is there, held by its name: for names that no two children ever have. It shares this one's
-    /// descriptor, and pins nothing of its own in the kernel.
+    /// A child of this cgroup that is there, held by its name: where another of that name, once this one was removed, is as
+    /// good. It shares this one's descriptor, and pins nothing of its own in the kernel.
     pub(super) fn child_by_name(&self, name: &str) -> Result<Self, CgroupError> {
         let path = self.path.join(name);
         match rustix::fs::accessat(&*self.at, &*self.file(name), rustix::fs::Access::EXISTS, AtFlags::empty()) {
