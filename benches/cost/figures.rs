@@ -20,6 +20,9 @@ pub struct Run {
 /// The machine, and how busy it was with other things.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct About {
+    /// What there is to be said of the machine before all else.
+    #[serde(default)]
+    pub machine: String,
     pub kernel: String,
     pub cpus: usize,
     pub layout: String,
@@ -27,6 +30,21 @@ pub struct About {
     pub short: bool,
     /// The load average before it began.
     pub load: f64,
+}
+
+impl About {
+    /// This machine, now.
+    pub fn here(layout: &str, short: bool) -> crate::Fallible<Self> {
+        let load = std::fs::read_to_string("/proc/loadavg")?;
+        Ok(Self {
+            machine: String::new(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            cpus: std::thread::available_parallelism()?.get(),
+            layout: layout.to_owned(),
+            short,
+            load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN),
+        })
+    }
 }
 
 /// Things that are compared: each is done once in every round, in random order.
@@ -63,6 +81,9 @@ pub struct Point {
     /// All memory of the daemon's cgroup, and the kernel's share of it.
     pub cgroup_bytes: u64,
     pub kernel_bytes: u64,
+    /// What is left of it when the kernel was told to reclaim what it can.
+    #[serde(default)]
+    pub kept_bytes: u64,
     pub resident_bytes: u64,
     pub descriptors: usize,
     /// Of all its threads while nothing happens.

@@ -91,7 +91,10 @@ impl Machine {
             Layout::Pure { .. } => Some(root.join("daemon")),
             Layout::Hybrid { .. } => memory.as_ref().map(|from| from.join(format!("{name}-daemon"))),
         };
-        let directory = tempfile::Builder::new().prefix(NAME).tempdir()?;
+        // A daemon's files are in memory, as /run is; a history that is of no user's daemon is with them.
+        let memory_files = Path::new("/dev/shm");
+        let place = if memory_files.is_dir() { memory_files.to_owned() } else { std::env::temp_dir() };
+        let directory = tempfile::Builder::new().prefix(NAME).tempdir_in(place)?;
         let sleeper = directory.path().join("sleeper");
         let machine = Self { layout, raw, own, root, daemon_memory, directory, sleeper, pinfold, daemon: None };
         machine.make()?;
@@ -189,9 +192,24 @@ impl Machine {
         };
         let all: Option<u64> = number("memory.usage_in_bytes").or_else(|| number("memory.current"));
         let kernel: Option<u64> = number("memory.kmem.usage_in_bytes").or_else(|| key("memory.stat", "kernel "));
-        // The program's own pages are the page cache's: another run of it shares them.
+        // The program's own pages are the page cache's: another run of it shares them. What it has in /run is not.
         let file: Option<u64> = key("memory.stat", "total_cache ").or_else(|| key("memory.stat", "file "));
-        (all.unwrap_or(0).saturating_sub(file.unwrap_or(0)), kernel.unwrap_or(0))
+        let in_memory: Option<u64> = key("memory.stat", "total_shmem ").or_else(|| key("memory.stat", "shmem "));
+        let cache = file.unwrap_or(0).saturating_sub(in_memory.unwrap_or(0));
+        (all.unwrap_or(0).saturating_sub(cache), kernel.unwrap_or(0))
+    }
+
+    /// Has the kernel take back what it would where memory is short: what it keeps of files that were read, above all.
+    pub fn reclaim_daemon(&self) -> Fallible<()> {
+        let Some(directory) = &self.daemon_memory else { return Ok(()) };
+        match &self.layout {
+            Layout::Hybrid { .. } => raw::write(&directory.join("memory.force_empty"), "0"),
+            Layout::Pure { .. } => {
+                // It says when it cannot have all that is asked for, which nobody expects.
+                let _ = raw::write(&directory.join("memory.reclaim"), "1G");
+                Ok(())
+            }
+        }
     }
 
     /// A name that no session had before.

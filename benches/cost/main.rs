@@ -5,6 +5,7 @@
 mod chart;
 mod end;
 mod figures;
+mod guest;
 mod launch;
 mod load;
 mod machine;
@@ -25,6 +26,7 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const USAGE: &str = "usage: benches/run [--short] [--only launch|end|load|sessions]... [--up-to N] [--json FILE]
                    [--write]
+       benches/run --vm [--short] [--write]
        benches/run --render
 
   --short      few rounds and sessions: shows that all of it works
@@ -32,6 +34,7 @@ const USAGE: &str = "usage: benches/run [--short] [--only launch|end|load|sessio
   --up-to N    at most so many sessions; 5000 have 15,000 processes
   --json FILE  write the figures there
   --write      write them to docs/cost/native.json, and docs/cost.md, the charts and the README from it
+  --vm         in emulated machines with systemd, beside its own tools
   --render     measure nothing, and write those from the figures that are there";
 
 /// What is measured, in this order.
@@ -44,6 +47,10 @@ struct Wanted {
     json: Option<PathBuf>,
     write: bool,
     render: bool,
+    /// We are in a machine of `--vm`.
+    guest: bool,
+    /// Figures that one of those wrote.
+    shown: Vec<PathBuf>,
     up_to: Option<usize>,
 }
 
@@ -58,6 +65,9 @@ impl Wanted {
                 "--json" => wanted.json = Some(value()?.into()),
                 "--write" => wanted.write = true,
                 "--render" => wanted.render = true,
+                // What benches/run itself asks for.
+                "--guest" => wanted.guest = true,
+                "--show" => wanted.shown.push(value()?.into()),
                 "--up-to" => {
                     let number = value()?;
                     wanted.up_to = Some(number.parse().map_err(|_| format!("{number:?} is no number\n{USAGE}"))?);
@@ -91,8 +101,18 @@ fn main() {
 }
 
 fn run(wanted: &Wanted) -> Fallible<()> {
+    for path in &wanted.shown {
+        println!("{}", report::text(&serde_json::from_slice(&std::fs::read(path)?)?));
+    }
     if wanted.render {
         return report::write_all();
+    }
+    if !wanted.shown.is_empty() {
+        return Ok(());
+    }
+    if wanted.guest {
+        let json = serde_json::to_string_pretty(&guest::run(pinfold()?, wanted.short)?)? + "\n";
+        return Ok(std::fs::write(wanted.json.as_ref().ok_or("--guest wants --json")?, json)?);
     }
     if wanted.write && wanted.short {
         return Err("--write is for figures that mean something: leave --short out".into());
@@ -118,19 +138,21 @@ fn run(wanted: &Wanted) -> Fallible<()> {
 fn measure(wanted: &Wanted) -> Fallible<Run> {
     let (interrupt, progress) = (Interrupt::catch()?, Progress::new());
     let said = (&progress, &interrupt);
-    let pinfold = std::env::var_os("PINFOLD").map(PathBuf::from).ok_or("PINFOLD names no program to measure")?;
-    let mut machine = Machine::set_up(pinfold)?;
-    let mut run = Run { about: about(&machine, wanted.short)?, ..Run::default() };
+    let mut machine = Machine::set_up(pinfold()?)?;
+    let mut run = Run { about: About::here(machine.layout.word(), wanted.short)?, ..Run::default() };
     machine.start_daemon()?;
     if wanted.has("launch") {
         let rounds = if wanted.short { 3 } else { 100 };
-        run.tables.extend(launch::tables(&machine, rounds, said, &mut run.missing)?);
+        let made = launch::tables(&machine, rounds, said, &mut run.missing);
+        run.tables.extend(had(made, "launch", said.1, &mut run.missing)?);
     }
     if wanted.has("end") {
-        run.tables.extend(end::tables(&machine, wanted.short, said)?);
+        let made = end::tables(&machine, wanted.short, said);
+        run.tables.extend(had(made, "end", said.1, &mut run.missing)?);
     }
     if wanted.has("load") {
-        run.tables.push(load::table(&machine, wanted.short, said)?);
+        let made = load::table(&machine, wanted.short, said).map(|table| vec![table]);
+        run.tables.extend(had(made, "load", said.1, &mut run.missing)?);
     }
     if wanted.has("sessions") {
         // One that has done nothing yet: what is charged to it is for what is there.
@@ -144,19 +166,21 @@ fn measure(wanted: &Wanted) -> Fallible<Run> {
         }
         let steps: Vec<usize> =
             steps.iter().copied().filter(|step| *step <= most.min(wanted.up_to.unwrap_or(most))).collect();
-        run.curve = standing::curve(&machine, &steps, rounds, said)?;
+        run.curve = standing::curve(&machine, &steps, rounds, said, &mut run.missing)?;
     }
     machine.stop_daemon()?;
     Ok(run)
 }
 
-fn about(machine: &Machine, short: bool) -> Fallible<About> {
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(About {
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        cpus: std::thread::available_parallelism()?.get(),
-        layout: machine.layout.word().to_owned(),
-        short,
-        load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN),
-    })
+fn pinfold() -> Fallible<PathBuf> {
+    Ok(std::env::var_os("PINFOLD").map(PathBuf::from).ok_or("PINFOLD names no program to measure")?)
+}
+
+/// What a part measured. One that fails is told as missing: what the others take minutes for is not lost with it.
+fn had<T: Default>(measured: Fallible<T>, part: &str, interrupt: &Interrupt, missing: &mut Vec<String>) -> Fallible<T> {
+    interrupt.check()?;
+    Ok(measured.unwrap_or_else(|error| {
+        missing.push(format!("{part}: {error}"));
+        T::default()
+    }))
 }

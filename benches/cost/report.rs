@@ -38,10 +38,11 @@ fn verdict(title: &str, label: &str, ratio: f64) -> String {
     })
 }
 
-fn sentence(About { kernel, cpus, layout, short, load }: &About) -> String {
+fn sentence(About { machine, kernel, cpus, layout, short, load }: &About) -> String {
+    let machine = if machine.is_empty() { String::new() } else { format!("{machine}; ") };
     let cut =
         if *short { " A short run: it shows that all of it works, and no figure of it means anything." } else { "" };
-    format!("{cpus} CPUs, Linux {kernel}, cgroups {layout}; load average {load:.1} before it began.{cut}")
+    format!("{machine}{cpus} CPUs, Linux {kernel}, cgroups {layout}; load average {load:.1} before it began.{cut}")
 }
 
 /// Tables for a terminal or a pipe.
@@ -59,16 +60,19 @@ pub fn text(run: &Run) -> String {
     }
     if !run.curve.is_empty() {
         text.push_str("\nThe daemon at rest, sessions of three servers\n");
-        text.push_str("  sessions  cgroup MiB  kernel MiB  RSS MiB  descriptors  wake-ups/s  CPU per mille\n");
+        text.push_str(
+            "  sessions  cgroup MiB  kernel MiB  kept MiB  RSS MiB  descriptors  wake-ups/s  CPU per mille\n",
+        );
     }
     for point in &run.curve {
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         let _ = writeln!(
             text,
-            "  {:8}  {:10.1}  {:10.1}  {:7.1}  {:11}  {:10.1}  {:13.3}",
+            "  {:8}  {:10.1}  {:10.1}  {:8.1}  {:7.1}  {:11}  {:10.1}  {:13.3}",
             point.sessions,
             mib(point.cgroup_bytes),
             mib(point.kernel_bytes),
+            mib(point.kept_bytes),
             mib(point.resident_bytes),
             point.descriptors,
             point.wakeups_per_second,
@@ -153,17 +157,18 @@ fn rest(curve: &[Point]) -> String {
         return String::new();
     }
     let mut page = String::from(
-        "\n### The daemon at rest, sessions of three servers\n\n| sessions | its cgroup MiB | of that the kernel's | RSS MiB | \
-         descriptors | wake-ups/s | CPU ‰ |\n|---:|---:|---:|---:|---:|---:|---:|\n",
+        "\n### The daemon at rest, sessions of three servers\n\n| sessions | its cgroup MiB | of that the kernel's | after reclaim | \
+         RSS MiB | descriptors | wake-ups/s | CPU ‰ |\n|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for point in curve {
         let mib = |bytes: u64| number(bytes as f64 / (1 << 20) as f64);
         let _ = writeln!(
             page,
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
             point.sessions,
             mib(point.cgroup_bytes),
             mib(point.kernel_bytes),
+            mib(point.kept_bytes),
             mib(point.resident_bytes),
             point.descriptors,
             number(point.wakeups_per_second),
@@ -187,9 +192,11 @@ fn summary(runs: &[Run]) -> String {
             for row in table.rows.iter().filter(|row| bar(&table.title, &row.label).is_some()) {
                 let verdict = verdict(&table.title, &row.label, row.ratio);
                 let against = if row.against.is_empty() { &table.base } else { &row.against };
+                let place =
+                    run.about.machine.rsplit_once(", ").map_or(String::new(), |(_, place)| format!(", {place}"));
                 let _ = writeln!(
                     text,
-                    "| {}: {} | {against} | {} | {verdict} |",
+                    "| {}: {} | {against}{place} | {} | {verdict} |",
                     table.title,
                     row.label,
                     number(row.ratio)

@@ -59,8 +59,8 @@ const FILES: [&str; 19] = [
     "cgroup.procs",
 ];
 
-/// What the daemon holds for each session at most, and beside them.
-const DESCRIPTORS: (u64, u64) = (30, 200);
+/// What the daemon holds for each session at most, and keeps free beside them.
+const DESCRIPTORS: (u64, u64) = (18, 600);
 
 /// How many sessions there can be where a process may have no more descriptors than it may here.
 pub fn most() -> Fallible<usize> {
@@ -74,23 +74,35 @@ pub fn curve(
     steps: &[usize],
     rounds: usize,
     (progress, interrupt): (&Progress, &Interrupt),
+    missing: &mut Vec<String>,
 ) -> Fallible<Vec<Point>> {
-    let mut servers: Vec<Server> = Vec::new();
-    let mut points = Vec::new();
-    let mut there = 0;
+    let (mut servers, mut points, mut there): (Vec<Server>, _, _) = (Vec::new(), Vec::new(), 0);
     for wanted in steps {
-        while there < *wanted {
-            interrupt.check()?;
-            progress.say(&format!("making sessions: {there} of {wanted}"));
-            let next = (*wanted).min(there + 30);
-            servers.extend(make(machine, there..next)?);
-            there = next;
+        let mut measured = || {
+            while there < *wanted {
+                interrupt.check()?;
+                progress.say(&format!("making sessions: {there} of {wanted}"));
+                let next = (*wanted).min(there + 30);
+                servers.extend(make(machine, there..next)?);
+                there = next;
+            }
+            point(machine, there, rounds, (progress, interrupt))
+        };
+        match measured() {
+            Ok(point) => points.push(point),
+            // What fewer of them cost is known.
+            Err(error) => {
+                interrupt.check()?;
+                missing.push(format!("{wanted} sessions: {error}"));
+                break;
+            }
         }
-        points.push(point(machine, there, rounds, (progress, interrupt))?);
     }
     progress.say("ending all sessions");
-    machine.end(None)?;
-    Server::reap(servers)?;
+    match machine.end(None) {
+        Ok(_) => Server::reap(servers)?,
+        Err(error) => missing.push(format!("the end of all sessions: {error}")),
+    }
     Ok(points)
 }
 
@@ -145,6 +157,10 @@ fn point(machine: &Machine, sessions: usize, rounds: usize, said: (&Progress, &I
         idle_cpu_per_mille: used.as_secs_f64() / slept.as_secs_f64() * 1e3,
         ..Point::default()
     };
+    machine.reclaim_daemon()?;
+    point.kept_bytes = machine.daemon_memory().0;
+    // What was taken back is there again.
+    scrape(&machine.socket())?;
     read(machine, rounds, &mut point, said)?;
     one_more(machine, rounds, &mut point, said)?;
     Ok(point)

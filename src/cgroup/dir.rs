@@ -1,8 +1,10 @@
 //! One cgroup directory, held by its descriptor: a stored path may since mean somebody else.
 
+use std::borrow::Cow;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 
@@ -75,7 +77,7 @@ impl CgroupError {
         matches!(self.errno(), Some(EAGAIN | EINTR))
     }
 
-    fn exists(&self) -> bool {
+    pub(super) fn exists(&self) -> bool {
         self.errno() == Some(nix::libc::EEXIST)
     }
 }
@@ -83,7 +85,10 @@ impl CgroupError {
 /// A cgroup directory of any hierarchy.
 #[derive(Debug)]
 pub struct Cgroup {
-    fd: OwnedFd,
+    /// Its descriptor, or that of the one that it is a child of.
+    at: Arc<OwnedFd>,
+    /// What it is called there; empty where it has a descriptor of its own.
+    name: String,
     path: PathBuf,
 }
 
@@ -93,9 +98,18 @@ impl Cgroup {
         let path = path.into();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Self { fd, path }),
+            Ok(fd) => Ok(Self::held(fd, path)),
             Err(errno) => Err(CgroupError::new("open", path, errno)),
         }
+    }
+
+    fn held(fd: OwnedFd, path: PathBuf) -> Self {
+        Self { at: Arc::new(fd), name: String::new(), path }
+    }
+
+    /// What one of its files is called below the descriptor.
+    fn file<'a>(&self, file: &'a str) -> Cow<'a, str> {
+        if self.name.is_empty() { Cow::Borrowed(file) } else { Cow::Owned(format!("{}/{file}", self.name)) }
     }
 
     /// One that was removed, as if it had been held when it went: it has no file, no process and no child. No descriptor of
@@ -116,18 +130,34 @@ impl Cgroup {
     pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
         let path = self.path.join(name);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
-            Ok(fd) => Ok(Self { fd, path }),
+        match rustix::fs::openat(&*self.at, &*self.file(name), flags, Mode::empty()) {
+            Ok(fd) => Ok(Self::held(fd, path)),
+            Err(errno) => Err(CgroupError::new("open", path, errno)),
+        }
+    }
+
+    /// A child of this cgroup that is there, held by its name: where another of that name, once this one was removed, is as
+    /// good. It shares this one's descriptor, and pins nothing of its own in the kernel.
+    pub(super) fn child_by_name(&self, name: &str) -> Result<Self, CgroupError> {
+        let path = self.path.join(name);
+        match rustix::fs::accessat(&*self.at, &*self.file(name), rustix::fs::Access::EXISTS, AtFlags::empty()) {
+            Ok(()) => Ok(Self { at: self.at.clone(), name: self.file(name).into_owned(), path }),
             Err(errno) => Err(CgroupError::new("open", path, errno)),
         }
     }
 
     /// Makes a child; it must not exist yet.
     pub fn create_child(&self, name: &str) -> Result<Self, CgroupError> {
-        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755))
+        self.make_child(name)?;
+        self.child(name)
+    }
+
+    /// Makes a child, and tells nothing of it.
+    pub(super) fn make_child(&self, name: &str) -> Result<(), CgroupError> {
+        rustix::fs::mkdirat(&*self.at, &*self.file(name), Mode::from_raw_mode(0o755))
             .map_err(|errno| CgroupError::new("create", self.path.join(name), errno))?;
         crash::step("a cgroup was made");
-        self.child(name)
+        Ok(())
     }
 
     /// Makes a child, or opens the one that is there; tells whether it was made.
@@ -141,7 +171,7 @@ impl Cgroup {
 
     /// Removes a child; that it is already gone is success.
     pub fn remove_child(&self, name: &str) -> Result<(), CgroupError> {
-        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+        match rustix::fs::unlinkat(&*self.at, &*self.file(name), AtFlags::REMOVEDIR) {
             Ok(()) => {
                 crash::step("a cgroup was removed");
                 Ok(())
@@ -160,17 +190,19 @@ impl Cgroup {
 
     /// A path to this very directory, whatever its name means by now: for interfaces that take paths only.
     pub fn fd_path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_fd().as_raw_fd()))
+        let held = PathBuf::from(format!("/proc/self/fd/{}", self.at.as_raw_fd()));
+        if self.name.is_empty() { held } else { held.join(&self.name) }
     }
 
     /// Whether it has this file: a controller that is not enabled here has none.
     pub fn has(&self, file: &str) -> bool {
-        rustix::fs::accessat(&self.fd, file, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+        rustix::fs::accessat(&*self.at, &*self.file(file), rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
     /// Where BPF programs are attached to it, as far as the kernel tells us: that takes `CAP_NET_ADMIN`.
     pub fn programs(&self) -> Vec<Attach> {
-        Attach::ALL.into_iter().filter(|at| bpf::attached(&self.fd, *at).is_ok_and(|count| count > 0)).collect()
+        // Those of v2 cgroups only, each of which has a descriptor of its own.
+        Attach::ALL.into_iter().filter(|at| bpf::attached(&self.at, *at).is_ok_and(|count| count > 0)).collect()
     }
 
     /// Gives it to a user, with some of its files.
@@ -194,8 +226,13 @@ impl Cgroup {
     /// Locks the directory (flock(2)) for as long as the descriptor lives; `None` where somebody else has it.
     pub(super) fn lock(&self) -> Result<Option<OwnedFd>, CgroupError> {
         let fail = |errno: rustix::io::Errno| CgroupError::new("lock", &self.path, errno);
-        let fd = rustix::fs::openat(&self.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(fail)?;
+        let fd = rustix::fs::openat(
+            &*self.at,
+            &*self.file("."),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(fail)?;
         match rustix::fs::flock(&fd, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(fd)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -206,7 +243,7 @@ impl Cgroup {
     /// Reads one of its files.
     pub fn read(&self, file: &str) -> Result<String, CgroupError> {
         let fail = |source: io::Error| CgroupError::new("read", self.path.join(file), source);
-        let fd = rustix::fs::openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        let fd = rustix::fs::openat(&*self.at, &*self.file(file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| fail(errno.into()))?;
         // A list comes by the page. Any other file is one record, of which read(2) gives all that there is room for: what
         // leaves room is its end (seq_read_iter() of the kernel's fs/seq_file.c).
@@ -228,7 +265,8 @@ impl Cgroup {
     /// Writes one of its files, with one write(2) as the kernel wants it.
     pub fn write(&self, file: &str, value: &str) -> Result<(), CgroupError> {
         let fail = |errno: rustix::io::Errno| CgroupError::new("write", self.path.join(file), errno);
-        let fd = rustix::fs::openat(&self.fd, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+        let fd = rustix::fs::openat(&*self.at, &*self.file(file), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(fail)?;
         rustix::io::write(&fd, value.as_bytes()).map_err(fail)?;
         crash::step(file);
         Ok(())
@@ -275,10 +313,16 @@ impl Cgroup {
         let fail = |errno: rustix::io::Errno| CgroupError::new("list", &self.path, errno);
         // A directory has a link from itself, one from above, and one from each below it (kernfs_refresh_inode() of the
         // kernel's fs/kernfs/inode.c): most have none below, and need not be listed among their files.
-        if rustix::fs::fstat(&self.fd).is_ok_and(|found| found.st_nlink == 2) {
+        let own = rustix::fs::statat(&*self.at, self.name.as_str(), AtFlags::EMPTY_PATH);
+        if own.is_ok_and(|found| found.st_nlink == 2) {
             return Ok(Vec::new());
         }
-        let fd = rustix::fs::openat(&self.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let fd = rustix::fs::openat(
+            &*self.at,
+            &*self.file("."),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
         let dir = match fd.and_then(Dir::new) {
             Ok(dir) => dir,
             Err(errno) if CgroupError::new("list", &self.path, errno).is_gone() => return Ok(Vec::new()),

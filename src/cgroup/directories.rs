@@ -223,8 +223,8 @@ impl Directories {
     pub fn adopt(&self, at: &Caller, paths: &GroupPaths) -> Result<Leaf, CgroupError> {
         let session_paths = paths.child(at.key.as_str());
         let machine = self.levels.find_or(paths, || Group::open(paths))?;
-        let session = self.levels.find_or(&session_paths, || Group::open(&session_paths))?;
-        let group = Group::open(&session_paths.child(at.leaf.as_str()))?;
+        let session = self.levels.find_or(&session_paths, || machine.child(at.key.as_str()))?;
+        let group = session.child(at.leaf.as_str())?;
         self.leaf(&at.key, &at.leaf, [machine, session, group])
     }
 

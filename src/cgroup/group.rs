@@ -153,11 +153,19 @@ impl Group {
 
     /// Makes a child group in each hierarchy.
     pub fn make_child(&self, name: &str, make: Make) -> Result<Self, CgroupError> {
-        let child = |parent: &Cgroup| match make {
-            Make::Ensure => parent.ensure_child(name).map(|(child, _)| child),
-            Make::New => parent.create_child(name),
+        let v2 = match make {
+            Make::Ensure => self.v2.ensure_child(name)?.0,
+            Make::New => self.v2.create_child(name)?,
         };
-        let v2 = child(&self.v2)?;
+        // What is there is killed and proved in v2, by a descriptor. Its companions need none: a leaf's have a name for ever, and
+        // a session's are used by whoever finds its v2 directory alive.
+        let child = |parent: &Cgroup| {
+            match parent.make_child(name) {
+                Err(error) if !(error.exists() && make == Make::Ensure) => return Err(error),
+                _ => {}
+            }
+            parent.child_by_name(name)
+        };
         let companions = || -> Result<_, CgroupError> {
             Ok((self.memory.as_ref().map(child).transpose()?, self.pids.as_ref().map(child).transpose()?))
         };
@@ -171,6 +179,12 @@ impl Group {
                 Err(error)
             }
         }
+    }
+
+    /// Opens a child group that is there.
+    pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
+        let companion = |parent: &Option<Cgroup>| parent.as_ref().map(|parent| parent.child_by_name(name)).transpose();
+        Self::of(self.v2.child(name)?, companion(&self.memory)?, companion(&self.pids)?)
     }
 
     /// Removes a child group from each hierarchy, with whatever its processes made below it.

@@ -120,6 +120,36 @@ impl Layout {
     }
 }
 
+/// How the kernel moves processes from one cgroup to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moves {
+    /// `favordynmods` (Linux 6.0, admin-guide/cgroup-v2 of the kernel, "Mounting"): it does not wait for all CPUs first. The
+    /// option of one hierarchy counts for all of them.
+    pub favored: bool,
+    /// Where cgroup v2 is mounted.
+    pub point: PathBuf,
+    /// With what: a remount that leaves an option out takes it away.
+    pub options: Vec<String>,
+}
+
+impl Moves {
+    /// Looks at this machine.
+    pub fn detect() -> Result<Self, LayoutError> {
+        Self::parse(&std::fs::read_to_string("/proc/self/mountinfo").map_err(LayoutError::Unreadable)?)
+    }
+
+    /// Parses a mountinfo file.
+    pub fn parse(mountinfo: &str) -> Result<Self, LayoutError> {
+        let point = Layout::parse(mountinfo)?.v2().point.clone();
+        let mounts = files::cgroup_mounts(mountinfo);
+        let options = |line: &MountLine| line.options.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let v2 = mounts.iter().rfind(|line| line.kind == "cgroup2" && point.as_os_str() == line.point.as_str());
+        let own = v2.map(options).unwrap_or_default().into_iter().filter(|option| option != "rw" && option != "ro");
+        let favored = mounts.iter().flat_map(options).any(|option| option == "favordynmods");
+        Ok(Self { favored, point, options: own.collect() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +165,19 @@ mod tests {
         assert_eq!(Layout::parse(V2).unwrap().word(), "v2");
         assert_eq!(Layout::parse(HYBRID).unwrap().word(), "hybrid");
         assert!(matches!(Layout::parse(V1_ONLY), Err(LayoutError::NoV2)));
+    }
+
+    #[test]
+    fn the_option_of_any_hierarchy_favors_moves_in_all() {
+        let plain = Moves::parse(HYBRID).unwrap();
+        assert!(!plain.favored && plain.options.is_empty(), "{plain:?}");
+        let v1 = HYBRID.replace("rw,pids", "rw,favordynmods,pids");
+        assert!(Moves::parse(&v1).unwrap().favored);
+        let v2 = Moves::parse(&V2.replace("rw,nsdelegate", "rw,nsdelegate,favordynmods")).unwrap();
+        assert!(v2.favored);
+        assert_eq!(v2.options, ["nsdelegate", "favordynmods"]);
+        // Of a flag of the mount itself the kernel knows nothing.
+        assert!(!Moves::parse(&V2.replace("rw,nosuid", "rw,favordynmods")).unwrap().favored);
     }
 
     #[test]

@@ -160,6 +160,11 @@ impl Leaf {
         Ok(annex || self.group.v2.populated()?)
     }
 
+    /// Whether it is one cgroup, with none below or beside it.
+    pub fn is_single(&self) -> bool {
+        self.annex.is_none() && self.group.v2.children().is_ok_and(|children| children.is_empty())
+    }
+
     /// Its processes.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
         let mut found = self.group.v2.all_processes()?;

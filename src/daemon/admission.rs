@@ -1,7 +1,8 @@
 //! The driver's side of whether a launch is admitted: is there room for it, and are there too many instances of its server.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 
+use super::accept::descriptors_max;
 use super::driver::Driver;
 use super::launching::LaunchRequest;
 use super::table::{Entry, Server};
@@ -63,6 +64,15 @@ impl Driver {
             of_host: count(session.servers.iter().filter(|number| others(number, Some(newcomer.host))).count()),
         });
         policy::has_room(&self.settings, newcomer, &holdings.collect::<Vec<_>>())
+    }
+
+    /// Whether the daemon has descriptors for one server more, and for what else it does meanwhile. The directory's size is
+    /// their number (proc_pid_fd(5)); before Linux 6.2 it is 0, and `newest` tells as many as are taken below it, since the
+    /// kernel gives out the lowest number that is free.
+    pub(super) fn has_descriptors(&self, newest: RawFd) -> Result<(), Refusal> {
+        let told = rustix::fs::stat("/proc/self/fd").map_or(0, |found| found.st_size);
+        let taken = if told > 0 { told } else { newest.into() };
+        policy::has_descriptors(u64::try_from(taken).unwrap_or(0), descriptors_max())
     }
 
     /// What a launch will be among the instances of its server, or why it may not be one.

@@ -18,6 +18,7 @@ use super::expiry::Alarm;
 use super::fair::FairTurns;
 use super::held;
 use super::historian::Historian;
+use super::jobs::Work;
 use super::log::LINES;
 use super::message::{Counts, Message};
 use super::polling::Polls;
@@ -85,6 +86,8 @@ pub(super) struct Driver {
     pub(super) idle_since: Moment,
     /// When refused forks are looked for.
     pub(super) polls: Polls,
+    /// Kills that begin when this turn is over.
+    pub(super) kills: Vec<Work>,
     /// Servers whose last traces are being removed.
     pub(super) cleaning: usize,
     /// Turns for that.
@@ -116,6 +119,7 @@ impl Driver {
     }
 
     async fn turn(&mut self, inbox: &mut mpsc::Receiver<Message>) {
+        self.begin_kills();
         loop {
             let wake = self.next_deadline();
             let timer = async {
@@ -138,6 +142,7 @@ impl Driver {
                 },
                 () = timer => self.tick(),
             }
+            self.begin_kills();
             if self.stop_by.is_some_and(|latest| self.cleaning == 0 || latest <= self.now()) {
                 return;
             }
@@ -159,24 +164,24 @@ impl Driver {
         self.idle_exit.is_some_and(|limit| self.now().saturating_sub(self.idle_since) >= limit)
     }
 
-    fn next_deadline(&self) -> Option<Moment> {
-        let states = self.table.servers.values().filter_map(|server| server.state.deadline());
+    fn next_deadline(&mut self) -> Option<Moment> {
+        let servers = self.table.servers.next_due();
         let waiters = self.table.waiters.iter().map(|waiter| waiter.deadline);
         let idle = self.idle_exit.filter(|_| self.table.servers.is_empty()).map(|limit| self.idle_since + limit);
         let turns = self.storms.next_turn();
         let poll = self.polls.next();
-        let readings = self.next_reading().into_iter().chain(self.next_pressure()).chain(self.alive.next());
-        states.chain(waiters).chain(turns).chain(idle).chain(poll).chain(readings).chain(self.stop_by).min()
+        waiters.chain(servers).chain(turns).chain(idle).chain(poll).chain(self.alive.next()).chain(self.stop_by).min()
     }
 
     fn tick(&mut self) {
         let now = self.now();
         self.alive.tell(now);
         self.take_turns();
-        let due = |state: State| state.deadline().is_some_and(|deadline| deadline <= now);
-        let late: Vec<u64> =
-            self.table.servers.iter().filter(|(_, server)| due(server.state)).map(|(number, _)| *number).collect();
-        for number in late {
+        for number in self.table.servers.due(now) {
+            let state = self.table.servers.get(&number).map(|server| server.state);
+            if state.and_then(State::deadline).is_none_or(|deadline| deadline > now) {
+                continue;
+            }
             self.feed(number, Event::Tick);
             self.probe(number);
         }

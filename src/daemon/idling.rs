@@ -16,7 +16,6 @@ use super::fair::{FairTurns, Queue};
 use super::message::Message;
 use super::publish;
 use super::stdin;
-use super::table::Server;
 use crate::cgroup::Leaf;
 use crate::chain::chain;
 use crate::lifecycle::{Activity, Due, Event, Moment, State};
@@ -47,18 +46,15 @@ pub(super) fn readers() -> FairTurns {
 }
 
 impl Driver {
-    /// When the next leaf is to be read.
-    pub(super) fn next_reading(&self) -> Option<Moment> {
-        self.table.servers.values().filter_map(next).min()
-    }
-
     /// Reads the leaves that are due, those of one user in one go.
     pub(super) fn read_idlers(&mut self, now: Moment) {
         let mut asked: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for (number, server) in &mut self.table.servers {
-            if next(server).is_some_and(|next| next <= now) && server.idle.as_mut().is_some_and(|idle| idle.ask(now)) {
+        for number in self.table.servers.due(now) {
+            let Some(server) = self.table.servers.get_mut(&number) else { continue };
+            let is_due = server.next_reading().is_some_and(|next| next <= now);
+            if is_due && server.idle.as_mut().is_some_and(|idle| idle.ask(now)) {
                 let uid = self.table.sessions.get(&server.key).map_or(0, |session| session.uid);
-                asked.entry(uid).or_default().push(*number);
+                asked.entry(uid).or_default().push(number);
             }
         }
         asked.into_iter().for_each(|(uid, numbers)| self.read_leaves(uid, numbers, false));
@@ -119,11 +115,6 @@ impl Driver {
         let waits = server.stdin.as_ref().is_some_and(|stdin| stdin::has_unread(stdin.as_fd()));
         server.idle.as_mut()?.read(now, activity.filter(|_| !waits))
     }
-}
-
-/// Only what runs can be idle.
-fn next(server: &Server) -> Option<Moment> {
-    server.idle.as_ref().filter(|_| server.state == State::Running && server.leaf.is_some())?.next()
 }
 
 async fn read(queue: Queue, leaves: Vec<(u64, Arc<Leaf>, ProcessId)>) -> Option<Found> {

@@ -2,9 +2,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio::sync::mpsc;
 
 use super::driver::Driver;
 use super::message::Message;
@@ -23,8 +24,16 @@ const KILL_WAIT: Duration = Duration::from_millis(100);
 /// The wait before removing a leaf is tried again, when the kernel called it empty and still refused.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
+/// How many kills are begun together. What is killed dies on other CPUs while the next is.
+const KILLS: usize = 16;
+
+/// Of no more processes than these a kill takes the kernel about a millisecond: it is not worth the wake-up of a thread.
+const FEW: u32 = 32;
+
 /// What a job needs.
-struct Work {
+#[derive(Debug)]
+pub(super) struct Work {
+    number: u64,
     /// In this order.
     jobs: Vec<Job>,
     leaf: Arc<Leaf>,
@@ -73,7 +82,11 @@ impl Driver {
             .map(|(first, uid)| (Below { leaf: leaf.clone(), backend: self.backend.clone(), uid }, first));
         let begun = (first == Job::TakeStock).then(|| self.record(server, machine)).flatten();
         let begun = begun.map(|record| (self.records.clone(), record));
-        let work = Work { jobs, leaf, leader, leader_pidfd, stock, outside, begun };
+        let work = Work { number, jobs, leaf, leader, leader_pidfd, stock, outside, begun };
+        if last == Job::Kill {
+            self.kills.push(work);
+            return;
+        }
         let outbox = self.outbox.clone();
         let working = tokio::task::spawn_blocking(move || run(&work));
         tokio::spawn(async move {
@@ -81,6 +94,31 @@ impl Driver {
                 let _ = outbox.send(Message::JobDone(number, last, done)).await;
             }
         });
+    }
+
+    /// Begins the kills of this turn. The first of them are written here where that is quick: an order to kill waits for no
+    /// other thread. That they are empty is waited for by another one, which writes what is left.
+    pub(super) fn begin_kills(&mut self) {
+        let kills = std::mem::take(&mut self.kills).into_iter().map(Killing::of);
+        // A monitor of podman's is given time to clean up, which is nobody else's.
+        let (alone, quick): (Vec<_>, Vec<_>) = kills.partition(|killing| killing.work.outside.is_some());
+        for killing in alone {
+            let outbox = self.outbox.clone();
+            drop(tokio::task::spawn_blocking(move || kill_all(vec![killing], &outbox)));
+        }
+        let mut waiting = quick.into_iter();
+        let mut is_first = true;
+        loop {
+            let mut together: Vec<Killing> = waiting.by_ref().take(KILLS).collect();
+            if together.is_empty() {
+                return;
+            }
+            if std::mem::replace(&mut is_first, false) {
+                together.iter_mut().for_each(Killing::begin);
+            }
+            let outbox = self.outbox.clone();
+            drop(tokio::task::spawn_blocking(move || kill_all(together, &outbox)));
+        }
     }
 
     pub(super) fn job_done(&mut self, number: u64, job: Job, (stock, outcome): Done) {
@@ -104,21 +142,26 @@ impl Driver {
     }
 }
 
+impl Work {
+    /// An end is written down before anything is done for it.
+    fn write_down(&self) {
+        if let Some((records, record)) = &self.begun
+            && let Err(error) = records.write(record)
+        {
+            tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
+        }
+    }
+}
+
 /// Does it. Blocks.
 fn run(work: &Work) -> Done {
+    work.write_down();
     let (mut stock, mut outcome) = (work.stock, Ok(()));
-    if let Some((records, record)) = &work.begun
-        && let Err(error) = records.write(record)
-    {
-        tracing::warn!(error = %chain(&error), "the next daemon would not know of this end");
-    }
     for job in &work.jobs {
         crash::step(job.word());
         outcome = match job {
             Job::TakeStock => {
-                if !stock.taken {
-                    take_stock(&work.leaf, &mut stock);
-                }
+                take_stock(&work.leaf, &mut stock);
                 Ok(())
             }
             Job::Terminate => {
@@ -145,14 +188,88 @@ fn run(work: &Work) -> Done {
     (stock, outcome)
 }
 
-fn take_stock(leaf: &Leaf, stock: &mut Stock) {
-    stock.taken = true;
-    stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
-    stock.memory = leaf.memory_in_use();
+/// A kill under way.
+struct Killing {
+    work: Work,
+    stock: Stock,
+    /// An end is written down before anything is done for it.
+    written: bool,
+    /// What came of the write, once it is done.
+    outcome: Option<Result<(), CgroupError>>,
 }
 
-/// The write comes first. What is elsewhere is looked for when those in the leaf are gone, as they are from its companions
-/// then: each of them would be held and signalled a second time.
+impl Killing {
+    fn of(work: Work) -> Self {
+        Self { stock: work.stock, work, written: false, outcome: None }
+    }
+
+    /// Kills where that is quick. A server may have made any number of cgroups below its leaf, and each is read.
+    fn begin(&mut self) {
+        let is_new = self.work.jobs.contains(&Job::TakeStock);
+        if !is_new || !self.work.leaf.is_single() {
+            return;
+        }
+        self.prepare();
+        if self.stock.processes.is_some_and(|count| count <= FEW) {
+            self.kill();
+        }
+    }
+
+    fn prepare(&mut self) {
+        if std::mem::replace(&mut self.written, true) {
+            return;
+        }
+        self.work.write_down();
+        if self.work.jobs.contains(&Job::TakeStock) {
+            crash::step(Job::TakeStock.word());
+            take_stock(&self.work.leaf, &mut self.stock);
+            crash::step(Job::TakeStock.word());
+        }
+    }
+
+    fn kill(&mut self) {
+        if self.outcome.is_none() {
+            crash::step(Job::Kill.word());
+            self.outcome = Some(kill(&self.work, &mut self.stock));
+        }
+    }
+
+    /// What was killed is seen to be gone. What is elsewhere is looked for when those in the leaf are, as they are from its
+    /// companions then: each of them would be held and signalled a second time.
+    fn bury(self, deadline: Instant) -> (u64, Done) {
+        let Self { work, stock, outcome, .. } = self;
+        let emptied = outcome
+            .unwrap_or(Ok(()))
+            .and_then(|()| work.leaf.wait_empty(deadline.saturating_duration_since(Instant::now())));
+        signal_escaped_leader(&work, &[Signal::KILL]);
+        let outcome = emptied.and_then(|_| work.leaf.kill_in_companions());
+        crash::step(Job::Kill.word());
+        (work.number, (stock, outcome))
+    }
+}
+
+/// Kills in all of these, and tells of each when the kernel says that it is empty, or after [`KILL_WAIT`]. Blocks.
+fn kill_all(mut all: Vec<Killing>, driver: &mpsc::Sender<Message>) {
+    for each in &mut all {
+        each.prepare();
+        each.kill();
+    }
+    let deadline = Instant::now() + KILL_WAIT;
+    for each in all {
+        let (number, done) = each.bury(deadline);
+        if driver.blocking_send(Message::JobDone(number, Job::Kill, done)).is_err() {
+            return;
+        }
+    }
+}
+
+fn take_stock(leaf: &Leaf, stock: &mut Stock) {
+    if !std::mem::replace(&mut stock.taken, true) {
+        stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
+        stock.memory = leaf.memory_in_use();
+    }
+}
+
 fn kill(work: &Work, stock: &mut Stock) -> Result<(), CgroupError> {
     let counted =
         work.jobs.contains(&Job::TakeStock) && !work.stock.taken && stock.processes.is_some_and(|count| count > 0);
@@ -161,9 +278,7 @@ fn kill(work: &Work, stock: &mut Stock) -> Result<(), CgroupError> {
     if let Some((below, first)) = &work.outside {
         below.kill(first);
     }
-    let killed = work.leaf.kill().and_then(|()| work.leaf.wait_empty(KILL_WAIT));
-    signal_escaped_leader(work, &[Signal::KILL]);
-    killed.and_then(|_| work.leaf.kill_in_companions())
+    work.leaf.kill()
 }
 
 /// A leader that left its leaf is still the server's first process, and we hold it.

@@ -1,7 +1,8 @@
 //! The driver's side of a launch until it is decided: who asks, which session it is, and whether policy grants it. What is
 //! granted is placed by [`super::placing`].
 
-use std::os::fd::OwnedFd;
+use std::collections::BTreeSet;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -186,6 +187,7 @@ impl Driver {
         let reader = (request.peer.uid, request.peer.realm);
         let newcomer = Newcomer { uid, realm, reader, host: host.as_ref(), session_is_known: known.is_some() };
         self.has_room(&newcomer, request.launcher).map_err(Denial::lasting)?;
+        self.has_descriptors(request.pidfd.as_raw_fd()).map_err(Denial::lasting)?;
         let below = request.container.as_ref().filter(|_| request.is_below);
         let offers = below.map(|container| self.backend.offers_below(container, self.settings.move_processes));
         let offers = offers.map(|offers| Offers { park: self.offers.park.clone(), ..offers });
@@ -231,7 +233,7 @@ impl Driver {
         self.watcher
             .watch(&pidfd, Source::Owner(watch))
             .map_err(|error| lost(format!("its owner, process {}, cannot be watched: {error}", id.pid)))?;
-        self.table.owners.insert(watch, Owner { id, pidfd, servers: Vec::new() });
+        self.table.owners.insert(watch, Owner { id, pidfd, servers: BTreeSet::new() });
         crash::step("the owner is watched");
         Ok(watch)
     }

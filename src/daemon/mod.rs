@@ -47,6 +47,7 @@ mod recover;
 mod reload;
 mod removing;
 mod scrape;
+mod servers;
 mod socket;
 mod stalling;
 mod stdin;
@@ -328,6 +329,7 @@ async fn run(
         idle_exit: config.idle_exit.at().filter(|_| options.on_demand),
         idle_since: Duration::ZERO,
         polls: Default::default(),
+        kills: Vec::new(),
         cleaning: 0,
         removals: Arc::new(Semaphore::new(removing::REMOVALS)),
         engines: containers::Engines::default(),

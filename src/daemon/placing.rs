@@ -168,7 +168,7 @@ impl Driver {
             session.servers.push(number);
         }
         if let Some(owner) = owner.and_then(|owner| self.table.owners.get_mut(&owner)) {
-            owner.servers.push(number);
+            owner.servers.insert(number);
         }
         let from = Membership::of(request.launcher.pid);
         let below = request.container.as_ref().filter(|_| request.is_below);
@@ -375,9 +375,11 @@ impl Driver {
     /// The launcher says that it cannot become the server. Its exit, a moment later, ends what was made for it.
     pub(super) fn not_executed(&mut self, peer: Peer, errno: i32) -> bool {
         let leads = |server: &Server| server.leader.pid == peer.pid && !server.leader_is_gone();
-        let Some((number, server)) = self.table.servers.iter_mut().rev().find(|(_, server)| leads(server)) else {
+        let Some(number) = self.table.servers.iter().rev().find(|(_, server)| leads(server)).map(|(number, _)| *number)
+        else {
             return false;
         };
+        let Some(server) = self.table.servers.get_mut(&number) else { return false };
         let uid = self.table.sessions.get(&server.key).map(|session| session.uid);
         // A server can say it, too, whatever it became. Once is enough, and what the kernel tells of its exit counts more.
         if uid != Some(peer.uid) || server.adopted || server.exit.is_some() || !(1..ERRNO_MAX).contains(&errno) {
@@ -386,7 +388,7 @@ impl Driver {
         server.exit = Some(Exit::NotExecuted(errno));
         let command: String =
             server.argv.words().first().into_iter().flat_map(|word| word.chars()).take(COMMAND_MAX).collect();
-        let (number, reason) = (*number, Errno::from_raw(errno).desc().to_owned());
+        let reason = Errno::from_raw(errno).desc().to_owned();
         self.occurred(number, What::NotExecuted { command, reason });
         true
     }
@@ -395,15 +397,12 @@ impl Driver {
     /// server that executes `pinfold run` itself, and a launcher that asks again because the daemon died before the reply.
     fn leave_earlier_leaves(&mut self, number: u64) {
         let Some(leader) = self.table.servers.get(&number).map(|server| server.leader) else { return };
-        let earlier =
-            self.table.servers.iter_mut().filter(|(other, server)| **other != number && server.leader == leader);
-        let mut left = Vec::new();
-        for (other, server) in earlier {
-            if let Some(pidfd) = server.leader_pidfd.take() {
-                self.watcher.forget(&*pidfd);
-                left.push(*other);
-            }
-        }
+        let others = self.table.servers.iter().filter(|(other, server)| **other != number && server.leader == leader);
+        let mut left: Vec<u64> = others.map(|(other, _)| *other).collect();
+        left.retain(|other| {
+            let pidfd = self.table.servers.get_mut(other).and_then(|server| server.leader_pidfd.take());
+            pidfd.as_ref().inspect(|pidfd| self.watcher.forget(&***pidfd)).is_some()
+        });
         for other in left {
             self.feed(other, Event::LeaderExited);
         }
@@ -420,7 +419,10 @@ impl Driver {
         };
         watch(group.v2(), "cgroup.events");
         watch(group.v2(), "memory.events");
-        watch(group.pids_events(), "pids.events");
+        // One that is polled is worth no watch, which keeps the file in the kernel's memory.
+        if !group.pids_are_polled() {
+            watch(group.pids_events(), "pids.events");
+        }
         if let Some(annex) = leaf.annex() {
             watch(annex.group.v2(), "cgroup.events");
             watch(annex.group.v2(), "memory.events");

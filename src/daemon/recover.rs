@@ -251,7 +251,7 @@ impl Driver {
             return true;
         }
         if let Some(owner) = self.table.owners.values_mut().find(|owner| owner.id == record.owner) {
-            owner.servers.push(number);
+            owner.servers.insert(number);
             return true;
         }
         let Some(pidfd) = process::hold(record.owner) else { return false };
@@ -259,7 +259,7 @@ impl Driver {
         if let Err(error) = self.watcher.watch(&pidfd, Source::Owner(watch)) {
             tracing::warn!(%error, "an adopted server's owner cannot be watched");
         }
-        self.table.owners.insert(watch, Owner { id: record.owner, pidfd, servers: vec![number] });
+        self.table.owners.insert(watch, Owner { id: record.owner, pidfd, servers: [number].into() });
         true
     }
 

@@ -58,23 +58,18 @@ impl Driver {
         }
     }
 
-    /// When the next of those that are watched is to be read.
-    pub(super) fn next_pressure(&self) -> Option<Moment> {
-        let watched = self.table.servers.values().filter(|server| server.state == State::Running);
-        watched.filter_map(|server| server.watchdog.as_ref()).map(Watchdog::next).min()
-    }
-
-    /// Reads those that are watched, and ends what stands still.
+    /// Reads those that are watched and due, and ends what stands still.
     pub(super) fn read_pressure(&mut self, now: Moment) {
         let mut stalled = Vec::new();
-        for (number, server) in &mut self.table.servers {
+        for number in self.table.servers.due(now) {
+            let Some(server) = self.table.servers.get_mut(&number) else { continue };
             let Some(watchdog) = server.watchdog.as_mut().filter(|watchdog| watchdog.next() <= now) else { continue };
             let running = server.state == State::Running;
             let found = server.leaf.as_ref().filter(|_| running).and_then(|leaf| leaf.pressure());
             match found.map_or(Verdict::Calm, |found| watchdog.read(now, found)) {
                 Verdict::Watched => {}
                 Verdict::Calm => server.watchdog = None,
-                Verdict::Stalled { level, stall } => stalled.push((*number, level, stall)),
+                Verdict::Stalled { level, stall } => stalled.push((number, level, stall)),
             }
         }
         for (number, level, stall) in stalled {

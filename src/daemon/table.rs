@@ -1,6 +1,6 @@
 //! What the driver knows of each server and each session. Only the driver touches it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use tokio::sync::oneshot;
 use super::aside::Foreign;
 use super::outside::First;
 use super::parking::Nap;
+use super::servers::Servers;
 use crate::argv::MaskedArgv;
 use crate::cgroup::{GroupPaths, Leaf, has_exited};
 use crate::confine::Confine;
 use crate::container::{ContainerPlace, Remover};
 use crate::label::Labels;
-use crate::lifecycle::{Idle, State, Terms, Watchdog};
+use crate::lifecycle::{Idle, Moment, State, Terms, Watchdog};
 use crate::limits::{Bytes, Limits};
 use crate::naming::{LeafName, SessionKey};
 use crate::outcome::{Exit, Stall};
@@ -162,6 +163,17 @@ impl Job {
 }
 
 impl Server {
+    /// When something is due for it that no event tells.
+    pub(super) fn next_due(&self) -> Option<Moment> {
+        let pressed = self.watchdog.as_ref().filter(|_| self.state == State::Running).map(Watchdog::next);
+        self.state.deadline().into_iter().chain(self.next_reading()).chain(pressed).min()
+    }
+
+    /// When it is to be read for being idle: only what runs can be.
+    pub(super) fn next_reading(&self) -> Option<Moment> {
+        self.idle.as_ref().filter(|_| self.state == State::Running && self.leaf.is_some())?.next()
+    }
+
     /// Whether its first process has exited.
     pub(super) fn leader_is_gone(&self) -> bool {
         self.leader_pidfd.as_ref().is_none_or(|pidfd| has_exited(pidfd.as_fd()))
@@ -211,7 +223,7 @@ pub(super) struct Owner {
     pub(super) id: ProcessId,
     pub(super) pidfd: OwnedFd,
     /// Its servers' numbers.
-    pub(super) servers: Vec<u64>,
+    pub(super) servers: BTreeSet<u64>,
 }
 
 /// Somebody who waits for ends.
@@ -227,7 +239,7 @@ pub(super) struct Waiter {
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pub(super) servers: BTreeMap<u64, Server>,
+    pub(super) servers: Servers,
     pub(super) sessions: BTreeMap<SessionKey, Session>,
     /// By the number of their watch.
     pub(super) owners: HashMap<u64, Owner>,
@@ -261,7 +273,7 @@ impl Table {
 
     /// Takes a server out, and its session and owner with it if it was their last. Tells what went with it.
     pub(super) fn remove(&mut self, number: u64) -> Option<(Server, Gone)> {
-        let server = self.servers.remove(&number)?;
+        let server = self.servers.remove(number)?;
         let mut gone = Gone::default();
         if let Some(session) = self.sessions.get_mut(&server.key) {
             session.servers.retain(|other| *other != number);
@@ -271,7 +283,7 @@ impl Table {
         }
         let owner = self.owners.iter_mut().find(|(_, owner)| owner.servers.contains(&number));
         if let Some((watch, owner)) = owner {
-            owner.servers.retain(|other| *other != number);
+            owner.servers.remove(&number);
             if owner.servers.is_empty() {
                 let watch = *watch;
                 gone.owner = self.owners.remove(&watch);

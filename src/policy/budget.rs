@@ -85,6 +85,22 @@ pub fn has_room(settings: &Settings, newcomer: &Newcomer<'_>, holdings: &[Holdin
     Ok(())
 }
 
+/// What is kept free for what the daemon does beside holding servers, where it may have this many times as many: connections,
+/// launches under way, files that are read.
+const SPARE: (u64, u64) = (512, 4);
+
+/// Whether so many descriptors of so many leave room for one server more.
+pub fn has_descriptors(taken: u64, max: u64) -> Result<(), Refusal> {
+    let (spare, share) = SPARE;
+    if taken < max - spare.min(max / share) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        format!("the daemon has {taken} of the {max} descriptors that it may have, and what it does takes the others"),
+        "end sessions, or let it have more: LimitNOFILE= of its unit, or `ulimit -Hn` where it is started",
+    ))
+}
+
 struct Counts<'a> {
     what: What,
     whose: Whose,

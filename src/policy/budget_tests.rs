@@ -182,3 +182,13 @@ fn what_root_launches_in_containers_counts_apart_and_learns_nothing_of_the_rest(
     assert!(told.contains("uid 0 in containers (4), uid 0 (2)") && !told.contains("session host"), "{told}");
     assert!(ask(&full, Realm::Host).unwrap_err().reason.contains("session other (2)"));
 }
+
+#[test]
+fn a_launch_is_refused_while_there_are_still_descriptors_for_what_else_is_done() {
+    for (max, most) in [(20_000, 19_488), (1024, 768), (64, 48)] {
+        assert!(has_descriptors(most - 1, max).is_ok(), "{max}");
+        let told = has_descriptors(most, max).unwrap_err().to_string();
+        let count = format!("the daemon has {most} of the {max} descriptors");
+        assert!(told.starts_with(&count) && told.contains("LimitNOFILE="), "{told}");
+    }
+}

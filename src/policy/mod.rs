@@ -19,7 +19,7 @@ mod settings;
 
 pub use adjust::{Lowering, Pass, Usage, differing, is_below_usage};
 pub use adoption::{Adopter, Member, may_be_moved, takes_in_orphans};
-pub use budget::{Holding, Newcomer, has_room};
+pub use budget::{Holding, Newcomer, has_descriptors, has_room};
 pub use configured::{Configured, Content, Watched};
 pub use decide::{Decision, GRACE_MAX, Grant, Offer, Offers, Request, confined, decide, regrant};
 pub use identity::{

@@ -261,3 +261,47 @@ fn a_user_and_a_host_have_caps_of_their_own() {
     machine.ask(&["end", "--all"]);
     machine.expect_nothing_left();
 }
+
+#[test]
+fn a_daemon_that_runs_out_of_descriptors_refuses_launches_and_ends_what_runs() {
+    if !offered() {
+        return;
+    }
+    let mut machine = Machine::configured("launches = { burst = \"infinity\" }\n");
+    machine.through = ["prlimit", "--nofile=160:160"].map(Into::into).to_vec();
+    machine.start();
+    let mut servers = Vec::new();
+    let told = loop {
+        assert!(servers.len() < 60, "{} servers, and none is refused: {}", servers.len(), machine.log());
+        let mut server = machine.run(&["--session", &format!("s-{}", servers.len()), "--uncontained"], LIVES);
+        match server.line().as_str() {
+            "up" => servers.push(server),
+            _ => break (server.exit_status(), server.stderr()),
+        }
+    };
+    assert_eq!(told.0, 125);
+    assert!(
+        told.1.contains("of the 160 descriptors that it may have") && told.1.contains("LimitNOFILE="),
+        "{}",
+        told.1
+    );
+    assert!(servers.len() > 5, "{} servers", servers.len());
+    // What it does for those that run has room.
+    assert_eq!(machine.sessions().len(), servers.len());
+    for session in ["s-0", "s-1"] {
+        let output = machine.ask(&["end", "--now", session]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    // What was sent with a launch is closed when there is time, and the first end had the history opened.
+    eventually("there is room for another one", || {
+        let mut server = machine.run(&["--session", "again"], LIVES);
+        if server.line() == "up" { Ok(()) } else { Err(server.stderr()) }
+    });
+    assert!(machine.ask(&["end", "--all", "--now"]).status.success());
+    for server in &mut servers {
+        server.exit_status();
+    }
+    machine.expect_nothing_left();
+    let log = machine.log();
+    assert!(!log.contains("Too many open files"), "{log}");
+}

@@ -547,6 +547,25 @@ fn launches_under_way_when_the_daemon_is_killed_run_contained_or_are_refused() {
 }
 
 #[test]
+fn doctor_tells_whether_the_kernel_moves_a_launch_at_once_and_changes_nothing_about_it() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::new();
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
+    let doctor = machine.ask(&["doctor", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let told: Vec<_> = findings.iter().filter(|finding| finding["what"] == "moves").collect();
+    assert_eq!(told.len(), 1, "{report}");
+    let cgroups: String = before.lines().filter(|line| line.contains(" - cgroup")).collect();
+    let expected = if cgroups.contains("favordynmods") { "ok" } else { "note" };
+    assert_eq!(told[0]["verdict"], expected, "{report}");
+    assert_eq!(mounts(), before);
+}
+
+#[test]
 fn a_daemon_started_from_inside_a_leaf_outlives_that_leaf() {
     if !offered() {
         return;

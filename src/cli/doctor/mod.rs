@@ -3,6 +3,7 @@
 //! What matters is what holds for a daemon, so one is asked; where none runs, one is started as a launch would do it.
 
 mod host;
+mod moves;
 mod systemd;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde::Serialize;
 use self::systemd::Systemd;
 use super::text::{self, Tone};
 use super::{DONE, NO, args};
-use crate::cgroup::{Layout, Swap};
+use crate::cgroup::{Layout, Moves, Swap};
 use crate::chain::chain;
 use crate::client::{self, Other};
 use crate::hostfile::hosts;
@@ -78,7 +79,11 @@ fn machine(doctor: &args::Doctor) -> u8 {
         Ok((client.socket().to_owned(), description, client.other().cloned()))
     });
     let systemd = Systemd::look(described.as_ref().ok().map(|(_, daemon, _)| daemon));
-    let mut findings = vec![kernel(), layout(), systemd.manager(described.as_ref().ok().map(|(_, daemon, _)| daemon))];
+    let version = running();
+    let mut findings = vec![kernel(&version), layout()];
+    // That there is no hierarchy was just told.
+    findings.extend(Moves::detect().ok().map(|found| moves::moves(&found, version.1)));
+    findings.push(systemd.manager(described.as_ref().ok().map(|(_, daemon, _)| daemon)));
     let (daemon, other) = match described {
         Ok((socket, description, other)) => {
             findings.push(daemon(&description, &socket));
@@ -111,10 +116,16 @@ fn status(findings: &[Finding]) -> u8 {
     if findings.iter().any(|finding| finding.verdict == Verdict::Problem) { NO } else { DONE }
 }
 
-fn kernel() -> Finding {
+/// The kernel's own name of its release, and the version of its sources.
+fn running() -> (String, (u32, u32, u32)) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
     let version = kernel_version(&release, &uname.version().to_string_lossy());
+    (release, version)
+}
+
+fn kernel((release, version): &(String, (u32, u32, u32))) -> Finding {
+    let version = *version;
     if version < (5, 14, 0) {
         return Finding::problem("kernel", format!("Linux {release} has no cgroup.kill"), "use Linux 5.14 or newer");
     }
