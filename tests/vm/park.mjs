@@ -6,7 +6,8 @@ import fs from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
-  Connection, DEADLINE, PARKED_MOST, dice, events, eventually, kinds, mebibytes, milliseconds, park, pinfold, pressure, run, sessions, shell,
+  Connection, DEADLINE, PARKED_MOST, dice, events, eventually, kinds, mebibytes, milliseconds, park, pinfold, pressure, run,
+  sessions, shell,
 } from './park-host.mjs';
 
 const [turns, count] = process.argv.slice(2, 4).map(Number);
@@ -313,8 +314,8 @@ async function many() {
   const first = [await all[0].call(), await all.at(-1).call()];
   assert.equal((await run('end', '--all')).status, 0);
   await Promise.all(all.map((connection) => connection.close()));
-  ok(`${all.length} servers that do nothing hold ${mebibytes(after)} of ${mebibytes(held)}, all of them frozen in ${frozen.toFixed(0)} s, \
-given back in ${took.toFixed(0)} s; two that are wanted again answer in ${first.map(milliseconds)}`);
+  ok(`${all.length} servers that do nothing hold ${mebibytes(after)} of ${mebibytes(held)}, all of them frozen in \
+${frozen.toFixed(0)} s, given back in ${took.toFixed(0)} s; two that are wanted again answer in ${first.map(milliseconds)}`);
 }
 
 /** What there is to know of a failure, before all that goes with this process. */

@@ -21,6 +21,6 @@ systemctl start pinfold.service
 cp -r /mnt/host/servers .
 cd servers
 tar --extract --file=/mnt/host/servers.tar
-node park.mjs "${1:-20}" "${2:-2}" "${@:3}"
+node park.mjs "${1:-20}" "${2:-1}" "${@:3}"
 systemctl stop pinfold.service
 swapoff "$swap"
