@@ -1,10 +1,12 @@
 //! Real configuration files of every known host, in `tests/hosts/HOST/`, wrapped and unwrapped: by the rules alone, and by the
 //! built program in a home of its own.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use pinfold::hostfile::Syntax;
 use pinfold::hostfile::edit::{self, Front, State};
@@ -139,7 +141,17 @@ impl Home {
 
     #[track_caller]
     fn pinfold(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
+        let started = Instant::now();
+        loop {
+            match self.command(arguments).output() {
+                // A copy was just written, and what another test has forked since has it open until it executes its program.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                    assert!(started.elapsed() < Duration::from_secs(10), "{error}");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                output => return output.unwrap(),
+            }
+        }
     }
 
     /// What it prints, where it ends with this status.
