@@ -20,13 +20,19 @@ const PAUSE_MOST: Duration = Duration::from_secs(64);
 /// Looks that are due at nearly the same time are taken together, so that many servers wake the daemon as often as one.
 const TOGETHER: Duration = Duration::from_millis(500);
 
+/// How many are looked at in one turn of the driver: each is a file that is read.
+const LOOKS: usize = 256;
+
 /// When which server is looked at next, after which pause. One that is gone is dropped when its turn comes.
 #[derive(Debug, Default)]
 pub(super) struct Polls(BTreeSet<(Moment, Duration, u64)>);
 
 impl Polls {
+    /// All with the same pause are looked at when a multiple of it is over, so not later than after one, whenever each was
+    /// launched: the daemon wakes up for all of them at once.
     fn add(&mut self, now: Moment, pause: Duration, number: u64) {
-        self.0.insert((now + pause, pause, number));
+        let over = (now + pause).as_secs() / pause.as_secs();
+        self.0.insert((Duration::from_secs(over * pause.as_secs()), pause, number));
     }
 
     /// When the next look is due.
@@ -34,13 +40,17 @@ impl Polls {
         self.0.first().map(|(at, ..)| *at)
     }
 
-    /// Takes what is due out, and what soon will be with it.
+    /// Takes what is due out, and what soon will be with it, as far as it is to be done in one turn.
     fn due(&mut self, now: Moment) -> BTreeSet<(Moment, Duration, u64)> {
         if self.next().is_none_or(|next| next > now) {
             return BTreeSet::new();
         }
         let later = self.0.split_off(&(now + TOGETHER, Duration::ZERO, 0));
-        std::mem::replace(&mut self.0, later)
+        let mut due = std::mem::replace(&mut self.0, later);
+        if let Some(next) = due.iter().nth(LOOKS).copied() {
+            self.0.append(&mut due.split_off(&next));
+        }
+        due
     }
 }
 
@@ -73,16 +83,43 @@ impl Driver {
 mod tests {
     use super::*;
 
+    fn taken(polls: &mut Polls, milliseconds: u64) -> Vec<u64> {
+        polls.due(Duration::from_millis(milliseconds)).into_iter().map(|(.., number)| number).collect()
+    }
+
     #[test]
     fn looks_that_are_due_together_are_taken_together_and_no_other_is() {
         let mut polls = Polls::default();
         let at = |milliseconds| Duration::from_millis(milliseconds);
         polls.add(at(0), PAUSE, 1);
         polls.add(at(300), PAUSE, 2);
-        polls.add(at(900), PAUSE, 3);
+        polls.add(at(1100), PAUSE, 3);
         assert_eq!(polls.next(), Some(at(1000)));
-        assert!(polls.due(at(999)).is_empty());
-        let due: Vec<u64> = polls.due(at(1000)).into_iter().map(|(.., number)| number).collect();
-        assert_eq!((due, polls.next()), (vec![1, 2], Some(at(1900))));
+        assert!(taken(&mut polls, 999).is_empty());
+        assert_eq!((taken(&mut polls, 1000), polls.next()), (vec![1, 2], Some(at(2000))));
+    }
+
+    #[test]
+    fn however_far_apart_servers_were_launched_the_daemon_wakes_up_for_them_together() {
+        let mut polls = Polls::default();
+        let at = |milliseconds| Duration::from_millis(milliseconds);
+        (0..100).for_each(|number| polls.add(at(number * 613), PAUSE_MOST, number));
+        let mut wakes = 0;
+        while let Some(next) = polls.next().filter(|next| *next < 10 * PAUSE_MOST) {
+            wakes += 1;
+            // A turn comes a little late.
+            let now = next + at(3);
+            polls.due(now).into_iter().for_each(|(_, pause, number)| polls.add(now, pause, number));
+        }
+        assert_eq!(wakes, 9, "one each {PAUSE_MOST:?}");
+    }
+
+    #[test]
+    fn of_many_that_are_due_a_turn_takes_some_and_the_next_one_the_others() {
+        let mut polls = Polls::default();
+        (0..LOOKS as u64 + 2).for_each(|number| polls.add(Duration::ZERO, PAUSE, number));
+        assert_eq!(taken(&mut polls, 1000).len(), LOOKS);
+        assert_eq!((polls.next(), taken(&mut polls, 1001).len()), (Some(PAUSE), 2));
+        assert_eq!(polls.next(), None);
     }
 }
