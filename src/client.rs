@@ -53,8 +53,11 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
-    /// It hung up in the middle: it was stopping.
-    #[error("the daemon at {} hung up", .0.display())]
+    /// It hung up in the middle.
+    #[error(
+        "the daemon at {} hung up: it was stopping, or has no descriptor left for one more connection; try again, and see its log",
+        .0.display()
+    )]
     HungUp(PathBuf),
     /// Somebody else listens where this user's daemon, or root's, should.
     #[error("{} belongs to a process of uid {uid}, not to a daemon of this user or of root: remove it", socket.display())]

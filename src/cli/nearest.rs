@@ -16,6 +16,16 @@ pub(super) fn sessions(client: &mut Client) -> Vec<SessionView> {
 
 /// That no session has this id, with those that may have been meant.
 pub(super) fn no_session(id: &SessionId, sessions: &[SessionView]) -> String {
+    let has = |session: &SessionView, server: &str| session.servers.iter().any(|one| one.name.as_str() == server);
+    if let Some((of, server)) = id.as_str().rsplit_once('/')
+        && sessions.iter().any(|session| session.id.as_str() == of && has(session, server))
+    {
+        return format!(
+            "no session is called {id:?}: that is a server of session {of:?}, which `end` takes as --server {id}, and `status` \
+             shows with its session",
+            id = id.as_str()
+        );
+    }
     let offered = offer(id.as_str(), sessions.iter().map(|session| session.id.as_str()));
     format!("no session is called {:?}; {offered}`pinfold ls` lists those that live", id.as_str())
 }

@@ -27,7 +27,8 @@ pub(super) fn park(park: &args::Park) -> u8 {
     if park.json {
         text::print_json(&all);
     } else {
-        if asked == DONE {
+        // Where a name was wrong that is said, and not that there is nothing.
+        if asked == DONE || !all.parked.is_empty() {
             text::print(&parked(&all));
         }
         for refused in &all.refused {

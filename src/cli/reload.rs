@@ -38,7 +38,7 @@ fn lines(reply: &ReloadReply) -> String {
     };
     reply.changed.iter().for_each(|change| lines.push_str(&format!("{change}\n")));
     if reply.changed.is_empty() && reply.kept.is_empty() {
-        lines.push_str("no limit of what lives is another one\n");
+        lines.push_str("no limit of what lives is another one; all else holds from now on\n");
     }
     lines
 }

@@ -69,16 +69,23 @@ pub(super) fn warning(asked: Option<&Asked>, launched: &Launched) -> Option<Stri
         (ContainerWish::Nowhere { why }, _) | (_, Some(ContainerPlace::Outside { why })) => why.to_string(),
         (_, None) => "the daemon is of a version that knows of none".to_owned(),
     };
+    // What is not followed was told nothing: it has no label, and need not know these options.
+    let (label, advice) = match asked?.wish {
+        ContainerWish::Nowhere { why: Outside::Unfollowed } => (String::new(), ""),
+        _ => {
+            let label = format!(" (its label is {}={})", argv::SESSION_LABEL, launched.key);
+            (label, "; give it --rm, --memory and --pids-limit")
+        }
+    };
     let end = if launched.container_monitored {
         "and which ends with its server".to_owned()
     } else if launched.container_removed {
         "its engine is asked to remove it when the server has ended".to_owned()
     } else {
-        format!("and whose end does not end it (its label is {}={})", argv::SESSION_LABEL, launched.key)
+        format!("and whose end does not end it{label}")
     };
     Some(format!(
-        "the container that this asks for is OUTSIDE the session, whose limits do not hold for it, {end}: {why}; give it \
-         --rm, --memory and --pids-limit"
+        "the container that this asks for is OUTSIDE the session, whose limits do not hold for it, {end}: {why}{advice}"
     ))
 }
 
