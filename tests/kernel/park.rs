@@ -287,7 +287,10 @@ fn where_nobody_starts_the_daemon_again_an_idle_server_is_trimmed_instead_and_th
     assert!(warning.contains("not parked") && warning.contains("--supervised"), "{shown}");
     let output = machine.ask(&["park", "s"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(1) && told.contains("start this daemon again"), "{output:?}");
+    assert!(
+        output.status.code() == Some(1) && told.contains("is not parked") && told.contains("--supervised"),
+        "{output:?}"
+    );
     call(&mut server, "it goes on");
     end(&machine, &["--all"]);
     assert!(server.stderr().contains("not parked"));
