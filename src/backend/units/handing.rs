@@ -9,12 +9,12 @@ use crate::cgroup::{Controllers, Group, Leaf};
 use crate::limits::Limits;
 use crate::systemd::{Properties, Value};
 
-/// How long a manager may take to hand on what it delegates.
-const HANDED_MAX: Duration = Duration::from_secs(10);
+/// How long a manager may take to hand on what it delegates: a launch is waited for somewhat longer.
+const HANDED_MAX: Duration = Duration::from_secs(15);
 
 /// When it is asked to look again, and after how long once more: one that is read anew itself may have missed it.
 const ASKED_AFTER: Duration = Duration::from_millis(200);
-const ASKED_AGAIN: Duration = Duration::from_secs(2);
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often it is looked at.
 const PAUSE: Duration = Duration::from_millis(5);
