@@ -85,6 +85,7 @@ use door::Door;
 use driver::Driver;
 use historian::Historian;
 use hostfiles::HostFiles;
+use lock::Claim;
 pub use log::{LogError, start_log};
 use message::{INBOX, Message};
 pub use others::Other;
@@ -248,7 +249,12 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
     let around = options.socket.parent().filter(|around| !around.as_os_str().is_empty()).unwrap_or(Path::new("."));
     ground::firm(around).map_err(|(path, why)| ServeError::Ground { path, why: why.to_string() })?;
     let handed = door::handed(others, &options.socket)?;
-    let _socket = lock::socket(&options.socket, handed.is_some())?;
+    let claim = match handed {
+        Some(_) => Claim::Handed,
+        None if options.on_demand => Claim::OnDemand,
+        None => Claim::ToStay,
+    };
+    let _socket = lock::socket(&options.socket, claim)?;
     let tree = TreeOptions { root: options.root.clone(), leave_host: options.on_demand };
     let (backend, why) = Backend::open(options.backend, &tree)?;
     tracing::info!(backend = backend.word(), "{why}");
@@ -351,6 +357,7 @@ async fn run(
     }
     driver.recover();
     driver.heed(driver.configured.clone());
+    driver.catch_up();
     let (listener, door) = Door::open(handed, &options.socket)?;
     crash::step("the daemon listens");
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;

@@ -66,7 +66,7 @@ impl Other {
 }
 
 /// The process that has a lock, by proc_locks(5).
-fn holder(path: &Path) -> Option<i32> {
+pub(super) fn holder(path: &Path) -> Option<i32> {
     let meta = std::fs::metadata(path).ok()?;
     let file = format!("{:02x}:{:02x}:{}", major(meta.dev()), minor(meta.dev()), meta.ino());
     let locks = std::fs::read_to_string("/proc/locks").ok()?;

@@ -156,6 +156,14 @@ impl Driver {
         self.next_reload();
     }
 
+    /// What an earlier daemon launched gets what the file says by now.
+    pub(super) fn catch_up(&mut self) {
+        if !self.table.servers.is_empty() {
+            self.reloads.waiting.push_back(Order::Again);
+            self.next_reload();
+        }
+    }
+
     /// A launch is over that was decided under these settings. Where they are others by now, what it set may be wrong.
     pub(super) fn decided_under(&mut self, generation: u64) {
         let waits = self.reloads.waiting.iter().any(|order| matches!(order, Order::Again));

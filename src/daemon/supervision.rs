@@ -38,7 +38,7 @@ pub fn thaw_left(socket: &Path) -> Result<usize, ServeError> {
         return Ok(0);
     }
     // None starts meanwhile and parks what is thawed here.
-    let _socket = lock::socket(socket, false)?;
+    let _socket = lock::socket(socket, lock::Claim::ToThaw)?;
     let boot = process::boot_id().map_err(super::failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
     let Thawed { leaves, failed } = thaw(Records::open(&directory)?.load(&boot)?.records.iter());
     let failures = failed.len();

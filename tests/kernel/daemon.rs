@@ -177,6 +177,31 @@ fn an_on_demand_daemon_has_the_hosts_configuration_and_leaves_when_it_is_unused(
 }
 
 #[test]
+fn a_daemon_that_a_launch_started_makes_way_for_one_that_is_to_stay() {
+    if !offered() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let mut server = machine.run(&["--session", "s"], "echo up; exec cat");
+    assert_eq!(server.line(), "up");
+    machine.kill_daemon();
+    // Whoever looks in before the supervisor has it started again finds what lives, by a daemon of its own.
+    assert_eq!(machine.sessions().len(), 1);
+    let daemon = OnDemand::of(&machine);
+    machine.start_beside(daemon.pid);
+    expect_gone(daemon.pid);
+    assert_eq!(machine.described()["pid"], machine.daemon_pid());
+    assert_eq!(processes(&machine.leaf("s")), [server.pid()]);
+    // One that is to stay makes way for nobody.
+    let second = machine.serve().output().unwrap();
+    assert_eq!(second.status.code(), Some(1), "{second:?}; {}", machine.log());
+    assert_eq!(machine.described()["pid"], machine.daemon_pid());
+    drop(server.child.stdin.take());
+    assert_eq!(server.exit_status(), 0);
+    machine.expect_nothing_left();
+}
+
+#[test]
 fn a_launch_while_the_daemon_is_leaving_gets_the_next_one() {
     if !offered() {
         return;

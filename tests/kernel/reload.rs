@@ -286,6 +286,27 @@ fn what_a_launch_asked_for_itself_stays_over_a_restart_and_reloads() {
 }
 
 #[test]
+fn a_daemon_that_starts_under_another_file_gives_what_lives_its_limits() {
+    if !offered() {
+        return;
+    }
+    let mut machine = with("[session]\npids_max = 500\n[server]\nmemory_max = '300M'\npids_max = 300\n");
+    let server = up(&machine, &["--session", "s", "--memory-max", "200M"]);
+    assert_eq!((held(&server, 0), held(&server, 1).1), ((Some(200), Some(300)), Some(500)));
+    machine.stop_daemon();
+    write(&machine, "[session]\npids_max = 400\n[server]\nmemory_max = '100M'\npids_max = 100\n");
+    machine.start();
+    // What the launch asked for itself stays.
+    eventually_held(&machine, &server, 0, (Some(200), Some(100)));
+    eventually("the session's", || match held(&server, 1).1 {
+        Some(400) => Ok(()),
+        other => Err(format!("{other:?}; {}", machine.log())),
+    });
+    end(&machine, &["s"]);
+    machine.expect_nothing_left();
+}
+
+#[test]
 fn a_rule_that_comes_with_a_reload_holds_for_what_it_speaks_of() {
     if !offered() {
         return;

@@ -187,6 +187,18 @@ impl Machine {
         });
     }
 
+    /// Starts the daemon while this one still listens, and waits until it does in its place.
+    #[track_caller]
+    pub fn start_beside(&mut self, other: i32) {
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        self.daemon = Some(self.serve().spawn().unwrap());
+        eventually("the daemon listens", || {
+            let stream = std::os::unix::net::UnixStream::connect(self.socket()).map_err(|error| error.to_string())?;
+            let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).unwrap();
+            if peer.pid() == other { Err(format!("{other} does; {}", self.log())) } else { Ok(()) }
+        });
+    }
+
     /// The daemon's command. Its log goes to `serve.log`.
     pub fn serve(&self) -> Command {
         let log = std::fs::File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
