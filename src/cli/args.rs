@@ -21,7 +21,7 @@ pub(super) use hosts::{Unwrap, Wrap};
 
 /// Keeps what AI agents start in a cgroup of the agent's session, bounds it, and ends all of it at once.
 #[derive(Debug, Parser)]
-#[command(name = "pinfold", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "pinfold", version, max_term_width = 100)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,

@@ -1,5 +1,6 @@
 //! `pinfold park` and `pinfold thaw`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::progress::Progress;
@@ -7,8 +8,8 @@ use super::{DONE, NO, USAGE, args, failed, nearest, text};
 use crate::client::{self, Client, ClientError};
 use crate::daemon;
 use crate::limits::Bytes;
-use crate::session::SessionId;
-use crate::wire::{Call, ParkReply, Rested, ThawReply, Whose};
+use crate::session::{Name, SessionId};
+use crate::wire::{Call, NotParked, ParkReply, Rested, ThawReply, Whose};
 
 /// The longest that we wait for the daemon, which has deadlines of its own.
 const WAIT_MAX: Duration = Duration::from_secs(150);
@@ -31,9 +32,7 @@ pub(super) fn park(park: &args::Park) -> u8 {
         if asked == DONE || !all.parked.is_empty() {
             text::print(&parked(&all));
         }
-        for refused in &all.refused {
-            eprintln!("pinfold: {} is not parked: {}", called(&refused.whose), refused.reason);
-        }
+        eprint!("{}", refused(&all.refused));
     }
     if all.refused.is_empty() { asked } else { asked.max(NO) }
 }
@@ -53,7 +52,8 @@ pub(super) fn thaw(thaw: &args::Thaw) -> u8 {
     if thaw.json {
         text::print_json(&all);
     } else {
-        let line = |whose: &Whose, how| format!("{}: {how}\n", called(whose));
+        let names = Names::of(all.thawed.iter().chain(&all.awake));
+        let line = |whose: &Whose, how| format!("{}: {how}\n", names.called(whose));
         let lines = all.thawed.iter().map(|whose| line(whose, "goes on"));
         text::print(&lines.chain(all.awake.iter().map(|whose| line(whose, "was awake"))).collect::<String>());
     }
@@ -143,24 +143,117 @@ fn one(
     Ok(NO)
 }
 
-fn called(whose: &Whose) -> String {
-    format!("{} / {}", whose.session, whose.leaf)
+/// What servers are called, so that it can be given to the next command: by the leaf where one session has two of a name.
+struct Names<'a> {
+    twice: BTreeSet<(&'a SessionId, &'a Name)>,
+}
+
+impl<'a> Names<'a> {
+    fn of(servers: impl Iterator<Item = &'a Whose>) -> Self {
+        let mut seen = BTreeSet::new();
+        Self { twice: servers.map(|one| (&one.session, &one.server)).filter(|name| !seen.insert(*name)).collect() }
+    }
+
+    fn called(&self, whose: &Whose) -> String {
+        let is_twice = self.twice.contains(&(&whose.session, &whose.server));
+        format!("{}/{}", whose.session, if is_twice { &whose.leaf } else { whose.server.as_str() })
+    }
 }
 
 fn parked(reply: &ParkReply) -> String {
+    let names = Names::of(reply.parked.iter().map(|parked| &parked.whose));
     let mut lines = String::new();
     for parked in &reply.parked {
+        let name = names.called(&parked.whose);
+        let (before, after) = (parked.before_bytes, parked.after_bytes);
+        let figures = if parked.was_parked {
+            format!("was parked, holds {after}")
+        } else {
+            format!("parked, {before} → {after}")
+        };
         let swap =
             if parked.swap_bytes == Bytes(0) { String::new() } else { format!(", {} in swap", parked.swap_bytes) };
-        let (before, after) = (parked.before_bytes, parked.after_bytes);
-        lines.push_str(&format!("{}: parked, {before} → {after}{swap}\n", called(&parked.whose)));
+        let rest = if parked.postponed {
+            "; this machine is short of something, and more is given back when it is not"
+        } else {
+            ""
+        };
+        lines.push_str(&format!("{name}: {figures}{swap}{rest}\n"));
     }
-    if reply.parked.len() > 1 {
-        let back: u64 = reply.parked.iter().map(|parked| parked.before_bytes.less(parked.after_bytes).0).sum();
-        lines.push_str(&format!("{} servers: {} given back\n", reply.parked.len(), Bytes(back)));
+    let new: Vec<_> = reply.parked.iter().filter(|parked| !parked.was_parked).collect();
+    if new.len() > 1 {
+        let back: u64 = new.iter().map(|parked| parked.before_bytes.less(parked.after_bytes).0).sum();
+        lines.push_str(&format!("{} servers: {} given back\n", new.len(), Bytes(back)));
     }
     if reply.parked.is_empty() && reply.refused.is_empty() {
         lines.push_str("nothing to park\n");
     }
     lines
+}
+
+/// One line for each reason, however many servers it is true of.
+fn refused(refused: &[NotParked]) -> String {
+    const NAMED_MAX: usize = 5;
+    let names = Names::of(refused.iter().map(|refused| &refused.whose));
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for one in refused {
+        let name = names.called(&one.whose);
+        match reasons.iter_mut().find(|(reason, _)| *reason == one.reason) {
+            Some((_, of)) => of.push(name),
+            None => reasons.push((&one.reason, vec![name])),
+        }
+    }
+    let line = |(reason, of): (&str, Vec<String>)| {
+        let is = if of.len() == 1 { "is" } else { "are" };
+        let more = of.len().saturating_sub(NAMED_MAX);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("pinfold: {}{more} {is} not parked: {reason}\n", of[..of.len().min(NAMED_MAX)].join(", "))
+    };
+    reasons.into_iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Parked;
+
+    fn whose(session: &str, server: &str, leaf: &str) -> Whose {
+        let session = SessionId::parse(session).unwrap();
+        Whose { session, server: Name::parse(server).unwrap(), leaf: leaf.to_owned() }
+    }
+
+    #[test]
+    fn a_server_is_called_what_the_next_command_takes() {
+        let servers =
+            [whose("s", "fs", "fs.1"), whose("s", "git", "git.2"), whose("t", "fs", "fs.3"), whose("t", "fs", "fs.4")];
+        let names = Names::of(servers.iter());
+        let called: Vec<_> = servers.iter().map(|whose| names.called(whose)).collect();
+        assert_eq!(called, ["s/fs", "s/git", "t/fs.3", "t/fs.4"]);
+    }
+
+    #[test]
+    fn what_was_parked_before_is_not_given_back_again() {
+        let bytes = |before: u64, after: u64| (Bytes(before << 20), Bytes(after << 20), Bytes(0));
+        let one = Parked::new(whose("s", "fs", "fs.1"), bytes(30, 2));
+        let again = Parked { was_parked: true, ..Parked::new(whose("s", "git", "git.2"), bytes(30, 3)) };
+        let short = Parked { postponed: true, ..Parked::new(whose("t", "fs", "fs.3"), bytes(30, 20)) };
+        let told = parked(&ParkReply { parked: vec![one, again, short], refused: Vec::new() });
+        assert_eq!(
+            told,
+            "s/fs: parked, 30M → 2M\ns/git: was parked, holds 3M\nt/fs: parked, 30M → 20M; this machine is short of \
+             something, and more is given back when it is not\n2 servers: 38M given back\n"
+        );
+    }
+
+    #[test]
+    fn a_reason_that_is_true_of_many_is_told_once() {
+        let not = |session: u32, why: &str| NotParked::new(whose(&format!("s{session}"), "fs", "fs.1"), why.to_owned());
+        let many: Vec<_> =
+            (0..7).map(|session| not(session, "no swap")).chain([not(9, "it is doing something")]).collect();
+        assert_eq!(
+            refused(&many),
+            "pinfold: s0/fs, s1/fs, s2/fs, s3/fs, s4/fs and 2 more are not parked: no swap\n\
+             pinfold: s9/fs is not parked: it is doing something\n"
+        );
+    }
 }

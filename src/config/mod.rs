@@ -95,8 +95,11 @@ impl Config {
             let (line, column, text) = place(text, span.map_or(0, |span| span.start));
             ConfigError::Wrong { path: path.to_owned(), line, column, text, why }
         };
-        let written: file::File =
-            toml::from_str(text).map_err(|error| wrong((error.span(), remedied(error.message()))))?;
+        let written: file::File = toml::from_str(text).map_err(|error| {
+            let entry =
+                error.span().and_then(|span| text.get(text[..span.start].rfind('\n').map_or(0, |end| end + 1)..));
+            wrong((error.span(), remedied(error.message(), entry.and_then(|entry| entry.lines().next()))))
+        })?;
         let mut settings = written.settings();
         settings.hosts = hosts(written.host).map_err(|(span, why)| wrong((Some(span), why)))?;
         let daemon = written.daemon;
@@ -115,14 +118,24 @@ fn place(text: &str, offset: usize) -> (usize, usize, String) {
     (before.matches('\n').count() + 1, before[start..].chars().count() + 1, shown)
 }
 
-/// What the TOML reader says, with what to do about it where it does not say so.
-fn remedied(message: &str) -> String {
+/// What the TOML reader says of this line, with what to do about it where it does not say so.
+fn remedied(message: &str, line: Option<&str>) -> String {
     let message = message.trim().replace('\n', ", ");
     match message {
-        unknown if unknown.starts_with("unknown field") => format!("{unknown}; correct its spelling, or remove it"),
+        unknown if unknown.starts_with("unknown field") => match line.and_then(table_of) {
+            Some(table) => format!("{unknown}; it belongs under [{table}]"),
+            None => format!("{unknown}; correct its spelling, or remove it"),
+        },
         told if told.contains("; ") => told,
         other => format!("{other}; correct it, or remove it to have the default"),
     }
+}
+
+/// The table in which this entry would be right.
+fn table_of(entry: &str) -> Option<&'static str> {
+    const TABLES: [&str; 8] =
+        ["server", "session", "machine", "launches", "daemon", "containers", "metrics", "history"];
+    TABLES.into_iter().find(|table| toml::from_str::<file::File>(&format!("[{table}]\n{entry}\n")).is_ok())
 }
 
 /// The built-in hosts, and over them those of the file: by name, an entry changes what it says or adds a host.

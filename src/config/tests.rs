@@ -245,7 +245,10 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ),
         ("[server]\nmemory_high_pressure = \"0%\"", "p.toml:2: memory_high_pressure = \"0%\": \"0%\" is not a part"),
         ("[server]\nmemory_high_for = \"1h\"", "p.toml:2: memory_high_for = \"1h\": 1h is no time to stand still for"),
-        ("[session]\nidle_after = \"1h\"", "p.toml:2: idle_after = \"1h\": unknown field"),
+        (
+            "[session]\nidle_after = \"1h\"",
+            "p.toml:2: idle_after = \"1h\": unknown field `idle_after`, expected one of",
+        ),
         ("[server]\nidle_after = 5", "p.toml:2: idle_after = 5: \"5\" is not a time to be idle for; write 30min"),
         (
             "[server]\nidle_after = \"1ms\"",
@@ -295,6 +298,23 @@ fn a_wrong_file_names_the_line_and_what_to_do() {
         ("[server]\n[server]", "p.toml:2: [server]: duplicate key"),
     ] {
         wrong(text, expected);
+    }
+}
+
+#[test]
+fn an_entry_of_another_table_is_told_where_it_belongs() {
+    for (text, table) in [
+        ("[session]\npark_after = \"1h\" # when idle", Some("server")),
+        ("[machine]\nttl = \"1h\"", Some("session")),
+        ("memory_max = \"1G\"", Some("server")),
+        ("[server]\nlisten = \"off\"", Some("metrics")),
+        ("[server]\nmemory = 1", None),
+        ("[server]\npark_afer = \"1h\"", None),
+        ("[session]\npark_after = 1.5", None),
+    ] {
+        let error = Config::parse(text, Path::new("p.toml")).unwrap_err().to_string();
+        let told = error.split_once("; it belongs under [").map(|(_, rest)| rest.trim_end_matches(']'));
+        assert_eq!(told, table, "{error}");
     }
 }
 

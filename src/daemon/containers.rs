@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::driver::Driver;
+use super::fair::{FairTurns, Queue};
 use super::launching::{LaunchRequest, Plan};
 use super::log::LINES;
 use super::table::Server;
@@ -40,9 +41,11 @@ const SOCKET_BYTES_MAX: usize = 107;
 const REMOVALS_MAX: usize = 6;
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// How many engines are asked at a time, and for how many servers they may be waited for.
+/// How many engines are asked at a time, and for how many servers they may be waited for; and of these those of one user.
 const TURNS: usize = 4;
+const TURNS_OF_ONE: usize = 2;
 const PLACES: usize = 256;
+const PLACES_OF_ONE: usize = 128;
 
 /// How long an end waits for the engine to be asked for the first time.
 const ASKED_MAX: Duration = Duration::from_secs(10);
@@ -87,30 +90,47 @@ impl Room {
 }
 
 /// The turns of those who ask engines: each may take as long as its user likes, and nobody else waits for that.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Engines {
-    turns: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    turns: FairTurns,
+    places: FairTurns,
 }
 
 impl Default for Engines {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(TURNS)), places: Arc::new(Semaphore::new(PLACES)) }
+        Self { turns: FairTurns::new(TURNS, TURNS_OF_ONE), places: FairTurns::new(PLACES, PLACES_OF_ONE) }
     }
 }
 
 impl Engines {
+    /// Where the user waits whose engine is to be asked.
+    pub(super) fn queue(&mut self, left: &Left) -> EngineQueue {
+        let user = left.remover.as_ref().and_then(|remover| remover.of);
+        let user = user.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+        EngineQueue { turns: self.turns.of(user), places: self.places.of(user) }
+    }
+}
+
+/// Where one user waits.
+#[derive(Debug)]
+pub(super) struct EngineQueue {
+    turns: Queue,
+    places: Queue,
+}
+
+impl EngineQueue {
     /// Has the engine of a server remove what it still has of that, as often as it takes. It is waited for until it was asked
     /// once, and not for long.
     pub(super) async fn remove(self, left: Left, key: String) {
         if left.remover.is_none() {
             return;
         }
-        let Ok(place) = self.places.try_acquire_owned() else {
+        let Some(place) = self.places.turn_at_once() else {
             let leaf = left.leaf.as_str();
             tracing::warn!(
                 target: LINES, leaf,
-                "{PLACES} servers wait for their engines: a container of this one may live on; remove what has the label {SERVER_LABEL}={leaf}"
+                "{PLACES} servers wait for their engines, or {PLACES_OF_ONE} of this user: a container of this one may live on; \
+                 remove what has the label {SERVER_LABEL}={leaf}"
             );
             return;
         };
@@ -118,7 +138,7 @@ impl Engines {
         tokio::spawn(async move {
             let (left, mut first, mut pause) = (Arc::new(left), Some(first), AGAIN);
             loop {
-                let Ok(turn) = self.turns.clone().acquire_owned().await else { return };
+                let Some(turn) = self.turns.turn().await else { return };
                 let (of, key) = (left.clone(), key.clone());
                 let ask = move || {
                     let is_done = of.remove_containers(&key);

@@ -110,9 +110,9 @@ impl Driver {
             removed.is_ok()
         };
         let (remove, turns): (Remove, _) = (Arc::new(remove), self.removals.clone());
-        let (letting_go, engines) = (self.let_go(leaf, kept), self.engines.clone());
+        let (letting_go, engine) = (self.let_go(leaf, kept), self.engines.queue(&left));
         tokio::spawn(async move {
-            engines.remove(left, name.clone()).await;
+            engine.remove(left, name.clone()).await;
             let removed = removing::once(&turns, remove.clone()).await;
             let _ = outbox.send(Message::Gone(number)).await;
             letting_go.await;

@@ -48,6 +48,12 @@ impl Queue {
         let own = self.own.clone().acquire_owned().await.ok()?;
         Some(Turn { own, shared: self.all.clone().acquire_owned().await.ok()? })
     }
+
+    /// A turn, where there is one at once.
+    pub(super) fn turn_at_once(&self) -> Option<Turn> {
+        let own = self.own.clone().try_acquire_owned().ok()?;
+        Some(Turn { own, shared: self.all.clone().try_acquire_owned().ok()? })
+    }
 }
 
 #[cfg(test)]
@@ -60,10 +66,14 @@ mod tests {
     /// A turn, if there is one at once.
     fn take(turns: &mut FairTurns, user: u32) -> Option<Turn> {
         let queue = turns.of(user);
+        let at_once = queue.turn_at_once().is_some();
         let mut turn = pin!(queue.turn());
         match turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(turn) => turn,
-            Poll::Pending => None,
+            Poll::Ready(turn) => turn.filter(|_| at_once),
+            Poll::Pending => {
+                assert!(!at_once);
+                None
+            }
         }
     }
 

@@ -54,8 +54,10 @@ pub(super) fn socket(socket: &Path, claim: Claim) -> Result<File, ServeError> {
     };
     match wait_for(&file, &path, taken)? {
         Locked::Ours => {
-            let is_on_demand = claim == Claim::OnDemand;
-            let told = is_on_demand.then(|| format!("{ON_DEMAND}{}", std::process::id())).unwrap_or_default();
+            let told = match claim {
+                Claim::OnDemand => format!("{ON_DEMAND}{}", std::process::id()),
+                Claim::ToStay | Claim::Handed | Claim::ToThaw => String::new(),
+            };
             rewrite(&mut file, told.as_bytes()).map_err(failed("write", &path))?;
             Ok(file)
         }

@@ -46,6 +46,7 @@ mod recording;
 mod recover;
 mod reload;
 mod removing;
+mod requested;
 mod scrape;
 mod servers;
 mod socket;

@@ -13,12 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::driver::Driver;
 use super::fair::{FairTurns, Queue, Turn};
-use super::message::{Message, Peer};
+use super::message::Message;
 use super::reclaiming::{self, Outcome, Park, Task};
 use super::stdin;
 use super::table::Server;
-use super::targets::Selection;
-use crate::cgroup::{Caller, Leaf, Order, Reclaimed};
+use crate::cgroup::{Leaf, Order, Reclaimed};
 use crate::chain::chain;
 use crate::lifecycle::{Event, Idle, Moment, ParkReason, Rest, Spans, State, ThawReason, Want};
 use crate::limits::Bytes;
@@ -26,7 +25,6 @@ use crate::occurrence::What;
 use crate::policy::{Grant, Offer};
 use crate::records::Resting;
 use crate::timestamp::Timestamp;
-use crate::wire::{Fault, NotParked, ParkReply, Parked, Rested, ThawReply};
 
 /// How many servers give memory back at a time: they share one disk.
 const TURNS: usize = 2;
@@ -44,15 +42,12 @@ const THAW_PAUSE: Duration = Duration::from_millis(500);
 /// the span over which the kernel tells it.
 const POSTPONED: Duration = Duration::from_secs(10);
 
-/// How long somebody who asks for servers to be parked waits for them.
-const PARK_WAIT: Duration = Duration::from_secs(120);
-
 /// How a server rests, as only this daemon knows it: the next one finds all of them awake.
 #[derive(Debug, Default)]
 pub(super) struct Nap {
     pub(super) rest: Rest,
     /// Under which it is frozen and reclaimed.
-    order: Option<Arc<Order>>,
+    pub(super) order: Option<Arc<Order>>,
     /// Since when it is parked.
     pub(super) since: Option<(Timestamp, Moment)>,
     /// For how long it was, in all.
@@ -65,7 +60,7 @@ pub(super) struct Nap {
     refused: bool,
     why: Option<ParkReason>,
     /// Who waits for it to be parked.
-    waiter: Option<oneshot::Sender<Result<Reclaimed, String>>>,
+    pub(super) waiter: Option<oneshot::Sender<Result<Reclaimed, String>>>,
 }
 
 /// The turns of those that give memory back.
@@ -124,7 +119,7 @@ impl Driver {
     }
 
     /// Has a server trimmed, or parked.
-    fn begin_rest(&mut self, number: u64, park: Option<(Park, ParkReason)>) {
+    pub(super) fn begin_rest(&mut self, number: u64, park: Option<(Park, ParkReason)>) {
         let Some(server) = self.table.servers.get_mut(&number) else { return };
         let Some(leaf) = server.leaf.clone() else { return };
         let order = Arc::new(Order::default());
@@ -332,107 +327,6 @@ impl Driver {
         for number in resting.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.wake(number, reason);
         }
-    }
-
-    /// Parks what was named, as far as the caller may have that done.
-    pub(super) fn park(
-        &mut self,
-        peer: Peer,
-        inside: Option<&Caller>,
-        wish: &Rested,
-        reply: oneshot::Sender<Result<ParkReply, Fault>>,
-    ) {
-        let targets = match Selection::of_rest(wish, "parked").and_then(|named| self.targets(peer, inside, &named)) {
-            Ok(targets) => targets,
-            Err(fault) => return drop(reply.send(Err(fault))),
-        };
-        let mut under_way = Vec::new();
-        let mut answer = ParkReply::default();
-        for number in targets {
-            let Some(place) = self.place_of(number) else { continue };
-            if let Some(parked) = self.is_parked_already(number) {
-                answer.parked.push(Parked::new(place, parked));
-                continue;
-            }
-            match self.park_one(number) {
-                Ok(parked) => under_way.push((place, parked)),
-                Err(why) => answer.refused.push(NotParked::new(place, why)),
-            }
-        }
-        tokio::spawn(async move {
-            let deadline = tokio::time::Instant::now() + PARK_WAIT;
-            for (place, parked) in under_way {
-                match tokio::time::timeout_at(deadline, parked).await {
-                    Ok(Ok(Ok(Reclaimed { before, after, swap, .. }))) => {
-                        answer.parked.push(Parked::new(place, (before, after, swap)));
-                    }
-                    Ok(Ok(Err(why))) => answer.refused.push(NotParked::new(place, why)),
-                    Ok(Err(_)) => answer.refused.push(NotParked::new(place, "it ended".to_owned())),
-                    Err(_) => answer.refused.push(NotParked::new(place, "it is still under way".to_owned())),
-                }
-            }
-            let _ = reply.send(Ok(answer));
-        });
-    }
-
-    /// What was charged to a server before it was parked, what is now, and what stands in swap.
-    fn is_parked_already(&self, number: u64) -> Option<(Bytes, Bytes, Bytes)> {
-        let server = self.table.servers.get(&number).filter(|server| server.is_parked())?;
-        let memory = server.leaf.as_ref()?.memory();
-        let (now, swap) = (memory.current_bytes.unwrap_or_default(), memory.swap_bytes.unwrap_or_default());
-        Some((server.nap.before.unwrap_or(now), now, swap))
-    }
-
-    fn park_one(&mut self, number: u64) -> Result<oneshot::Receiver<Result<Reclaimed, String>>, String> {
-        let offers = [&self.offers.trim, &self.offers.park];
-        if let Some(why) = offers.into_iter().find_map(Offer::why_not) {
-            return Err(why);
-        }
-        let server = self.table.servers.get_mut(&number).ok_or("it is gone")?;
-        match (server.state, server.nap.rest) {
-            (State::Running, Rest::Parking | Rest::Parked) => return Err("it is being parked already".to_owned()),
-            (State::Running, Rest::Awake | Rest::Trimming | Rest::Trimmed) => {}
-            (state, _) => return Err(format!("it is {}", state.word())),
-        }
-        if !server.leaf.as_ref().is_some_and(|leaf| crate::cgroup::can_reclaim(leaf.group())) {
-            return Err("its leaf has no memory controller, as below a container without one".to_owned());
-        }
-        if server.container.is_some() {
-            return Err("it has a container, to which its engine speaks".to_owned());
-        }
-        let Some(held) = server.stdin.as_ref() else {
-            return Err("its stdin is not watched, so that nothing would tell when it is wanted".to_owned());
-        };
-        if stdin::has_unread(held.as_fd()) {
-            return Err("a message waits in its stdin".to_owned());
-        }
-        // A trim that is under way has nothing to freeze; what could not be thawed a moment ago is now, or stays as it is.
-        if let (Some(order), Some(leaf)) = (&server.nap.order, &server.leaf) {
-            leaf.thaw(order).map_err(|error| chain(&error))?;
-        }
-        let (waiter, parked) = oneshot::channel();
-        server.nap.waiter = Some(waiter);
-        self.begin_rest(number, Some((Park { reachable: true, idle: None }, ParkReason::Requested)));
-        Ok(parked)
-    }
-
-    /// Has what was named go on, as far as the caller may have that done.
-    pub(super) fn unpark(&mut self, peer: Peer, inside: Option<&Caller>, wish: &Rested) -> Result<ThawReply, Fault> {
-        let targets = self.targets(peer, inside, &Selection::of_rest(wish, "thawed")?)?;
-        let mut answer = ThawReply::default();
-        for number in targets {
-            let frozen = self.table.servers.get(&number).is_some_and(|server| server.nap.rest.is_frozen());
-            let Some(place) = self.place_of(number) else { continue };
-            self.wake(number, ThawReason::Requested);
-            if frozen { answer.thawed.push(place) } else { answer.awake.push(place) }
-        }
-        Ok(answer)
-    }
-
-    fn place_of(&self, number: u64) -> Option<crate::wire::Whose> {
-        let server = self.table.servers.get(&number)?;
-        let session = self.table.sessions.get(&server.key)?.id.clone();
-        Some(crate::wire::Whose { session, server: server.name.clone(), leaf: server.leaf_name.as_str().to_owned() })
     }
 
     /// How many servers are parked.

@@ -308,12 +308,12 @@ impl Driver {
             }
         };
         let swept = sweep();
-        let (letting_go, engines) = (self.let_go(leaf, kept), self.engines.clone());
+        let (letting_go, engine) = (self.let_go(leaf, kept), self.engines.queue(&left));
         tokio::spawn(async move {
             if !swept {
                 removing::again(&turns, &session, Arc::new(sweep)).await;
             }
-            engines.remove(left, session).await;
+            engine.remove(left, session).await;
             letting_go.await;
         });
     }

@@ -156,7 +156,7 @@ fn totals(pen: &mut Pen<'_>, state: &State) {
         count(sessions.len(), "session"),
         count(servers, "server"),
         format!("RSS {}", sum(|session| session.memory.rss_bytes)),
-        format!("CPU {}", percent(Some(cpu.sum()))),
+        format!("CPU {}", percent(Some(cpu.fold(0.0, std::ops::Add::add)))),
         if processes == 1 { "1 process".to_owned() } else { format!("{processes} processes") },
         format!("swap {}", sum(|session| session.memory.swap_bytes)),
     ];

@@ -42,12 +42,18 @@ pub struct Parked {
     pub after_bytes: Bytes,
     /// What of it stands in swap.
     pub swap_bytes: Bytes,
+    /// It was parked before this call.
+    #[serde(default)]
+    pub was_parked: bool,
+    /// The machine was short of something: more of its memory is given back when it is not.
+    #[serde(default)]
+    pub postponed: bool,
 }
 
 impl Parked {
     /// From what was charged before, what is now, and what stands in swap.
     pub fn new(whose: Whose, (before_bytes, after_bytes, swap_bytes): (Bytes, Bytes, Bytes)) -> Self {
-        Self { whose, before_bytes, after_bytes, swap_bytes }
+        Self { whose, before_bytes, after_bytes, swap_bytes, was_parked: false, postponed: false }
     }
 }
 

@@ -266,9 +266,10 @@ fn idle(daemon: &Description, swap: Swap) -> Vec<Finding> {
             format!("memory of idle servers is given back, up to {} of it to swap", swap.room()),
         )),
     }
-    if let Some((why, remedy)) = missing("park") {
-        findings.push(Finding::note(WHAT, format!("no server is parked: {why}"), remedy));
-    }
+    findings.push(match missing("park") {
+        Some((why, remedy)) => Finding::note(WHAT, format!("no server is parked: {why}"), remedy),
+        None => Finding::ok(WHAT, "servers can be parked, where park_after or `pinfold park` says so"),
+    });
     findings
 }
 
@@ -320,7 +321,7 @@ mod tests {
         let some = Swap { total: Bytes(2 << 30), free: Bytes(2 << 30) };
         let told = |daemon: &Description, swap| lines(&idle(daemon, swap));
         let bare = told(&described(LimitState::Holds, LimitState::Holds), none);
-        assert!(bare.contains("only page cache") && bare.contains("zram"), "{bare}");
+        assert!(bare.contains("only page cache") && bare.contains("zram") && bare.contains("can be parked"), "{bare}");
         let parks = told(&described(LimitState::Holds, missing()), some);
         assert!(parks.contains("up to 1.8G of it to swap") && parks.contains("no server is parked"), "{parks}");
         let old = told(&described(missing(), LimitState::Holds), some);
