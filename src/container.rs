@@ -86,13 +86,15 @@ impl fmt::Display for Outside {
                 "its own options say where it goes (--cgroup-parent, --cgroups, --cgroup-manager or --pod)"
             }
             Self::Remote => "its engine is on another machine, or in a virtual one",
-            Self::Unanswered => "its engine does not tell how it makes cgroups",
+            Self::Unanswered => {
+                "its engine does not tell how it makes cgroups: it does not run, or may not be spoken to by this user"
+            }
             Self::Driver => {
                 "its engine has the system's systemd make its cgroups, and this pinfold does not; or it makes none"
             }
             Self::Rootless => "its engine is a daemon without root, which has cgroups of its own",
             Self::InContainer => "its launcher is in a container itself, and its engine need not be in the same one",
-            Self::Hybrid => "this machine has no pure cgroup v2",
+            Self::Hybrid => "this machine has no pure cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1)",
             Self::Confined => "the server is confined",
             Self::NoPlace => "no place could be made for it",
         })
