@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
+use crate::naming::ON_DEMAND_UNIT;
 use crate::wire::{self, Call, Fault, Inbox, OLDER, WireError};
 
 /// Where the system daemon listens.
@@ -476,4 +478,15 @@ pub fn beside(socket: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     socket.with_file_name(name)
+}
+
+/// The name, without its kind, of the unit that an on-demand daemon runs in. There is one daemon for one socket; the one
+/// that everybody uses has the plain name.
+pub fn on_demand_unit(socket: &Path) -> String {
+    if user_socket().is_ok_and(|usual| usual == socket) {
+        return ON_DEMAND_UNIT.to_owned();
+    }
+    let digest = Sha256::digest(socket.as_os_str().as_encoded_bytes());
+    let tag: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{ON_DEMAND_UNIT}-{tag}")
 }

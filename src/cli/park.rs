@@ -29,10 +29,13 @@ pub(super) fn park(park: &args::Park) -> u8 {
         text::print_json(&all);
     } else {
         // Where a name was wrong that is said, and not that there is nothing.
+        let whose =
+            all.parked.iter().map(|parked| &parked.whose).chain(all.refused.iter().map(|refused| &refused.whose));
+        let names = Names::of(whose, &park.servers);
         if asked == DONE || !all.parked.is_empty() {
-            text::print(&parked(&all));
+            text::print(&parked(&all, &names));
         }
-        eprint!("{}", refused(&all.refused));
+        eprint!("{}", refused(&all.refused, &names));
     }
     if all.refused.is_empty() { asked } else { asked.max(NO) }
 }
@@ -52,7 +55,7 @@ pub(super) fn thaw(thaw: &args::Thaw) -> u8 {
     if thaw.json {
         text::print_json(&all);
     } else {
-        let names = Names::of(all.thawed.iter().chain(&all.awake));
+        let names = Names::of(all.thawed.iter().chain(&all.awake), &thaw.servers);
         let line = |whose: &Whose, how| format!("{}: {how}\n", names.called(whose));
         let lines = all.thawed.iter().map(|whose| line(whose, "goes on"));
         text::print(&lines.chain(all.awake.iter().map(|whose| line(whose, "was awake"))).collect::<String>());
@@ -143,25 +146,28 @@ fn one(
     Ok(NO)
 }
 
-/// What servers are called, so that it can be given to the next command: by the leaf where one session has two of a name.
+/// What servers are called, so that it can be given to the next command: by the leaf where that was asked for, or where one
+/// session has two of a name.
 struct Names<'a> {
     twice: BTreeSet<(&'a SessionId, &'a Name)>,
+    asked: &'a [String],
 }
 
 impl<'a> Names<'a> {
-    fn of(servers: impl Iterator<Item = &'a Whose>) -> Self {
+    fn of(servers: impl Iterator<Item = &'a Whose>, asked: &'a [String]) -> Self {
         let mut seen = BTreeSet::new();
-        Self { twice: servers.map(|one| (&one.session, &one.server)).filter(|name| !seen.insert(*name)).collect() }
+        let twice = servers.map(|one| (&one.session, &one.server)).filter(|name| !seen.insert(*name)).collect();
+        Self { twice, asked }
     }
 
     fn called(&self, whose: &Whose) -> String {
+        let by_leaf = format!("{}/{}", whose.session, whose.leaf);
         let is_twice = self.twice.contains(&(&whose.session, &whose.server));
-        format!("{}/{}", whose.session, if is_twice { &whose.leaf } else { whose.server.as_str() })
+        if is_twice || self.asked.contains(&by_leaf) { by_leaf } else { format!("{}/{}", whose.session, whose.server) }
     }
 }
 
-fn parked(reply: &ParkReply) -> String {
-    let names = Names::of(reply.parked.iter().map(|parked| &parked.whose));
+fn parked(reply: &ParkReply, names: &Names<'_>) -> String {
     let mut lines = String::new();
     for parked in &reply.parked {
         let name = names.called(&parked.whose);
@@ -192,9 +198,8 @@ fn parked(reply: &ParkReply) -> String {
 }
 
 /// One line for each reason, however many servers it is true of.
-fn refused(refused: &[NotParked]) -> String {
+fn refused(refused: &[NotParked], names: &Names<'_>) -> String {
     const NAMED_MAX: usize = 5;
-    let names = Names::of(refused.iter().map(|refused| &refused.whose));
     let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
     for one in refused {
         let name = names.called(&one.whose);
@@ -226,9 +231,10 @@ mod tests {
     fn a_server_is_called_what_the_next_command_takes() {
         let servers =
             [whose("s", "fs", "fs.1"), whose("s", "git", "git.2"), whose("t", "fs", "fs.3"), whose("t", "fs", "fs.4")];
-        let names = Names::of(servers.iter());
+        let asked = ["s/git.2".to_owned()];
+        let names = Names::of(servers.iter(), &asked);
         let called: Vec<_> = servers.iter().map(|whose| names.called(whose)).collect();
-        assert_eq!(called, ["s/fs", "s/git", "t/fs.3", "t/fs.4"]);
+        assert_eq!(called, ["s/fs", "s/git.2", "t/fs.3", "t/fs.4"]);
     }
 
     #[test]
@@ -237,7 +243,8 @@ mod tests {
         let one = Parked::new(whose("s", "fs", "fs.1"), bytes(30, 2));
         let again = Parked { was_parked: true, ..Parked::new(whose("s", "git", "git.2"), bytes(30, 3)) };
         let short = Parked { postponed: true, ..Parked::new(whose("t", "fs", "fs.3"), bytes(30, 20)) };
-        let told = parked(&ParkReply { parked: vec![one, again, short], refused: Vec::new() });
+        let told =
+            parked(&ParkReply { parked: vec![one, again, short], refused: Vec::new() }, &Names::of([].iter(), &[]));
         assert_eq!(
             told,
             "s/fs: parked, 30M → 2M\ns/git: was parked, holds 3M\nt/fs: parked, 30M → 20M; this machine is short of \
@@ -251,7 +258,7 @@ mod tests {
         let many: Vec<_> =
             (0..7).map(|session| not(session, "no swap")).chain([not(9, "it is doing something")]).collect();
         assert_eq!(
-            refused(&many),
+            refused(&many, &Names::of([].iter(), &[])),
             "pinfold: s0/fs, s1/fs, s2/fs, s3/fs, s4/fs and 2 more are not parked: no swap\n\
              pinfold: s9/fs is not parked: it is doing something\n"
         );

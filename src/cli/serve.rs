@@ -41,7 +41,7 @@ pub(super) fn serve(serve: args::Serve) -> u8 {
     let options = Options {
         config: serve.config,
         usual_config: usual_config(),
-        scope: serve.detached.then(|| format!("{}.scope", service::unit(&socket))),
+        scope: serve.detached.then(|| format!("{}.scope", client::on_demand_unit(&socket))),
         socket,
         backend: match serve.backend {
             BackendChoice::Auto => Choice::Auto,

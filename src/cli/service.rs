@@ -5,13 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-
 use super::args::{BackendChoice, Serve};
 use crate::chain::chain;
 use crate::client;
 use crate::config::Config;
-use crate::naming::ON_DEMAND_UNIT;
 use crate::systemd::{Bus, Manager, Properties, SystemdError, Value};
 
 /// The unit that an administrator, or a user for own use, installs (`systemd/` in the sources).
@@ -56,7 +53,7 @@ pub(super) fn start(serve: &Serve) -> Started {
     }
     // A manager sees other files than a caller with a /tmp of its own: its service may listen where nobody here finds it.
     let is_found = || UnixStream::connect(&socket).is_ok();
-    let unit = format!("{}.service", unit(&socket));
+    let unit = format!("{}.service", client::on_demand_unit(&socket));
     match start_transient(&manager, &unit, properties(&program, &socket)) {
         Ok(_) if is_found() => Started::Yes,
         // It was unused for long enough to leave before anybody looked: the launcher, which finds nobody, asks again.
@@ -128,17 +125,6 @@ fn start_transient(manager: &Manager, unit: &str, properties: Properties) -> Res
             _ => return manager.start(unit, properties, None, MAY_LACK).map(|()| Transient::Started),
         }
     }
-}
-
-/// The name, without its kind, of the unit that an on-demand daemon runs in. There is one daemon for one socket; the one
-/// that everybody uses has the plain name.
-pub(super) fn unit(socket: &Path) -> String {
-    if client::user_socket().is_ok_and(|usual| usual == socket) {
-        return ON_DEMAND_UNIT.to_owned();
-    }
-    let digest = Sha256::digest(socket.as_os_str().as_encoded_bytes());
-    let tag: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("{ON_DEMAND_UNIT}-{tag}")
 }
 
 fn properties(program: &Path, socket: &Path) -> Properties {

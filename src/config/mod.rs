@@ -122,20 +122,20 @@ fn place(text: &str, offset: usize) -> (usize, usize, String) {
 fn remedied(message: &str, line: Option<&str>) -> String {
     let message = message.trim().replace('\n', ", ");
     match message {
-        unknown if unknown.starts_with("unknown field") => match line.and_then(table_of) {
-            Some(table) => format!("{unknown}; it belongs under [{table}]"),
-            None => format!("{unknown}; correct its spelling, or remove it"),
+        unknown if unknown.starts_with("unknown field") => match line.map(tables_of).unwrap_or_default() {
+            tables if tables.is_empty() => format!("{unknown}; correct its spelling, or remove it"),
+            tables => format!("{unknown}; it belongs under {}", tables.join(" or ")),
         },
         told if told.contains("; ") => told,
         other => format!("{other}; correct it, or remove it to have the default"),
     }
 }
 
-/// The table in which this entry would be right.
-fn table_of(entry: &str) -> Option<&'static str> {
+/// The tables in which this entry would be right.
+fn tables_of(entry: &str) -> Vec<&'static str> {
     const TABLES: [&str; 8] =
-        ["server", "session", "machine", "launches", "daemon", "containers", "metrics", "history"];
-    TABLES.into_iter().find(|table| toml::from_str::<file::File>(&format!("[{table}]\n{entry}\n")).is_ok())
+        ["[server]", "[session]", "[machine]", "[launches]", "[daemon]", "[containers]", "[metrics]", "[history]"];
+    TABLES.into_iter().filter(|table| toml::from_str::<file::File>(&format!("{table}\n{entry}\n")).is_ok()).collect()
 }
 
 /// The built-in hosts, and over them those of the file: by name, an entry changes what it says or adds a host.

@@ -15,6 +15,7 @@ use super::aside::Foreign;
 use super::driver::Driver;
 use super::launching::{LaunchRequest, Plan};
 use super::message::Peer;
+use super::placing::ADOPTED_IN_PART;
 use super::stdin;
 use super::table::Server;
 use crate::argv::{self, MaskedArgv};
@@ -252,7 +253,7 @@ impl Driver {
     /// Some of a tree could not go back, and stays contained as what it is: no later daemon tries that again.
     pub(super) fn stays_moved(&mut self, number: u64) {
         if let Some(server) = self.table.servers.get_mut(&number) {
-            server.warnings.push("it was not adopted as a whole: the daemon died over it".to_owned());
+            server.warnings.push(format!("{ADOPTED_IN_PART}: the daemon died over it"));
         }
         self.moved(number);
     }

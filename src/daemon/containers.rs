@@ -42,10 +42,10 @@ const REMOVALS_MAX: usize = 6;
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// How many engines are asked at a time, and for how many servers they may be waited for; and of these those of one user.
-const TURNS: usize = 4;
-const TURNS_OF_ONE: usize = 2;
-const PLACES: usize = 256;
-const PLACES_OF_ONE: usize = 128;
+const TURNS: usize = 16;
+const TURNS_OF_ONE: usize = 4;
+const PLACES: usize = 1024;
+const PLACES_OF_ONE: usize = 256;
 
 /// How long an end waits for the engine to be asked for the first time.
 const ASKED_MAX: Duration = Duration::from_secs(10);
@@ -103,10 +103,8 @@ impl Default for Engines {
 }
 
 impl Engines {
-    /// Where the user waits whose engine is to be asked.
-    pub(super) fn queue(&mut self, left: &Left) -> EngineQueue {
-        let user = left.remover.as_ref().and_then(|remover| remover.of);
-        let user = user.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+    /// Where this user waits.
+    pub(super) fn queue(&mut self, user: u32) -> EngineQueue {
         EngineQueue { turns: self.turns.of(user), places: self.places.of(user) }
     }
 }
@@ -129,8 +127,8 @@ impl EngineQueue {
             let leaf = left.leaf.as_str();
             tracing::warn!(
                 target: LINES, leaf,
-                "{PLACES} servers wait for their engines, or {PLACES_OF_ONE} of this user: a container of this one may live on; \
-                 remove what has the label {SERVER_LABEL}={leaf}"
+                "{PLACES} servers wait for their engines, or {PLACES_OF_ONE} of this user: a container of this one may live \
+                 on; remove what has the label {SERVER_LABEL}={leaf}"
             );
             return;
         };

@@ -14,7 +14,7 @@ use super::historian::Kept;
 use super::log::LINES;
 use super::message::{Message, Peer};
 use super::removing::{self, Remove};
-use super::table::Waiter;
+use super::table::{Session, Waiter};
 use super::targets::Selection;
 use super::tell;
 use crate::cgroup::Caller;
@@ -84,7 +84,7 @@ impl Driver {
         if let Some(stdin) = &server.stdin {
             self.watcher.forget(stdin);
         }
-        self.clean_up(server.key, left, gone.session.map(|session| session.machines), (number, kept));
+        self.clean_up(server.key, left, gone.session, (number, kept));
     }
 
     /// Removes what was made for the session if that is gone, answers who waited for it, and lets the record go. What cannot
@@ -93,10 +93,12 @@ impl Driver {
         &mut self,
         key: crate::naming::SessionKey,
         left: Left,
-        machines: Option<Vec<crate::cgroup::GroupPaths>>,
+        gone: Option<Session>,
         (number, kept): (u64, Option<Kept>),
     ) {
         let (backend, outbox) = (self.backend.clone(), self.outbox.clone());
+        let user = self.table.sessions.get(&key).or(gone.as_ref()).map_or(0, |session| session.uid);
+        let machines = gone.map(|session| session.machines);
         let name = key.as_str().to_owned();
         let leaf = left.leaf.as_str().to_owned();
         let annex = left.leaf.clone();
@@ -110,7 +112,7 @@ impl Driver {
             removed.is_ok()
         };
         let (remove, turns): (Remove, _) = (Arc::new(remove), self.removals.clone());
-        let (letting_go, engine) = (self.let_go(leaf, kept), self.engines.queue(&left));
+        let (letting_go, engine) = (self.let_go(leaf, kept), self.engines.queue(user));
         tokio::spawn(async move {
             engine.remove(left, name.clone()).await;
             let removed = removing::once(&turns, remove.clone()).await;

@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use super::others::{self, Other};
 use super::{ServeError, failed};
-use crate::client::{beside, prepare_directory};
-use crate::systemd::Bus;
+use crate::chain::chain;
+use crate::client::{beside, on_demand_unit, prepare_directory};
+use crate::systemd::{Bus, Manager};
 
-/// How long a daemon waits for the one before it, which no longer listens and has not let go of its lock yet.
-const HANDOVER_MAX: Duration = Duration::from_secs(5);
+/// How long a daemon waits for the one before it, which no longer listens, or was told to stop, and has not let go of its lock
+/// yet. A stop may take 5 s.
+const HANDOVER_MAX: Duration = Duration::from_secs(8);
 
-/// What stands before its pid in the lock of a daemon that a launch started.
+/// What stands before its pid in the lock of a daemon that a launch started, once it listens.
 const ON_DEMAND: &str = "started on demand, as process ";
 
 /// Who wants a socket to itself.
@@ -35,31 +37,46 @@ pub(super) enum Claim {
     ToThaw,
 }
 
+/// The lock of a socket, until it is dropped.
+pub(super) struct Held {
+    file: File,
+    path: PathBuf,
+    claim: Claim,
+}
+
+impl Held {
+    /// Tells that this daemon makes way, where it does: it listens, and heeds signals.
+    pub(super) fn announce(&mut self) {
+        if self.claim == Claim::OnDemand {
+            let text = format!("{ON_DEMAND}{}", std::process::id());
+            if let Err(error) = rewrite(&mut self.file, text.as_bytes()) {
+                tracing::warn!(path = %self.path.display(), %error, "this daemon will not make way for one that is to stay");
+            }
+        }
+    }
+}
+
 /// One daemon for one socket. One that a launch started makes way for one that is to stay, which adopts what it contains.
-pub(super) fn socket(socket: &Path, claim: Claim) -> Result<File, ServeError> {
+pub(super) fn socket(socket: &Path, claim: Claim) -> Result<Held, ServeError> {
     let path = beside(socket, "lock");
     let mut file = open(&path)?;
     let is_to_stay = matches!(claim, Claim::ToStay | Claim::Handed);
-    let mut told = None;
+    let mut leaving = None;
     let taken = |file: &File| {
-        if let Some(pid) = started_on_demand(file).filter(|_| is_to_stay) {
-            if told != Some(pid) {
-                make_way(&path, pid);
-                told = Some(pid);
-            }
-            return None;
+        let on_demand = started_on_demand(file).filter(|pid| is_to_stay && others::holder(&path) == Some(*pid));
+        if on_demand.is_some() && on_demand != leaving {
+            make_way(socket, &path, on_demand?);
+            leaving = on_demand;
         }
         // One that cannot be spoken to is on its way out, or in. Where a manager listens that tells nothing.
-        (claim != Claim::Handed && UnixStream::connect(socket).is_ok()).then(|| socket.to_owned())
+        (on_demand.is_none() && claim != Claim::Handed && UnixStream::connect(socket).is_ok())
+            .then(|| socket.to_owned())
     };
     match wait_for(&file, &path, taken)? {
         Locked::Ours => {
-            let told = match claim {
-                Claim::OnDemand => format!("{ON_DEMAND}{}", std::process::id()),
-                Claim::ToStay | Claim::Handed | Claim::ToThaw => String::new(),
-            };
-            rewrite(&mut file, told.as_bytes()).map_err(failed("write", &path))?;
-            Ok(file)
+            // What an earlier holder wrote is true of it alone.
+            rewrite(&mut file, b"").map_err(failed("write", &path))?;
+            Ok(Held { file, path, claim })
         }
         Locked::By(_) => Err(ServeError::Taken { socket: socket.to_owned(), other: Other::that_locked(&path).here() }),
     }
@@ -70,21 +87,27 @@ fn started_on_demand(file: &File) -> Option<i32> {
     String::from_utf8(content(file).ok()?).ok()?.strip_prefix(ON_DEMAND)?.parse().ok()
 }
 
-/// Tells it to stop, as `systemctl stop` does.
-fn make_way(lock: &Path, pid: i32) {
-    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return };
-    let told = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).and_then(|process| {
-        // It is that process, and no later one of its number: it still has the lock.
-        match others::holder(lock) {
-            Some(holder) if holder == pid.as_raw_nonzero().get() => {
-                rustix::process::pidfd_send_signal(process, rustix::process::Signal::TERM)
-            }
-            _ => Ok(()),
+/// Has a daemon that a launch started stop: by its manager, which would start it again, or else by the signal that means that.
+fn make_way(socket: &Path, lock: &Path, pid: i32) {
+    tracing::info!(pid, "the daemon that a launch had started is to make way; what it contains is adopted");
+    let manager = Bus::find(nix::unistd::geteuid().as_raw()).map(Manager::connect);
+    for kind in ["service", "scope"] {
+        let unit = format!("{}.{kind}", on_demand_unit(socket));
+        if let Ok(Ok(manager)) = &manager
+            && let Err(error) = manager.stop(&unit)
+        {
+            tracing::warn!(error = %chain(&error), unit, "the daemon that a launch had started is not stopped by its manager");
         }
+    }
+    let Some(process) = rustix::process::Pid::from_raw(pid) else { return };
+    let told = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).and_then(|process| {
+        // It is that process, and no later one of its number: it still has the lock.
+        let is_it = others::holder(lock) == Some(pid);
+        if is_it { rustix::process::pidfd_send_signal(process, rustix::process::Signal::TERM) } else { Ok(()) }
     });
     match told {
-        Ok(()) => tracing::info!(%pid, "the daemon that a launch had started makes way; what it contains is adopted"),
-        Err(error) => tracing::warn!(%pid, %error, "the daemon that a launch had started cannot be told to stop"),
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => tracing::warn!(pid, %error, "the daemon that a launch had started cannot be told to stop"),
     }
 }
 

@@ -255,7 +255,7 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
         None if options.on_demand => Claim::OnDemand,
         None => Claim::ToStay,
     };
-    let _socket = lock::socket(&options.socket, claim)?;
+    let mut socket = lock::socket(&options.socket, claim)?;
     let tree = TreeOptions { root: options.root.clone(), leave_host: options.on_demand };
     let (backend, why) = Backend::open(options.backend, &tree)?;
     tracing::info!(backend = backend.word(), "{why}");
@@ -273,6 +273,10 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
         .enable_all()
         .build()
         .map_err(failed("start the event loop for", &options.socket))?;
+    let ready = || {
+        socket.announce();
+        ready();
+    };
     let given = Given { handed, store, porter, watchdog };
     let outcome = runtime.block_on(run(options, config, (backend.clone(), why), (records.clone(), given), ready));
     // A write that the kernel holds up does not hold up the end of the daemon.
@@ -358,7 +362,10 @@ async fn run(
     }
     driver.recover();
     driver.heed(driver.configured.clone());
-    driver.catch_up();
+    // One on demand may have been started under another file than what lives was launched under, by whoever only looked.
+    if !options.on_demand {
+        driver.catch_up();
+    }
     let (listener, door) = Door::open(handed, &options.socket)?;
     crash::step("the daemon listens");
     let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;

@@ -66,6 +66,9 @@ pub(super) enum Admitted {
     Unrecorded(String),
 }
 
+/// What was not moved of a tree that was adopted: the reason follows.
+pub(super) const ADOPTED_IN_PART: &str = "it was not adopted as a whole";
+
 /// What the operator and the user should know of a server that is placed.
 pub(super) fn warnings(grant: &Grant, runs_already: bool) -> Vec<String> {
     let unconfined = runs_already && grant.confine > Confine::No;
@@ -447,7 +450,7 @@ impl Driver {
         if let Some(leaf) = left {
             let stays = format!("and some of it could not go back: that is in the leaf {} now", leaf.name().as_str());
             if let Some(server) = self.table.servers.get_mut(&number) {
-                server.warnings.push(format!("it was not adopted as a whole: {reason}"));
+                server.warnings.push(format!("{ADOPTED_IN_PART}: {reason}"));
             }
             reason = format!("{reason}, {stays}");
             self.placed(number, *leaf);
@@ -465,7 +468,7 @@ impl Driver {
         self.forget_highs();
         // It may have been the last of a session whose other servers ended meanwhile.
         let leaf = Left::of(&server);
-        self.clean_up(server.key, leaf, gone.session.map(|session| session.machines), (number, None));
+        self.clean_up(server.key, leaf, gone.session, (number, None));
     }
 
     /// What was made was taken back, and the server is forgotten; or its launcher is still in the leaf, which goes when

@@ -54,6 +54,9 @@ impl Driver {
         // What is adopted is given numbers for what it watches, too: they begin above all that there were.
         let numbers = records.iter().filter_map(Record::place).chain(leaves.iter().cloned());
         self.table.next = numbers.map(|place| place.leaf.launch()).fold(self.table.next, u64::max);
+        // As they were launched: the last one's host says what holds its session.
+        let mut records = records;
+        records.sort_by_key(|record| record.place().map(|place| place.leaf.launch()));
         let mut known: Vec<Caller> = Vec::new();
         let (mut adopted, mut swept) = (0, 0);
         for record in records {
@@ -308,7 +311,7 @@ impl Driver {
             }
         };
         let swept = sweep();
-        let (letting_go, engine) = (self.let_go(leaf, kept), self.engines.queue(&left));
+        let (letting_go, engine) = (self.let_go(leaf, kept), self.engines.queue(record.uid));
         tokio::spawn(async move {
             if !swept {
                 removing::again(&turns, &session, Arc::new(sweep)).await;

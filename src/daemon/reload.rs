@@ -20,7 +20,7 @@ use super::driver::Driver;
 use super::hostfiles::{self, HostFiles, Turns};
 use super::message::Message;
 use super::parking::{resting, spans};
-use super::placing::warnings;
+use super::placing::{ADOPTED_IN_PART, warnings};
 use super::table::{Entry, Server, Session};
 use crate::backend::{Place, Told, Wanted, WantedLeaf, WantedSession};
 use crate::chain::chain;
@@ -296,7 +296,9 @@ impl Driver {
     fn give_manners(&mut self, number: u64, grant: Grant) {
         let (terms, now) = (self.terms(grant.grace, grant.stdin_grace), self.now());
         let Some(server) = self.table.servers.get_mut(&number) else { return };
-        let (resting, warnings) = (resting(&grant), warnings(&grant, server.adopted));
+        let (resting, mut warnings) = (resting(&grant), warnings(&grant, server.adopted));
+        // What became of its adoption stays true.
+        warnings.extend(server.warnings.iter().filter(|told| told.starts_with(ADOPTED_IN_PART)).cloned());
         let (was, is) = (server.idle.as_ref().map(Idle::spans), spans(&resting, grant.idle_after.at()));
         let same = (server.terms, server.on_pids, server.stall, server.resting)
             == (terms, grant.on_pids, grant.stall, resting)
