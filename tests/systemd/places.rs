@@ -16,7 +16,8 @@ fn a_session_is_a_slice_with_its_limits_and_a_delegated_scope_with_its_leaves() 
     let (slice, scope) = (session.slice(), session.scope(0));
     assert_eq!(property(&slice, "ActiveState"), "active");
     assert_eq!(property(&slice, "MemoryMax"), (300 << 20).to_string());
-    assert_eq!(property(&slice, "MemorySwapMax"), "0");
+    // Whether anything swaps is said for each server: what is idle is given back to swap.
+    assert_eq!(property(&slice, "MemorySwapMax"), "infinity");
     assert_eq!(property(&slice, "TasksMax"), "300");
     assert_eq!(property(&slice, "CPUQuotaPerSecUSec"), "1.500000s");
     assert_eq!(property(&slice, "CPUWeight"), "50");
@@ -26,13 +27,14 @@ fn a_session_is_a_slice_with_its_limits_and_a_delegated_scope_with_its_leaves() 
     assert_eq!(property(&scope, "ActiveState"), "active");
     let directory = session.directory();
     assert_eq!(knob(&directory, "memory.max"), (300 << 20).to_string());
-    assert_eq!(knob(&directory, "memory.swap.max"), "0");
+    assert_eq!(knob(&directory, "memory.swap.max"), "max");
     assert_eq!(knob(&directory, "pids.max"), "300");
     assert_eq!(knob(&directory, "cpu.max"), "150000 100000");
     assert_eq!(knob(&directory, "cpu.weight"), "50");
     assert_eq!(knob(&base().join("pinfold.slice"), "memory.max"), (600 << 20).to_string());
     let leaf = session.leaf(0);
     assert_eq!(knob(&leaf, "memory.max"), (200 << 20).to_string());
+    assert_eq!(knob(&leaf, "memory.swap.max"), "0");
     assert_eq!(knob(&leaf, "memory.oom.group"), "1");
     assert_eq!(knob(&leaf, "pids.max"), "50");
     assert_eq!(processes(&leaf), [server.pid()]);
