@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::hosts::v2_cgroup;
+use crate::servers::level;
 use crate::support::{Launched, Machine, binary, eventually, lives, offered, on_systemd, signal, v2_mount};
 
 /// Scripts that are played at a time: each waits most of the time.
@@ -565,6 +566,38 @@ fn a_launcher_that_asks_the_next_daemon_again_has_not_escaped_from_the_leaf_that
     signal(server.pid(), Signal::SIGCONT);
     moves_on_without_an_escape(&machine, &before);
     assert_eq!(server.line(), "up");
+    assert!(machine.ask(&["end", "s"]).status.success());
+    server.exit_status();
+    machine.expect_nothing_left();
+}
+
+#[test]
+fn a_launcher_whose_daemon_died_over_its_placing_is_placed_by_the_next_one_under_its_limits() {
+    if !offered() {
+        return;
+    }
+    let machine = Machine::without_daemon();
+    let mut first = Doomed::start_with(
+        &machine,
+        &[("PINFOLD_SLOW_AT", "a record was written"), ("PINFOLD_CRASH_AT", "a cgroup was made")],
+    );
+    let mut server = machine.run(&["--session", "s", "--pids-max", "50"], "echo up; exec cat");
+    eventually("it is being placed", || if machine.records().is_empty() { Err(machine.log()) } else { Ok(()) });
+    // It is not to start a daemon itself.
+    signal(server.pid(), Signal::SIGSTOP);
+    eventually("the daemon dies over it", || first.died_at().ok_or_else(|| machine.log()));
+    let _next = Doomed::start_with(&machine, &[]);
+    signal(server.pid(), Signal::SIGCONT);
+    assert_eq!(server.line(), "up", "{}", machine.log());
+    let held = std::fs::read_to_string(level(server.pid(), "pids", 0).join("pids.max")).unwrap();
+    assert_eq!(held.trim(), "50", "{}", machine.log());
+    let other = machine.run(&["--session", "s", "--server", "other", "--pids-max", "40"], "exec cat");
+    eventually("another one is placed beside it", || {
+        let told = machine.session("s");
+        let count = told["servers"].as_array().map_or(0, Vec::len);
+        let held = std::fs::read_to_string(level(other.pid(), "pids", 0).join("pids.max")).unwrap_or_default();
+        if count == 2 && held.trim() == "40" { Ok(()) } else { Err(format!("{held}: {told}; {}", machine.log())) }
+    });
     assert!(machine.ask(&["end", "s"]).status.success());
     server.exit_status();
     machine.expect_nothing_left();

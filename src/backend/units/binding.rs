@@ -126,7 +126,11 @@ impl Units {
             if !session.scopes.contains_key(&unit) {
                 session.scopes.insert(unit.clone(), self.given(&unit)?);
             }
-            if session.scopes.get(&unit).is_some_and(|given| needs.are_met_by(given)) {
+            if !session.scopes.get(&unit).is_some_and(|given| needs.are_met_by(given)) {
+                continue;
+            }
+            // One whose daemon died over its first launch has that launcher in its own cgroup, and is that one's alone.
+            if needs.own.as_ref() == Some(&unit) || directory.processes()?.is_empty() {
                 return Ok(Some((directory, unit)));
             }
         }

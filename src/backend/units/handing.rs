@@ -1,6 +1,6 @@
 //! Letting the leaves of a new scope use the controllers that are delegated with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Units, paths};
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Units {
     /// Hands on the controllers of a scope, those that these limits need among them. A manager that has read its units anew
     /// lately may tell of a scope that it has started before it hands on what it delegates to it.
-    pub(super) fn hand_on(&self, leaf: &Leaf, unit: &str, limits: &Limits) -> Result<(), AdmitError> {
+    pub(super) fn hand_on(&self, leaf: &Leaf, (slice, unit): (&str, &str), limits: &Limits) -> Result<(), AdmitError> {
         let directory = leaf.group().v2().path().parent().map(PathBuf::from).unwrap_or_default();
         let scope = Group::open(&paths(directory))?;
         let start = Instant::now();
@@ -36,19 +36,28 @@ impl Units {
                 tracing::debug!(
                     "{unit} has not all the controllers that are delegated to it: its manager is asked to look again"
                 );
-                // Any property has it go through the controllers of all that is above.
-                self.manager.set(unit, Properties::default().with("TasksAccounting", Value::Flag(true)))?;
+                // Any property has it write what a unit hands on once more, and not only what it takes for missing there.
+                for unit in [slice, unit] {
+                    self.manager.set(unit, Properties::default().with("TasksAccounting", Value::Flag(true)))?;
+                }
                 ask_at = start.elapsed() + ASKED_AGAIN;
             }
             std::thread::sleep(PAUSE);
         };
+        if !suffice(offered, limits) {
+            let above = leaf.group().v2().path().ancestors().skip(1).take(3);
+            let hands_on =
+                |path: &Path| std::fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
+            let told: Vec<_> = above.map(|path| format!("{}: {}", path.display(), hands_on(path).trim())).collect();
+            tracing::warn!(unit, ?told, "its manager has not handed on the controllers that are delegated to it");
+        }
         // What is missing is told by the limit that cannot be set.
         Ok(scope.delegate_controllers(offered)?)
     }
 }
 
 /// Whether these are all that the limits need.
-fn suffice(offered: Controllers, limits: &Limits) -> bool {
+pub(super) fn suffice(offered: Controllers, limits: &Limits) -> bool {
     let memory = limits.memory_max.is_some() || limits.memory_high.is_some() || limits.memory_swap_max.is_some();
     let cpu = limits.cpu_max.is_some() || limits.cpu_weight.is_some();
     let needs = [

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::binding::Needs;
+use super::handing::suffice;
 use super::properties::{scope_properties, slice_limits, slice_properties};
 use super::{Session, Units, lock, paths};
 use crate::backend::held::{Access, CannotCopy, Held, HeldError, Step};
 use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
-    Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Group, KnobError, Leaf, Make, Membership, Scope,
-    has_exited, is_exiting,
+    Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Controllers, Group, KnobError, Leaf, Make, Membership,
+    Scope, has_exited, is_exiting,
 };
 use crate::limits::Limits;
 use crate::naming::{MACHINE_SLICE, SessionKey};
@@ -182,19 +183,22 @@ impl Units {
         let session = kept.as_mut().expect("a proved scope has an open session");
         session.scopes.insert(scope.clone(), needs.given());
         let leaf = self.make_leaf(session, directory, scope.clone(), wanted)?;
-        let moved = self.move_in(&leaf, wanted.pid, wanted.pidfd).and_then(|()| {
-            self.move_stragglers(&leaf)?;
-            // The launcher has left the scope's own cgroup, which may now give its children limits.
-            self.hand_on(&leaf, &scope, &wanted.server)?;
-            limit_leaf(&leaf, wanted)
-        });
-        match moved {
+        match self.be_first(&leaf, &scope, wanted) {
             Ok(()) => Ok(leaf),
             Err(error) => Err(Unplaced { error, left: Some(Box::new(leaf)) }),
         }
     }
 
-    /// A further launch of a session whose scope lives.
+    /// Moves a launcher into the first leaf of a scope, and limits that.
+    fn be_first(&self, leaf: &Leaf, scope: &str, wanted: &Admission<'_>) -> Result<(), AdmitError> {
+        self.move_in(leaf, wanted.pid, wanted.pidfd)?;
+        self.move_stragglers(leaf)?;
+        // The launcher has left the scope's own cgroup, which may now give its children limits.
+        self.hand_on(leaf, (&wanted.key.slice(), scope), &wanted.server)?;
+        limit_leaf(leaf, wanted)
+    }
+
+    /// A further launch of a session whose scope lives; or the first one once more, over which its daemon died.
     fn join(
         &self,
         session: &mut Session,
@@ -205,8 +209,12 @@ impl Units {
         self.limit_machine(&wanted.machine)?;
         self.limit_session(session, wanted, held)?;
         let (directory, unit) = scope;
+        let hands_on = suffice(Controllers::enabled(&directory)?, &wanted.server);
         let leaf = self.make_leaf(session, directory, unit.clone(), wanted)?;
-        let placed = limit_leaf(&leaf, wanted).and_then(|()| self.move_in(&leaf, wanted.pid, wanted.pidfd));
+        let placed = match hands_on {
+            true => limit_leaf(&leaf, wanted).and_then(|()| self.move_in(&leaf, wanted.pid, wanted.pidfd)),
+            false => self.be_first(&leaf, &unit, wanted),
+        };
         let placed = placed.and_then(|()| self.prove_active(&unit));
         match placed {
             Ok(()) => Ok(leaf),
