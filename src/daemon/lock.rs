@@ -21,7 +21,7 @@ use crate::systemd::{Bus, Manager};
 /// yet. A stop may take 5 s.
 const HANDOVER_MAX: Duration = Duration::from_secs(8);
 
-/// What stands before its pid in the lock of a daemon that a launch started, once it listens.
+/// What stands before its pid in the lock of a daemon that a launch started, before it listens.
 const ON_DEMAND: &str = "started on demand, as process ";
 
 /// Who wants a socket to itself.
@@ -45,7 +45,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Tells that this daemon makes way, where it does: it listens, and heeds signals.
+    /// Tells that this daemon makes way, where it does: from here on it heeds signals.
     pub(super) fn announce(&mut self) {
         if self.claim == Claim::OnDemand {
             let text = format!("{ON_DEMAND}{}", std::process::id());

@@ -86,7 +86,7 @@ use door::Door;
 use driver::Driver;
 use historian::Historian;
 use hostfiles::HostFiles;
-use lock::Claim;
+use lock::{Claim, Held};
 pub use log::{LogError, start_log};
 use message::{INBOX, Message};
 pub use others::Other;
@@ -273,12 +273,9 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
         .enable_all()
         .build()
         .map_err(failed("start the event loop for", &options.socket))?;
-    let ready = || {
-        socket.announce();
-        ready();
-    };
     let given = Given { handed, store, porter, watchdog };
-    let outcome = runtime.block_on(run(options, config, (backend.clone(), why), (records.clone(), given), ready));
+    let grounds = (backend.clone(), why, &mut socket);
+    let outcome = runtime.block_on(run(options, config, grounds, (records.clone(), given), ready));
     // A write that the kernel holds up does not hold up the end of the daemon.
     runtime.shutdown_timeout(Duration::from_secs(1));
     records.close();
@@ -306,7 +303,7 @@ struct Given {
 async fn run(
     options: &Options,
     (config, path): (Config, Option<PathBuf>),
-    (backend, why): (Arc<Backend>, String),
+    (backend, why, socket): (Arc<Backend>, String, &mut Held),
     (records, Given { handed, store, porter, watchdog }): (Arc<Records>, Given),
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
@@ -360,15 +357,17 @@ async fn run(
         // It ends with the driver, which has the store.
         tokio::task::spawn_blocking(|| porter.run());
     }
+    let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
     driver.recover();
     driver.heed(driver.configured.clone());
     // One on demand may have been started under another file than what lives was launched under, by whoever only looked.
     if !options.on_demand {
         driver.catch_up();
     }
+    // Whoever finds that it listens can have it make way.
+    socket.announce();
     let (listener, door) = Door::open(handed, &options.socket)?;
     crash::step("the daemon listens");
-    let stops = stop_on_signals(outbox.clone()).map_err(io("catch signals for"))?;
     let relay = backend.take_stops().map(|stops| tokio::spawn(relay_stops(stops, outbox.clone())));
     let reloads = reload_on_hangup(outbox.clone()).map_err(io("catch SIGHUP for"))?;
     driver.reloads.follow(files, outbox.clone());

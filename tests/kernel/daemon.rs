@@ -188,7 +188,7 @@ fn a_daemon_that_a_launch_started_makes_way_for_one_that_is_to_stay() {
     // Whoever looks in before the supervisor has it started again finds what lives, by a daemon of its own.
     assert_eq!(machine.sessions().len(), 1);
     let daemon = OnDemand::of(&machine);
-    machine.start_beside(daemon.pid);
+    machine.start();
     expect_gone(daemon.pid);
     assert_eq!(machine.described()["pid"], machine.daemon_pid());
     assert_eq!(processes(&machine.leaf("s")), [server.pid()]);

@@ -101,7 +101,8 @@ impl<'a> Doomed<'a> {
     pub(crate) fn start_with(machine: &'a Machine, variables: &[(&str, &str)]) -> Self {
         let mut child = machine.serve().envs(variables.iter().copied()).spawn().unwrap();
         eventually("the daemon listens or is dead", || {
-            let done = UnixStream::connect(machine.socket()).is_ok() || child.try_wait().unwrap().is_some();
+            let listens = machine.listener().is_ok_and(|pid| pid == child.id() as i32);
+            let done = listens || child.try_wait().unwrap().is_some();
             if done { Ok(()) } else { Err(machine.log()) }
         });
         Self { machine, child }

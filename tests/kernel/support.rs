@@ -181,22 +181,21 @@ impl Machine {
     #[track_caller]
     pub fn start(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        self.daemon = Some(self.serve().spawn().unwrap());
-        eventually("the daemon listens", || {
-            std::os::unix::net::UnixStream::connect(self.socket()).map_err(|error| format!("{error}; {}", self.log()))
+        let daemon = self.serve().spawn().unwrap();
+        let pid = daemon.id() as i32;
+        self.daemon = Some(daemon);
+        // One that a launch started meanwhile listens until it has made way.
+        eventually("the daemon listens", || match self.listener() {
+            Ok(other) if other != pid && self.through.is_empty() => Err(format!("{other} does; {}", self.log())),
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{error}; {}", self.log())),
         });
     }
 
-    /// Starts the daemon while this one still listens, and waits until it does in its place.
-    #[track_caller]
-    pub fn start_beside(&mut self, other: i32) {
-        assert!(self.daemon.is_none(), "the daemon runs already");
-        self.daemon = Some(self.serve().spawn().unwrap());
-        eventually("the daemon listens", || {
-            let stream = std::os::unix::net::UnixStream::connect(self.socket()).map_err(|error| error.to_string())?;
-            let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).unwrap();
-            if peer.pid() == other { Err(format!("{other} does; {}", self.log())) } else { Ok(()) }
-        });
+    /// Who listens at its socket.
+    pub fn listener(&self) -> std::io::Result<i32> {
+        let stream = std::os::unix::net::UnixStream::connect(self.socket())?;
+        Ok(nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials)?.pid())
     }
 
     /// The daemon's command. Its log goes to `serve.log`.
