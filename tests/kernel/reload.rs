@@ -186,7 +186,7 @@ fn page_cache_does_not_keep_a_limit_from_being_lowered() {
     let mut server = machine.run(&["--session", "s"], &script);
     assert_eq!(server.line(), "up", "{}", machine.log());
     let used = machine.session("s")["servers"][0]["memory"]["current_bytes"].as_u64().unwrap();
-    assert!(used > 100 * MIB, "{used}");
+    assert!(used > 64 * MIB, "a busy machine has taken it back: {used}");
     write(&machine, "[server]\nmemory_max = '64M'\n");
     reloaded(&machine, &[]);
     assert_eq!(held(&server, 0).0, Some(64));
