@@ -21,7 +21,7 @@ use crate::systemd::{Bus, Manager};
 /// yet. A stop may take 5 s.
 const HANDOVER_MAX: Duration = Duration::from_secs(8);
 
-/// What stands before its pid in the lock of a daemon that a launch started, before it listens.
+/// What a daemon that a launch started writes into its lock, before its pid, as soon as it heeds signals.
 const ON_DEMAND: &str = "started on demand, as process ";
 
 /// Who wants a socket to itself.

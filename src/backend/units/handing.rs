@@ -9,12 +9,12 @@ use crate::cgroup::{Controllers, Group, Leaf};
 use crate::limits::Limits;
 use crate::systemd::{Properties, Value};
 
-/// How long a manager may take to hand on what it delegates: a launch is waited for somewhat longer.
-const HANDED_MAX: Duration = Duration::from_secs(15);
+/// How long a manager may take to hand on what it delegates.
+const HANDED_MAX: Duration = Duration::from_secs(10);
 
 /// When it is asked to look again, and after how long once more: one that is read anew itself may have missed it.
 const ASKED_AFTER: Duration = Duration::from_millis(200);
-const ASKED_AGAIN: Duration = Duration::from_secs(1);
+const ASKED_AGAIN: Duration = Duration::from_secs(2);
 
 /// How often it is looked at.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Units {
     /// Hands on the controllers of a scope, those that these limits need among them. A manager that has read its units anew
     /// lately may tell of a scope that it has started before it hands on what it delegates to it.
-    pub(super) fn hand_on(&self, leaf: &Leaf, (slice, unit): (&str, &str), limits: &Limits) -> Result<(), AdmitError> {
+    pub(super) fn hand_on(&self, leaf: &Leaf, unit: &str, limits: &Limits) -> Result<(), AdmitError> {
         let directory = leaf.group().v2().path().parent().map(PathBuf::from).unwrap_or_default();
         let scope = Group::open(&paths(directory))?;
         let start = Instant::now();
@@ -36,10 +36,8 @@ impl Units {
                 tracing::debug!(
                     "{unit} has not all the controllers that are delegated to it: its manager is asked to look again"
                 );
-                // Any property has it write what a unit hands on once more, and not only what it takes for missing there.
-                for unit in [slice, unit] {
-                    self.manager.set(unit, Properties::default().with("TasksAccounting", Value::Flag(true)))?;
-                }
+                // Any property has it go through the controllers of all that is above.
+                self.manager.set(unit, Properties::default().with("TasksAccounting", Value::Flag(true)))?;
                 ask_at = start.elapsed() + ASKED_AGAIN;
             }
             std::thread::sleep(PAUSE);

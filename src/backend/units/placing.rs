@@ -194,7 +194,7 @@ impl Units {
         self.move_in(leaf, wanted.pid, wanted.pidfd)?;
         self.move_stragglers(leaf)?;
         // The launcher has left the scope's own cgroup, which may now give its children limits.
-        self.hand_on(leaf, (&wanted.key.slice(), scope), &wanted.server)?;
+        self.hand_on(leaf, scope, &wanted.server)?;
         limit_leaf(leaf, wanted)
     }
 
