@@ -122,7 +122,7 @@ fn mask_words<S: AsRef<str>>(words: &[S]) -> Vec<String> {
             _ if word.is_empty() || word == CUT || is_option(word) => mask_text(word),
             Next::Word => mask_text(word),
             // `Bearer` in `--auth Bearer x` is no secret yet.
-            Next::Secret if next == Next::Secret => word.to_owned(),
+            Next::Secret if is_scheme(word) => word.to_owned(),
             Next::Secret => MASK.to_owned(),
             Next::Header => mask_after(word, ':').unwrap_or_else(|| mask_text(word)),
             Next::UserAndPassword if word.bytes().all(|b| b.is_ascii_digit() || b == b':') => word.to_owned(),
@@ -147,9 +147,14 @@ fn after(word: &str) -> Next {
         "-H" | "--header" | "--headers" => Next::Header,
         "-u" | "--user" | "--proxy-user" => Next::UserAndPassword,
         option if option.starts_with('-') && !option.contains('=') && is_secret_name(option) => Next::Secret,
-        scheme if ["bearer", "basic"].contains(&scheme.to_ascii_lowercase().as_str()) => Next::Secret,
+        scheme if is_scheme(scheme) => Next::Secret,
         _ => Next::Word,
     }
+}
+
+/// Whether it is the name of a scheme of HTTP's `Authorization`, after which the secret comes.
+fn is_scheme(word: &str) -> bool {
+    ["bearer", "basic"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme))
 }
 
 /// `name: value` with the value masked. A URL is no such pair. Quotes around all of it stay in place.
@@ -277,14 +282,15 @@ fn mask_userinfo(word: &str) -> String {
 }
 
 /// Where the `@` stands that ends user and password. Passwords are often written with the `/` or `?` bare that should be
-/// escaped, so the last `@` counts; only the web has an `@` in its paths as well, behind a host and a port.
+/// escaped, so the last `@` counts: that of this URL, or where it has none any behind it (`me://word@host` is the
+/// password `//word`). Only the web has an `@` in its paths as well, behind a host and a port.
 fn userinfo_end(scheme: &str, after: &str) -> Option<usize> {
     let authority = &after[..after.find(['/', '?', '#']).unwrap_or(after.len())];
     let web = scheme.ends_with("http") || scheme.ends_with("https");
     let bare = || {
         let (_, port) = authority.split_once(':')?;
         let is_port = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-        if web && is_port { None } else { after.split("://").next()?.rfind('@') }
+        if web && is_port { None } else { after.split("://").next()?.rfind('@').or_else(|| after.rfind('@')) }
     };
     authority.rfind('@').or_else(bare)
 }
