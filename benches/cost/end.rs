@@ -1,5 +1,7 @@
 //! An end at once, of so many processes: from the moment it is ordered until the kernel says that nobody is there.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -11,11 +13,15 @@ use crate::raw::{emptied, events};
 use crate::rounds::{Contender, Interrupt, paced};
 
 const RAW: &str = "the kernel's own: cgroup.kill";
+const TOLD: &str = "the same, by a thread that sleeps until it is told to over a socket";
 const OURS: &str = "pinfold, from the request on";
 const LOOP: &str = "kill of the process group until it is gone";
 
 /// How many processes, and how many rounds of them.
 const SIZES: [(usize, usize); 4] = [(1, 60), (10, 60), (100, 30), (1000, 8)];
+
+/// How long a thread has to go to sleep.
+const ASLEEP: Duration = Duration::from_millis(5);
 
 /// Rounds of a short run: it only shows that all of it works.
 const SHORT: usize = 2;
@@ -54,6 +60,20 @@ fn table(machine: &Machine, processes: usize, rounds: usize, said: (&Progress, &
         raw.make(SERVER, false)?;
         let server = Server::start(raw.command(&machine.sleeper)?.arg(&wanted))?;
         let (took, ()) = timed_end(&raw.v2, || raw.kill())?;
+        Server::reap([server])?;
+        raw.remove()?;
+        Ok(took)
+    };
+    let by_thread = || {
+        raw.make(SERVER, false)?;
+        let server = Server::start(raw.command(&machine.sleeper)?.arg(&wanted))?;
+        let (mut order, mut told) = UnixStream::pair()?;
+        let took = std::thread::scope(|scope| {
+            let killing = scope.spawn(|| told.read_exact(&mut [0]).is_ok() && raw.kill().is_ok());
+            std::thread::sleep(ASLEEP);
+            let (took, ()) = timed_end(&raw.v2, || Ok(order.write_all(b"k")?))?;
+            if killing.join().unwrap_or(false) { Ok(took) } else { Err("the thread did not kill") }
+        })?;
         Server::reap([server])?;
         raw.remove()?;
         Ok(took)
@@ -100,6 +120,7 @@ fn table(machine: &Machine, processes: usize, rounds: usize, said: (&Progress, &
     };
     let mut contenders = [
         Contender::new(RAW, by_kill),
+        Contender::new(TOLD, by_thread),
         Contender::new(OURS, by_request),
         Contender::new("pinfold end --now, the command as a whole", by_command),
         Contender::new(LOOP, by_loop),
@@ -107,7 +128,7 @@ fn table(machine: &Machine, processes: usize, rounds: usize, said: (&Progress, &
     let title = format!("end of {processes}");
     let mut rows = paced(&title, &mut contenders, rounds, said)?;
     drop(contenders);
-    rows.insert(2, ("pinfold, until it has read, removed and replied".into(), replies, String::new()));
+    rows.insert(3, ("pinfold, until it has read, removed and replied".into(), replies, String::new()));
     let left = left.median();
     if let Some((.., note)) = rows.iter_mut().find(|(label, ..)| label == LOOP) {
         *note = format!("leaves {left} of {processes} alive");

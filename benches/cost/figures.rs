@@ -84,6 +84,13 @@ pub struct Point {
     /// What is left of it when the kernel was told to reclaim what it can.
     #[serde(default)]
     pub kept_bytes: u64,
+    /// Of that: the kernel's, the program's own, and what is in files in memory.
+    #[serde(default)]
+    pub kept_kernel_bytes: u64,
+    #[serde(default)]
+    pub kept_heap_bytes: u64,
+    #[serde(default)]
+    pub kept_files_bytes: u64,
     pub resident_bytes: u64,
     pub descriptors: usize,
     /// Of all its threads while nothing happens.

@@ -13,19 +13,27 @@ use crate::rounds::{Contender, Interrupt, back_to_back, paced};
 
 const RAW_FIRST: &str = "the kernel's own: mkdir, limits, cgroup.procs, exec";
 const RAW_SECOND: &str = "the same for a further server of a session";
+const RAW_PROGRAM: &str = "the same as a first, by a program that is started for it";
 const FIRST: &str = "pinfold run, first of a session";
 const SECOND: &str = "pinfold run, a further one";
 const PLAIN: &str = "plain exec";
 
-/// One launch through the raw sequence, in a new session or a new leaf of one.
-pub fn raw(session: &Level, is_first: bool) -> Fallible<Duration> {
+/// One launch through the raw sequence, in a new session or a new leaf of one: by a child of ours, or by this program.
+pub fn raw(session: &Level, is_first: bool, enter: Option<&Path>) -> Fallible<Duration> {
     let leaf = session.child("leaf");
     let start = Instant::now();
     if is_first {
         session.make(SESSION, true)?;
     }
     leaf.make(SERVER, false)?;
-    let mut command = leaf.command(Path::new("true"))?;
+    let mut command = match enter {
+        None => leaf.command(Path::new("true"))?,
+        Some(enter) => {
+            let mut command = Command::new(enter);
+            command.args(leaf.directories().map(|directory| directory.join("cgroup.procs"))).args(["--", "true"]);
+            command
+        }
+    };
     let status = command.stdin(std::process::Stdio::null()).status()?;
     let took = start.elapsed();
     leaf.remove()?;
@@ -50,8 +58,9 @@ pub fn tables(
     let fresh = machine.raw.child("fresh");
     let mut contenders = vec![
         Contender::new(PLAIN, || timed(&mut Command::new("true"))),
-        Contender::new(RAW_FIRST, || raw(&fresh, true)),
-        Contender::new(RAW_SECOND, || raw(&held, false)),
+        Contender::new(RAW_FIRST, || raw(&fresh, true, None)),
+        Contender::new(RAW_PROGRAM, || raw(&fresh, true, Some(&machine.enter))),
+        Contender::new(RAW_SECOND, || raw(&held, false, None)),
         Contender::new(FIRST, || timed(machine.run(&machine.name()).arg("true"))),
         Contender::new(SECOND, || timed(machine.run(&shared).arg("true"))),
     ];

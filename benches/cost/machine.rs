@@ -34,6 +34,16 @@ const CONFIG: &str = "machine = { memory_max = \"infinity\", pids_max = \"infini
     daemon = { sessions_max = 6000, servers_max = 20000 }\n\
     metrics = { sessions_max = 6000 }\n";
 
+/// Memory of a cgroup, in bytes, without the page cache.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    pub all: u64,
+    pub kernel: u64,
+    pub heap: u64,
+    /// What its processes have in filesystems in memory, as `/run` is.
+    pub files: u64,
+}
+
 #[derive(Debug)]
 pub struct Machine {
     pub layout: Layout,
@@ -47,6 +57,8 @@ pub struct Machine {
     daemon_memory: Option<PathBuf>,
     directory: tempfile::TempDir,
     pub sleeper: PathBuf,
+    /// A launcher that only enters.
+    pub enter: PathBuf,
     pub pinfold: PathBuf,
     daemon: Option<Child>,
 }
@@ -95,8 +107,8 @@ impl Machine {
         let memory_files = Path::new("/dev/shm");
         let place = if memory_files.is_dir() { memory_files.to_owned() } else { std::env::temp_dir() };
         let directory = tempfile::Builder::new().prefix(NAME).tempdir_in(place)?;
-        let sleeper = directory.path().join("sleeper");
-        let machine = Self { layout, raw, own, root, daemon_memory, directory, sleeper, pinfold, daemon: None };
+        let [sleeper, enter] = ["sleeper", "enter"].map(|name| directory.path().join(name));
+        let machine = Self { layout, raw, own, root, daemon_memory, directory, sleeper, enter, pinfold, daemon: None };
         machine.make()?;
         Ok(machine)
     }
@@ -114,9 +126,14 @@ impl Machine {
         if let Some(directory) = &self.daemon_memory {
             std::fs::create_dir(directory)?;
         }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/cost/sleeper.c");
-        let cc = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&self.sleeper).arg(source).status()?;
-        if cc.success() { Ok(()) } else { Err("cc did not compile benches/cost/sleeper.c".into()) }
+        for (program, source) in [(&self.sleeper, "sleeper.c"), (&self.enter, "enter.c")] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/cost").join(source);
+            let cc = Command::new("cc").args(["-O2", "-static", "-o"]).arg(program).arg(path).status()?;
+            if !cc.success() {
+                return Err(format!("cc did not compile benches/cost/{source}").into());
+            }
+        }
+        Ok(())
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -182,9 +199,9 @@ impl Machine {
         self.daemon.as_ref().map_or(0, Child::id)
     }
 
-    /// All memory that the daemon's cgroup is charged with, and the kernel's share of it.
-    pub fn daemon_memory(&self) -> (u64, u64) {
-        let Some(directory) = &self.daemon_memory else { return (0, 0) };
+    /// What the daemon's cgroup is charged with.
+    pub fn daemon_memory(&self) -> Memory {
+        let Some(directory) = &self.daemon_memory else { return Memory::default() };
         let number = |file: &str| std::fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok();
         let key = |file: &str, key: &str| {
             let text = std::fs::read_to_string(directory.join(file)).ok()?;
@@ -196,7 +213,13 @@ impl Machine {
         let file: Option<u64> = key("memory.stat", "total_cache ").or_else(|| key("memory.stat", "file "));
         let in_memory: Option<u64> = key("memory.stat", "total_shmem ").or_else(|| key("memory.stat", "shmem "));
         let cache = file.unwrap_or(0).saturating_sub(in_memory.unwrap_or(0));
-        (all.unwrap_or(0).saturating_sub(cache), kernel.unwrap_or(0))
+        let heap: Option<u64> = key("memory.stat", "total_rss ").or_else(|| key("memory.stat", "anon "));
+        Memory {
+            all: all.unwrap_or(0).saturating_sub(cache),
+            kernel: kernel.unwrap_or(0),
+            heap: heap.unwrap_or(0),
+            files: in_memory.unwrap_or(0),
+        }
     }
 
     /// Has the kernel take back what it would where memory is short: what it keeps of files that were read, above all.

@@ -24,6 +24,9 @@ const SERVERS: usize = 3;
 /// How long threads that the daemon needed meanwhile stay: tokio's own.
 const SETTLE: Duration = Duration::from_secs(11);
 
+/// How long the kernel takes to free what was reclaimed.
+const FREED: Duration = Duration::from_secs(3);
+
 /// How long it is watched while nothing happens.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -143,14 +146,14 @@ fn point(machine: &Machine, sessions: usize, rounds: usize, said: (&Progress, &I
     scrape(&machine.socket())?;
     std::thread::sleep(SETTLE);
     interrupt.check()?;
-    let (cgroup_bytes, kernel_bytes) = machine.daemon_memory();
+    let memory = machine.daemon_memory();
     let (wakeups, cpu, start) = (wakeups(pid), cpu(pid), Instant::now());
     std::thread::sleep(IDLE);
     let (woken, used, slept) = (self::wakeups(pid) - wakeups, self::cpu(pid).saturating_sub(cpu), start.elapsed());
     let mut point = Point {
         sessions,
-        cgroup_bytes,
-        kernel_bytes,
+        cgroup_bytes: memory.all,
+        kernel_bytes: memory.kernel,
         resident_bytes: resident(pid),
         descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
         wakeups_per_second: woken as f64 / slept.as_secs_f64(),
@@ -158,7 +161,10 @@ fn point(machine: &Machine, sessions: usize, rounds: usize, said: (&Progress, &I
         ..Point::default()
     };
     machine.reclaim_daemon()?;
-    point.kept_bytes = machine.daemon_memory().0;
+    std::thread::sleep(FREED);
+    let kept = machine.daemon_memory();
+    (point.kept_bytes, point.kept_kernel_bytes) = (kept.all, kept.kernel);
+    (point.kept_heap_bytes, point.kept_files_bytes) = (kept.heap, kept.files);
     // What was taken back is there again.
     scrape(&machine.socket())?;
     read(machine, rounds, &mut point, said)?;
@@ -265,7 +271,7 @@ fn one_more(
         interrupt.check()?;
         progress.say(&format!("{} sessions, and one more: round {round} of {rounds}", point.sessions));
         std::thread::sleep(PAUSE);
-        by_hand.add(launch::raw(&fresh, true)?);
+        by_hand.add(launch::raw(&fresh, true, None)?);
         std::thread::sleep(PAUSE);
         launches.add(timed(machine.run(&machine.name()).arg("true"))?);
         std::thread::sleep(PAUSE);
