@@ -68,11 +68,11 @@ fn table(machine: &Machine, processes: usize, rounds: usize, said: (&Progress, &
         raw.make(SERVER, false)?;
         let server = Server::start(raw.command(&machine.sleeper)?.arg(&wanted))?;
         let (mut order, mut told) = UnixStream::pair()?;
-        let took = std::thread::scope(|scope| {
+        let took = std::thread::scope(|scope| -> Fallible<Duration> {
             let killing = scope.spawn(|| told.read_exact(&mut [0]).is_ok() && raw.kill().is_ok());
             std::thread::sleep(ASLEEP);
             let (took, ()) = timed_end(&raw.v2, || Ok(order.write_all(b"k")?))?;
-            if killing.join().unwrap_or(false) { Ok(took) } else { Err("the thread did not kill") }
+            if killing.join().unwrap_or(false) { Ok(took) } else { Err("the thread did not kill".into()) }
         })?;
         Server::reap([server])?;
         raw.remove()?;
