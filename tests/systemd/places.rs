@@ -103,24 +103,44 @@ fn limits_that_the_configuration_changed_are_changed_at_the_next_launch() {
     machine.expect_nothing_left();
 }
 
-/// As a daemon leaves one that ends right after it had the scope started.
-fn in_a_scope_of(machine: &Machine, key: &str, command: &Command) -> Launched {
-    let mut run = Command::new("systemd-run");
-    run.args([if is_system() { "--system" } else { "--user" }, "--quiet", "--scope", "--collect"]);
-    run.args([format!("--unit=pinfold-{key}-7.scope"), format!("--slice=pinfold-{key}.slice")]);
-    run.args(["--property=Delegate=yes", "--"]).arg(command.get_program()).args(command.get_args());
-    run.env("PINFOLD_SOCKET", machine.socket()).env("PINFOLD_CONFIG", machine.path("pinfold.toml"));
-    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Launched::spawn(run)
+/// What session `s` is called among the units.
+struct Place {
+    key: String,
+    /// The unit that its scopes are bound to, where the tests stand in one.
+    bound: String,
 }
 
-/// The key of session `s`, which is not there.
-fn key_of_s(machine: &Machine) -> String {
-    let _server = machine.up(&["--session", "s"], "exec cat");
-    let key = machine.session("s").key().to_owned();
-    assert!(machine.ask(&["end", "s"]).status.success());
-    machine.expect_nothing_left();
-    key
+impl Place {
+    /// That of a session which is not there any more.
+    #[track_caller]
+    fn of_s(machine: &Machine) -> Self {
+        let _server = machine.up(&["--session", "s"], "exec cat");
+        let session = machine.session("s");
+        let place = Self { key: session.key().to_owned(), bound: property(&session.scope(0), "BindsTo") };
+        assert!(machine.ask(&["end", "s"]).status.success());
+        machine.expect_nothing_left();
+        place
+    }
+
+    fn scope(&self) -> String {
+        format!("pinfold-{}-7.scope", self.key)
+    }
+
+    /// Runs it in the own cgroup of a scope that a launch could join, as a daemon leaves a launcher that ends right after it
+    /// had the scope started.
+    fn run(&self, command: &Command) -> Launched {
+        let mut run = Command::new("systemd-run");
+        run.args([if is_system() { "--system" } else { "--user" }, "--quiet", "--scope", "--collect"]);
+        run.args([format!("--unit={}", self.scope()), format!("--slice=pinfold-{}.slice", self.key)]);
+        run.arg("--property=Delegate=yes");
+        if !self.bound.is_empty() {
+            run.args(["BindsTo", "After"].map(|how| format!("--property={how}={}", self.bound)));
+        }
+        run.arg("--").arg(command.get_program()).args(command.get_args());
+        run.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Launched::spawn(run)
+    }
 }
 
 #[test]
@@ -129,18 +149,15 @@ fn a_launcher_in_a_scopes_own_cgroup_is_placed_in_a_leaf_and_limited() {
         return;
     }
     let machine = Machine::with_config("[server]\nmemory_max = '100M'\n");
-    let key = key_of_s(&machine);
-    let run = machine.pinfold(&["run", "--session", "s", "--", "sh", "-c", "echo up; exec cat"]);
-    let mut server = in_a_scope_of(&machine, &key, &run);
+    let place = Place::of_s(&machine);
+    let mut server = place.run(&machine.pinfold(&["run", "--session", "s", "--", "sh", "-c", "echo up; exec cat"]));
     let line = server.line();
     assert_eq!(line, "up", "{}; {}", if line.is_empty() { server.stderr() } else { String::new() }, machine.log());
     let session = machine.session("s");
     assert_eq!(processes(&session.leaf(0)), [server.pid()]);
     assert_eq!(knob(&session.leaf(0), "memory.max"), (100 << 20).to_string());
     let _other = machine.up(&["--session", "s"], "exec cat");
-    let session = machine.session("s");
-    assert_eq!(session.scope(1), session.scope(0));
-    assert_eq!(knob(&session.leaf(1), "memory.max"), (100 << 20).to_string());
+    assert_eq!(knob(&machine.session("s").leaf(1), "memory.max"), (100 << 20).to_string());
     assert!(machine.ask(&["end", "s"]).status.success());
     machine.expect_nothing_left();
 }
@@ -151,20 +168,20 @@ fn a_scope_in_whose_own_cgroup_another_one_stands_is_not_joined() {
         return;
     }
     let machine = Machine::with_config("[server]\nmemory_max = '100M'\n");
-    let key = key_of_s(&machine);
-    let mut sleep = Command::new("sh");
-    sleep.args(["-c", "echo up; exec cat"]);
-    let mut other = in_a_scope_of(&machine, &key, &sleep);
-    assert_eq!(other.line(), "up");
+    let place = Place::of_s(&machine);
+    let mut stranger = Command::new("sh");
+    stranger.args(["-c", "echo up; exec cat"]);
+    let mut stranger = place.run(&stranger);
+    assert_eq!(stranger.line(), "up");
     let _server = machine.up(&["--session", "s"], "exec cat");
     let session = machine.session("s");
-    assert_ne!(session.scope(0), format!("pinfold-{key}-7.scope"));
+    assert_ne!(session.scope(0), place.scope());
     assert_eq!(knob(&session.leaf(0), "memory.max"), (100 << 20).to_string());
     assert!(machine.ask(&["end", "s"]).status.success());
     // What nobody launched through us is not ours to end.
-    assert!(lives(other.pid()));
-    drop(other.child.stdin.take());
-    other.exit_status();
+    assert!(lives(stranger.pid()));
+    drop(stranger.child.stdin.take());
+    stranger.exit_status();
     systemctl(&["stop", &session.slice()]);
     machine.expect_nothing_left();
 }
