@@ -199,10 +199,12 @@ impl Cgroup {
         rustix::fs::accessat(&*self.at, &*self.file(file), rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
-    /// Where BPF programs are attached to it, as far as the kernel tells us: that takes `CAP_NET_ADMIN`.
-    pub fn programs(&self) -> Vec<Attach> {
-        // Those of v2 cgroups only, each of which has a descriptor of its own.
-        Attach::ALL.into_iter().filter(|at| bpf::attached(&self.at, *at).is_ok_and(|count| count > 0)).collect()
+    /// Where BPF programs are attached to it; `None` where the kernel does not tell us, which takes `CAP_NET_ADMIN`.
+    pub fn programs(&self) -> Option<Vec<Attach>> {
+        // Those of v2 cgroups only, each of which has a descriptor of its own. An older kernel does not know all of them.
+        let told = Attach::ALL.into_iter().filter_map(|at| Some((at, bpf::attached(&self.at, at).ok()?)));
+        let told: Vec<_> = told.collect();
+        (!told.is_empty()).then(|| told.into_iter().filter(|(_, count)| *count > 0).map(|(at, _)| at).collect())
     }
 
     /// Gives it to a user, with some of its files.

@@ -18,6 +18,7 @@ use super::properties::Properties;
 /// The manager's well-known name.
 const NAME: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
+const UNITS: &str = "/org/freedesktop/systemd1/unit/";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
@@ -147,29 +148,18 @@ impl Link {
         self.call(PATH, MANAGER, "AttachProcessesToUnit", &(unit, below, vec![pid])).await.map(drop)
     }
 
-    /// The object of a loaded unit.
-    pub(super) async fn get_unit(&self, unit: &str) -> zbus::Result<OwnedObjectPath> {
-        self.call(PATH, MANAGER, "GetUnit", &(unit,)).await?.body().deserialize()
-    }
-
-    /// The object of a unit, which is loaded for it where it was not.
-    pub(super) async fn load_unit(&self, unit: &str) -> zbus::Result<OwnedObjectPath> {
-        self.call(PATH, MANAGER, "LoadUnit", &(unit,)).await?.body().deserialize()
-    }
-
     /// The innermost unit that a process stands in, as its cgroup tells the manager.
     pub(super) async fn unit_of_process(&self, pid: u32) -> zbus::Result<Option<String>> {
         let path: OwnedObjectPath = self.call(PATH, MANAGER, "GetUnitByPID", &(pid,)).await?.body().deserialize()?;
         Ok(unit_name(path.as_str()))
     }
 
-    /// All properties of a loaded unit that are of its kind (`Service`, `Slice`…).
+    /// All properties of a unit that are of its kind (`Service`, `Slice`…).
     pub(super) async fn unit_properties(&self, unit: &str) -> zbus::Result<HashMap<String, OwnedVariant>> {
-        let path = self.get_unit(unit).await?;
         let kind = unit.rsplit_once('.').map_or("", |(_, kind)| kind);
         let capital = kind.get(..1).unwrap_or_default().to_uppercase();
         let interface = format!("{NAME}.{capital}{}", kind.get(1..).unwrap_or_default());
-        self.call(path.as_str(), PROPERTIES, "GetAll", &(interface,)).await?.body().deserialize()
+        self.call(&unit_path(unit), PROPERTIES, "GetAll", &(interface,)).await?.body().deserialize()
     }
 
     /// Whether a job is still to be done.
@@ -177,10 +167,9 @@ impl Link {
         self.property(Some(job.as_str()), Some(JOB), "State").await.is_ok()
     }
 
-    /// A property of a loaded unit.
+    /// A property of a unit.
     pub(super) async fn unit_property(&self, unit: &str, interface: &str, name: &str) -> zbus::Result<OwnedVariant> {
-        let path = self.get_unit(unit).await?;
-        self.property(Some(path.as_str()), Some(interface), name).await
+        self.property(Some(&unit_path(unit)), Some(interface), name).await
     }
 
     /// A property of an object; of the manager where no path is given.
@@ -203,9 +192,24 @@ impl Link {
     }
 }
 
-/// The name in the path of a unit's object, in which all but letters and digits is written as `_2e` (sd_bus_path_encode(3)).
+/// The path of a unit's object, in which all but letters and digits is written as `_2e` (sd_bus_path_encode(3)). The manager
+/// loads a unit that is asked for by it, and forgets it again where there is nothing of it; asking for the path first would
+/// be one more call.
+fn unit_path(name: &str) -> String {
+    let mut path = format!("{UNITS}{}", if name.is_empty() { "_" } else { "" });
+    for (index, byte) in name.bytes().enumerate() {
+        match byte {
+            b'0'..=b'9' if index > 0 => path.push(byte.into()),
+            b'a'..=b'z' | b'A'..=b'Z' => path.push(byte.into()),
+            _ => path.push_str(&format!("_{byte:02x}")),
+        }
+    }
+    path
+}
+
+/// The name in the path of a unit's object.
 fn unit_name(path: &str) -> Option<String> {
-    let label = path.strip_prefix("/org/freedesktop/systemd1/unit/")?;
+    let label = path.strip_prefix(UNITS)?;
     let mut bytes = Vec::with_capacity(label.len());
     let mut rest = label;
     while let Some(c) = rest.bytes().next() {
@@ -314,5 +318,9 @@ mod tests {
             assert_eq!(name(wrong), None, "{wrong}");
         }
         assert_eq!(unit_name("/org/freedesktop/systemd1"), None);
+        for name in ["host.service", "user@1000.service", "-.slice", "a\\x2db.scope", "0_9.scope"] {
+            assert_eq!(unit_name(&unit_path(name)).as_deref(), Some(name));
+        }
+        assert_eq!(unit_path("0_9.scope"), format!("{UNITS}_30_5f9_2escope"));
     }
 }

@@ -59,6 +59,12 @@ pub struct Manager {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
+/// How a unit is started: in which job mode, and whether its job is waited for.
+struct Start {
+    mode: &'static str,
+    waits: bool,
+}
+
 #[derive(Debug)]
 struct Shared {
     link: watch::Receiver<Option<Link>>,
@@ -164,18 +170,23 @@ impl Manager {
         beside: Option<(&str, Properties)>,
         may_lack: &[&str],
     ) -> Result<(), SystemdError> {
-        self.start_as("fail", unit, (properties, beside), may_lack)
+        self.start_as(Start { mode: "fail", waits: true }, unit, (properties, beside), may_lack)
+    }
+
+    /// As [`Manager::start`], and does not wait for the job.
+    pub fn begin(&self, unit: &str, properties: Properties, may_lack: &[&str]) -> Result<(), SystemdError> {
+        self.start_as(Start { mode: "fail", waits: false }, unit, (properties, None), may_lack)
     }
 
     /// As [`Manager::start`], and starts nothing that the unit depends on, its slice included. A unit that is bound to another
     /// one, and ordered after it, is not started where that other is not active: [`SystemdError::is_unmet_dependency`].
     pub fn start_alone(&self, unit: &str, properties: Properties, may_lack: &[&str]) -> Result<(), SystemdError> {
-        self.start_as("ignore-dependencies", unit, (properties, None), may_lack)
+        self.start_as(Start { mode: "ignore-dependencies", waits: true }, unit, (properties, None), may_lack)
     }
 
     fn start_as(
         &self,
-        mode: &'static str,
+        Start { mode, waits }: Start,
         unit: &str,
         (mut properties, mut beside): (Properties, Option<(&str, Properties)>),
         may_lack: &[&str],
@@ -189,10 +200,11 @@ impl Manager {
         }
         loop {
             let (own, aux) = (properties.clone(), beside.clone().map(|(unit, aux)| (unit.to_owned(), aux)));
-            let started = self.job(DOING, unit, move |link, unit| {
+            let ask = move |link: Link, unit: String| -> Asked<OwnedObjectPath> {
                 let (own, aux) = (own.clone(), aux.clone());
                 Box::pin(async move { link.start_transient_unit(&unit, mode, &own, aux.as_ref()).await })
-            });
+            };
+            let started = if waits { self.job(DOING, unit, ask) } else { self.call(DOING, unit, ask).map(drop) };
             let Err(error) = started else { return Ok(()) };
             let Some(unknown) = error.unknown_property().map(str::to_owned) else { return Err(error) };
             lock(&self.shared.unknown).insert(unknown.clone());
@@ -228,10 +240,7 @@ impl Manager {
     /// A text that the manager tells of a unit of any kind: `LoadState`, `FragmentPath`, `UnitFileState`….
     pub fn unit_text(&self, unit: &str, property: &'static str) -> Result<String, SystemdError> {
         self.call("look at", unit, move |link, unit| {
-            Box::pin(async move {
-                let path = link.load_unit(&unit).await?;
-                String::try_from(link.property(Some(path.as_str()), Some(UNIT), property).await?)
-            })
+            Box::pin(async move { String::try_from(link.unit_property(&unit, UNIT, property).await?) })
         })
     }
 
@@ -271,7 +280,7 @@ impl Manager {
         })
     }
 
-    /// The properties of a unit that are of its kind; none where it is not loaded.
+    /// The properties of a unit that are of its kind; the manager's defaults where there is no such unit.
     pub fn properties(&self, unit: &str) -> Result<BTreeMap<String, Variant>, SystemdError> {
         let told = self.call("look at", unit, |link, unit| Box::pin(async move { link.unit_properties(&unit).await }));
         let told = gone_is_success(told, HashMap::new())?;

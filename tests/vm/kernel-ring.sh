@@ -4,6 +4,7 @@
 #   kernel-ring.sh cgroupfs FILTER...   in the cgroup subtree that systemd delegated to this job
 #   kernel-ring.sh systemd FILTER...    on the service manager of whoever runs this
 set -euo pipefail
+source "$(dirname "$0")/ring.sh"
 
 here=$(mktemp -d)
 cp /mnt/host/pinfold /mnt/host/kernel "$here/"
@@ -19,7 +20,7 @@ in_a_subtree() { # FILTER...
     echo $$ >"$job/ring/cgroup.procs"
     echo '+memory +pids +cpu +io' >"$job/cgroup.subtree_control"
     echo '+memory +pids +cpu +io' >"$job/machines/cgroup.subtree_control"
-    PINFOLD_TEST_CGROUP=$job/machines PINFOLD_TEST_SLOWNESS=8 "$here/kernel" --test-threads 2 "$@"
+    PINFOLD_TEST_CGROUP=$job/machines PINFOLD_TEST_SLOWNESS=8 ring "$here/kernel" --test-threads 2 "$@"
     left=$(find "$job/machines" -mindepth 1 -type d)
     [[ -z $left ]] || {
         echo "left behind: $left" >&2
@@ -29,7 +30,7 @@ in_a_subtree() { # FILTER...
 
 # All tests share one manager, so they run one at a time.
 on_the_manager() { # FILTER...
-    PINFOLD_TEST_BACKEND=systemd PINFOLD_TEST_SLOWNESS=5 "$here/kernel" --test-threads 1 "$@"
+    PINFOLD_TEST_BACKEND=systemd PINFOLD_TEST_SLOWNESS=5 ring "$here/kernel" --test-threads 1 "$@"
 }
 
 case $1 in

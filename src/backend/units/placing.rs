@@ -18,6 +18,7 @@ use crate::cgroup::{
 use crate::limits::Limits;
 use crate::naming::{MACHINE_SLICE, SessionKey};
 use crate::policy::{Lowering, Pass};
+use crate::sys::bpf::Attach;
 use crate::systemd::{Bus, Properties, SystemdError, Value};
 
 /// How often an admission begins anew because the scope that it found died under it.
@@ -97,7 +98,12 @@ impl Units {
         for step in held::steps(path, &to) {
             let cgroup = held::open(self.layout().v2(), from, &step.cgroup)?;
             held.add_limits(&cgroup);
-            self.refuse_programs(&step, &cgroup, wanted)?;
+            match cgroup.programs() {
+                // Whatever restricts by other means than limits is a program, and a manager's answer takes long.
+                Some(programs) if programs.is_empty() => continue,
+                Some(programs) => self.refuse_programs(&step, &programs, wanted)?,
+                None => {}
+            }
             // A user manager has not the privilege for more.
             let Some(unit) = step.unit.filter(|_| !step.user) else { continue };
             let may_leave = may_leave(&unit, wanted);
@@ -127,18 +133,16 @@ impl Units {
     }
 
     /// What somebody attached to a cgroup behind systemd's back cannot be taken along.
-    fn refuse_programs(&self, step: &Step, cgroup: &Cgroup, wanted: &Admission<'_>) -> Result<(), HeldError> {
-        let programs = cgroup.programs();
-        let has = match (&step.unit, programs.is_empty()) {
-            (_, true) => return Ok(()),
-            (Some(unit), false) if !step.user => match self.manager.bus() {
+    fn refuse_programs(&self, step: &Step, programs: &[Attach], wanted: &Admission<'_>) -> Result<(), HeldError> {
+        let has = match &step.unit {
+            Some(unit) if !step.user => match self.manager.bus() {
                 Bus::System => self.manager.properties(unit)?,
                 Bus::User(_) => self.system_manager()?.properties(unit)?,
             },
             // A user manager has not the privilege to attach any.
             _ => BTreeMap::new(),
         };
-        match held::unaccounted(&programs, &has) {
+        match held::unaccounted(programs, &has) {
             Some(program) if !step.unit_around().is_some_and(|unit| may_leave(unit, wanted)) => {
                 Err(HeldError::Program { kind: program.word(), cgroup: step.cgroup.clone() })
             }
@@ -240,7 +244,7 @@ impl Units {
         let mut beside = (!there).then_some((slice.clone(), of_slice));
         if needs.bound.is_some() {
             if let Some((slice, properties)) = beside.take() {
-                self.start_slice(&slice, properties)?;
+                self.begin_slice(&slice, properties)?;
             }
             match self.start_named(scope, wanted, None, needs) {
                 Err(error) if error.is_unmet_dependency() => needs.bound = None,
@@ -250,13 +254,14 @@ impl Units {
         placed_or_gone(self.start_named(scope, wanted, beside, needs))
     }
 
-    /// Starts a session's slice; that it is there is success.
-    fn start_slice(&self, slice: &str, properties: Properties) -> Result<(), SystemdError> {
-        match self.manager.start(slice, properties.clone(), None, MAY_LACK) {
+    /// Has a session's slice started; that it is there is success. Its job is not waited for: a scope in it has its cgroup
+    /// made with the limits that it was given.
+    fn begin_slice(&self, slice: &str, properties: Properties) -> Result<(), SystemdError> {
+        match self.manager.begin(slice, properties.clone(), MAY_LACK) {
             Err(error) if error.exists() => {
                 self.manager.reset_failed(slice)?;
                 match self.manager.active_state(slice)?.as_str() {
-                    "inactive" => self.manager.start(slice, properties, None, MAY_LACK),
+                    "inactive" => self.manager.begin(slice, properties, MAY_LACK),
                     _ => Ok(()),
                 }
             }
