@@ -10,7 +10,7 @@ use crate::figures::{Samples, Table};
 use crate::machine::{Machine, SERVER, Server, end_by, reap, timed};
 use crate::progress::Progress;
 use crate::raw::{emptied, events};
-use crate::rounds::{Contender, Interrupt, paced};
+use crate::rounds::{Contender, Interrupt, PAUSE, paced};
 
 const RAW: &str = "the kernel's own: cgroup.kill";
 const TOLD: &str = "the same, by a thread that sleeps until it is told to over a socket";
@@ -126,7 +126,7 @@ fn table(machine: &Machine, processes: usize, rounds: usize, said: (&Progress, &
         Contender::new(LOOP, by_loop),
     ];
     let title = format!("end of {processes}");
-    let mut rows = paced(&title, &mut contenders, rounds, said)?;
+    let mut rows = paced((&title, PAUSE), &mut contenders, rounds, said)?;
     drop(contenders);
     rows.insert(3, ("pinfold, until it has read, removed and replied".into(), replies, String::new()));
     let left = left.median();

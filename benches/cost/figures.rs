@@ -108,6 +108,19 @@ pub struct Point {
     pub raw_launch: f64,
     pub end: f64,
     pub raw_end: f64,
+    /// What follows processes without us.
+    #[serde(default)]
+    pub exporter: Option<Other>,
+}
+
+/// What another program takes that tells of the same servers.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Other {
+    /// Milliseconds.
+    pub scrape: f64,
+    pub scrape_p99: f64,
+    pub resident_bytes: u64,
+    pub descriptors: usize,
 }
 
 /// The times of one row.

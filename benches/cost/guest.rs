@@ -15,6 +15,8 @@ use zbus::{OwnedObjectPath, OwnedVariant};
 use crate::Fallible;
 use crate::end::timed_end;
 use crate::figures::{About, Run, Samples, Table};
+use crate::launch::{Other, others};
+use crate::load;
 use crate::machine::{Server, end_by, scrape, timed};
 use crate::progress::Progress;
 use crate::rounds::{Contender, Interrupt, paced};
@@ -35,6 +37,9 @@ const SESSIONS: usize = 20;
 
 /// How many containers are looked at.
 const CONTAINERS: usize = 3;
+
+/// Between one thing and the next: what came before is over by then, although it goes on here for as long as a second.
+const PAUSE: Duration = Duration::from_millis(1500);
 
 /// How long something is waited for, in a machine as slow as this one.
 const WAIT_MAX: Duration = Duration::from_secs(180);
@@ -62,7 +67,9 @@ pub fn run(pinfold: PathBuf, short: bool) -> Fallible<Run> {
     let rounds = if short { 2 } else { 12 };
     let guest = Guest::start(pinfold)?;
     let mut run = Run { about: guest.about(short)?, ..Run::default() };
-    run.tables.push(guest.launches(rounds, said)?);
+    let launches = guest.launches(rounds, said, &mut run.missing)?;
+    run.tables.push(launches);
+    run.tables.push(guest.rates(short, said)?);
     run.tables.push(guest.ends(rounds, said)?);
     let bare = guest.daemon_bytes()?;
     let servers =
@@ -147,20 +154,33 @@ impl Guest {
         Server::reap(servers)
     }
 
-    fn launches(&self, rounds: usize, said: (&Progress, &Interrupt)) -> Fallible<Table> {
+    fn launches(&self, rounds: usize, said: (&Progress, &Interrupt), missing: &mut Vec<String>) -> Fallible<Table> {
+        let slice = if self.manager == "--system" { "system.slice:bench:crun" } else { "app.slice:bench:crun" };
+        let bundle = self.directory.path().join("bundle");
+        let others = others(&[Other::bwrap(), Other::crun(&bundle, "systemd", slice)?], missing);
         let shared = self.name();
         let stays = self.up(&mut self.run(&shared, STAYS))?;
         let launch = |session: &str| timed(&mut self.pinfold(&["run", "--session", session, "--", "true"]));
-        let mut contenders = [
+        let mut contenders = vec![
             Contender::new("plain exec", || timed(&mut Command::new("true"))),
             Contender::new(RUN, || timed(&mut self.scope(&[], &["true"]))),
             Contender::new("pinfold run, first of a session", || launch(&self.name())),
             Contender::new("pinfold run, a further one", || launch(&shared)),
         ];
-        let rows = paced("launch", &mut contenders, rounds, said)?;
+        contenders.extend(others.iter().map(Other::contender));
+        let rows = paced(("launch", PAUSE), &mut contenders, rounds, said)?;
         drop(contenders);
         self.end_all(vec![stays])?;
         Ok(Table::of("Launch of `true`, until it has exited", "ms", RUN, &rows))
+    }
+
+    /// How many come through when eight ask at once.
+    fn rates(&self, short: bool, said: (&Progress, &Interrupt)) -> Fallible<Table> {
+        let (rounds, span) = if short { (1, Duration::from_secs(2)) } else { (4, Duration::from_secs(8)) };
+        let scope = |_: usize, _: usize| timed(&mut self.scope(&[], &["true"])).map(drop);
+        let run = ["run", "--session"];
+        let ours = |_: usize, _: usize| timed(self.pinfold(&run).arg(self.name()).args(["--", "true"])).map(drop);
+        load::rates(RUN, &[(RUN, &scope), (load::OURS, &ours)], (rounds, span), said)
     }
 
     /// From the order on until the kernel says that nobody is there; each by a command, as an operator gives it, and by a request.
@@ -194,7 +214,7 @@ impl Guest {
                 by_us(&|session| end_by(&mut self.client()?, Some(session)).map(drop))
             }),
         ];
-        let rows = paced("end of ten processes", &mut contenders, rounds, said)?;
+        let rows = paced(("end of ten processes", PAUSE), &mut contenders, rounds, said)?;
         Ok(Table::of("End of ten processes, beside systemd's", "ms", STOP, &rows))
     }
 

@@ -1,7 +1,7 @@
 //! A launch of `true` until it has exited: by us, by hand, and by what one would take instead.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Fallible;
@@ -9,7 +9,7 @@ use crate::figures::Table;
 use crate::machine::{Machine, SERVER, SESSION, Server, timed};
 use crate::progress::Progress;
 use crate::raw::Level;
-use crate::rounds::{Contender, Interrupt, back_to_back, paced};
+use crate::rounds::{Contender, Interrupt, PAUSE, back_to_back, paced};
 
 const RAW_FIRST: &str = "the kernel's own: mkdir, limits, cgroup.procs, exec";
 const RAW_SECOND: &str = "the same for a further server of a session";
@@ -34,7 +34,7 @@ pub fn raw(session: &Level, is_first: bool, enter: Option<&Path>) -> Fallible<Du
             command
         }
     };
-    let status = command.stdin(std::process::Stdio::null()).status()?;
+    let status = command.stdin(Stdio::null()).status()?;
     let took = start.elapsed();
     leaf.remove()?;
     if is_first {
@@ -49,7 +49,7 @@ pub fn tables(
     said: (&Progress, &Interrupt),
     missing: &mut Vec<String>,
 ) -> Fallible<Vec<Table>> {
-    let others = others(machine, missing)?;
+    let others = others(&wanted(machine)?, missing);
     let shared = machine.name();
     let held = machine.raw.child("held");
     held.make(SESSION, true)?;
@@ -64,11 +64,9 @@ pub fn tables(
         Contender::new(FIRST, || timed(machine.run(&machine.name()).arg("true"))),
         Contender::new(SECOND, || timed(machine.run(&shared).arg("true"))),
     ];
-    for other in &others {
-        contenders.push(Contender::new(other.label, || timed(Command::new(other.words[0]).args(&other.words[1..]))));
-    }
+    contenders.extend(others.iter().map(Other::contender));
     let tables = [
-        ("Launch, 130 ms apart", paced("launch, paced", &mut contenders, rounds, said)?),
+        ("Launch, 130 ms apart", paced(("launch, paced", PAUSE), &mut contenders, rounds, said)?),
         ("Launch, back to back", back_to_back("launch, back to back", &mut contenders, rounds, said)?),
     ];
     drop(contenders);
@@ -91,19 +89,40 @@ pub fn tables(
 }
 
 /// What one would take instead.
-struct Other {
+#[derive(Debug, Clone)]
+pub struct Other {
     label: &'static str,
-    words: Vec<&'static str>,
+    words: Vec<String>,
 }
 
-/// Those that are here and work here: what does not is told as missing.
-fn others(machine: &Machine, missing: &mut Vec<String>) -> Fallible<Vec<Other>> {
-    let leak = |text: String| -> &'static str { text.leak() };
+impl Other {
+    fn new(label: &'static str, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { label, words: words.into_iter().map(Into::into).collect() }
+    }
+
+    /// A process in namespaces of its own, and no limits.
+    pub fn bwrap() -> Self {
+        let words = "bwrap --ro-bind / / --dev /dev --proc /proc --unshare-pid --die-with-parent true";
+        Self::new("bwrap --unshare-pid, no limits", words.split(' '))
+    }
+
+    /// A container by an OCI runtime, which makes its cgroup by this manager and there.
+    pub fn crun(directory: &Path, manager: &str, cgroup: &str) -> Fallible<Self> {
+        let bundle = bundle(directory, cgroup)?.display().to_string();
+        let manager = format!("--cgroup-manager={manager}");
+        Ok(Self::new("crun run, a container", ["crun", &manager, "run", "--bundle", &bundle, "bench"]))
+    }
+
+    /// Launches by it.
+    pub fn contender(&self) -> Contender<'_> {
+        Contender::new(self.label, || timed(Command::new(&self.words[0]).args(&self.words[1..])))
+    }
+}
+
+/// What there is on any machine.
+fn wanted(machine: &Machine) -> Fallible<Vec<Other>> {
     let group = |path: &PathBuf, mount: &str| format!("{}/held-by-cgexec", path.display()).replacen(mount, "", 1);
-    let mut wanted = vec![Other {
-        label: "bwrap --unshare-pid, no limits",
-        words: "bwrap --ro-bind / / --dev /dev --proc /proc --unshare-pid --die-with-parent true".split(' ').collect(),
-    }];
+    let mut wanted = vec![Other::bwrap()];
     // cgexec(1) only enters what somebody else made and limited.
     if let Some(memory) = &machine.raw.memory {
         let directory = memory.join("held-by-cgexec");
@@ -112,39 +131,30 @@ fn others(machine: &Machine, missing: &mut Vec<String>) -> Fallible<Vec<Other>> 
         pids.as_ref().map_or(Ok(()), std::fs::create_dir_all)?;
         let mount = memory.ancestors().find(|path| path.file_name().is_some_and(|name| name == "memory"));
         let mount = mount.map(|mount| mount.display().to_string()).unwrap_or_default();
-        let path = leak(format!("memory:{}", group(memory, &mount)));
-        wanted.push(Other { label: "cgexec into a cgroup that is there", words: vec!["cgexec", "-g", path, "true"] });
+        let path = format!("memory:{}", group(memory, &mount));
+        wanted.push(Other::new("cgexec into a cgroup that is there", ["cgexec", "-g", &path, "true"]));
     }
-    let bundle = bundle(machine)?;
-    wanted.push(Other {
-        label: "crun run, a container",
-        words: vec![
-            "crun",
-            "--cgroup-manager=cgroupfs",
-            "run",
-            "--bundle",
-            leak(bundle.display().to_string()),
-            "bench",
-        ],
-    });
-    let mut found = Vec::new();
-    for other in wanted {
-        match Command::new(other.words[0]).args(&other.words[1..]).stdin(std::process::Stdio::null()).output() {
-            Ok(output) if output.status.success() => found.push(other),
-            Ok(output) => {
-                let said = String::from_utf8_lossy(&output.stderr);
-                missing.push(format!("{}: {}", other.label, said.lines().next().unwrap_or("failed").trim()));
-            }
-            Err(error) => missing.push(format!("{}: {error}", other.label)),
-        }
-    }
-    Ok(found)
+    wanted.push(Other::crun(&machine.path("bundle"), "cgroupfs", &format!("/{}-crun", machine.name()))?);
+    Ok(wanted)
+}
+
+/// Those of them that are here and work here: what does not is told as missing.
+pub fn others(wanted: &[Other], missing: &mut Vec<String>) -> Vec<Other> {
+    let mut works = |other: &&Other| {
+        let why = match Command::new(&other.words[0]).args(&other.words[1..]).stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => return true,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("failed").trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        missing.push(format!("{}: {why}", other.label));
+        false
+    };
+    wanted.iter().filter(|other| works(other)).cloned().collect()
 }
 
 /// The least that an OCI runtime takes: the machine's own files, and namespaces of its own.
-fn bundle(machine: &Machine) -> Fallible<PathBuf> {
-    let bundle = machine.path("bundle");
-    std::fs::create_dir_all(&bundle)?;
+fn bundle(bundle: &Path, cgroup: &str) -> Fallible<PathBuf> {
+    std::fs::create_dir_all(bundle)?;
     let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| serde_json::json!({ "type": kind }));
     let config = serde_json::json!({
         "ociVersion": "1.0.2",
@@ -156,10 +166,10 @@ fn bundle(machine: &Machine) -> Fallible<PathBuf> {
         "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
         "linux": {
             "namespaces": namespaces,
-            "cgroupsPath": format!("/{}-crun", machine.name()),
+            "cgroupsPath": cgroup,
             "resources": { "memory": { "limit": SERVER.memory }, "pids": { "limit": SERVER.pids } },
         },
     });
     std::fs::write(bundle.join("config.json"), config.to_string())?;
-    Ok(bundle)
+    Ok(bundle.to_owned())
 }

@@ -13,18 +13,30 @@ use crate::rounds::Interrupt;
 
 const CLIENTS: usize = 8;
 
+/// Each launch of ours here is the first of its session.
+pub const OURS: &str = "pinfold run, each a session";
+
 const RAW: &str = "the kernel's own: mkdir, limits, cgroup.procs, exec";
 
 /// One of those who ask; it is told who it is and which of its launches this is.
-type Once<'a> = dyn Fn(usize, usize) -> Fallible<()> + Sync + 'a;
+pub type Once<'a> = dyn Fn(usize, usize) -> Fallible<()> + Sync + 'a;
 
-pub fn table(machine: &Machine, short: bool, (progress, interrupt): (&Progress, &Interrupt)) -> Fallible<Table> {
+/// Our launches beside the kernel's own.
+pub fn table(machine: &Machine, short: bool, said: (&Progress, &Interrupt)) -> Fallible<Table> {
     let (rounds, span) = if short { (1, Duration::from_millis(500)) } else { (8, Duration::from_secs(2)) };
     let by_hand = |client: usize, number: usize| raw(&machine.raw.child(&format!("load-{client}-{number}")));
     let plain = |_: usize, _: usize| timed(&mut Command::new("true")).map(drop);
     let ours = |_: usize, _: usize| timed(machine.run(&machine.name()).arg("true")).map(drop);
-    let contenders: [(&str, &Once<'_>); 3] =
-        [("plain exec", &plain), (RAW, &by_hand), ("pinfold run, each a session", &ours)];
+    rates(RAW, &[("plain exec", &plain), (RAW, &by_hand), (OURS, &ours)], (rounds, span), said)
+}
+
+/// How many of each come through in a second, in rounds of this span.
+pub fn rates(
+    base: &str,
+    contenders: &[(&str, &Once<'_>)],
+    (rounds, span): (usize, Duration),
+    (progress, interrupt): (&Progress, &Interrupt),
+) -> Fallible<Table> {
     let mut rows: Vec<_> =
         contenders.iter().map(|(label, _)| ((*label).to_owned(), Samples::default(), String::new())).collect();
     let mut order: Vec<usize> = (0..contenders.len()).collect();
@@ -38,7 +50,7 @@ pub fn table(machine: &Machine, short: bool, (progress, interrupt): (&Progress, 
             rows[*at].1.add_number(rate(contenders[*at].1, span)?);
         }
     }
-    Ok(Table::of("Launches a second, with eight clients", "1/s", RAW, &rows))
+    Ok(Table::of("Launches a second, with eight clients", "1/s", base, &rows))
 }
 
 fn rate(once: &Once<'_>, span: Duration) -> Fallible<f64> {

@@ -325,6 +325,19 @@ pub fn scrape(socket: &Path) -> Fallible<(Duration, usize)> {
     if is_ok { Ok((took, answer.len())) } else { Err(String::from_utf8_lossy(&answer[..answer.len().min(200)]).into()) }
 }
 
+/// What a process has in memory, in bytes.
+pub fn resident(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kilobytes.unwrap_or(0) << 10
+}
+
+/// How many descriptors it has.
+pub fn descriptors(pid: u32) -> Fallible<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         // What is left is killed with everything that stands in it; the daemon finds nothing to end any more.

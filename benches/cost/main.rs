@@ -4,6 +4,7 @@
 
 mod chart;
 mod end;
+mod exporter;
 mod figures;
 mod guest;
 mod launch;
@@ -17,6 +18,7 @@ mod standing;
 
 use std::path::PathBuf;
 
+use exporter::Exporter;
 use figures::{About, Run};
 use machine::Machine;
 use progress::Progress;
@@ -142,7 +144,7 @@ fn measure(wanted: &Wanted) -> Fallible<Run> {
     let mut run = Run { about: About::here(machine.layout.word(), wanted.short)?, ..Run::default() };
     machine.start_daemon()?;
     if wanted.has("launch") {
-        let rounds = if wanted.short { 3 } else { 100 };
+        let rounds = if wanted.short { 3 } else { 200 };
         let made = launch::tables(&machine, rounds, said, &mut run.missing);
         run.tables.extend(had(made, "launch", said.1, &mut run.missing)?);
     }
@@ -166,7 +168,12 @@ fn measure(wanted: &Wanted) -> Fallible<Run> {
         }
         let steps: Vec<usize> =
             steps.iter().copied().filter(|step| *step <= most.min(wanted.up_to.unwrap_or(most))).collect();
-        run.curve = standing::curve(&machine, &steps, rounds, said, &mut run.missing)?;
+        let exporter = Exporter::start(&machine);
+        if let Err(error) = &exporter {
+            run.missing.push(format!("{}: {error}", exporter::NAME));
+        }
+        let beside = exporter.ok();
+        run.curve = standing::curve((&machine, beside.as_ref()), &steps, rounds, said, &mut run.missing)?;
     }
     machine.stop_daemon()?;
     Ok(run)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Fallible;
 use crate::chart::{self, number};
+use crate::exporter;
 use crate::figures::{About, Point, Run, Table};
 
 /// The marks between which the README is written anew.
@@ -58,27 +59,7 @@ pub fn text(run: &Run) -> String {
             let _ = writeln!(text, "{}", line.trim_end());
         }
     }
-    if !run.curve.is_empty() {
-        text.push_str("\nThe daemon at rest, sessions of three servers\n");
-        text.push_str(
-            "  sessions  cgroup MiB  kernel MiB  kept MiB  RSS MiB  descriptors  wake-ups/s  CPU per mille\n",
-        );
-    }
-    for point in &run.curve {
-        let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-        let _ = writeln!(
-            text,
-            "  {:8}  {:10.1}  {:10.1}  {:8.1}  {:7.1}  {:11}  {:10.1}  {:13.3}",
-            point.sessions,
-            mib(point.cgroup_bytes),
-            mib(point.kernel_bytes),
-            mib(point.kept_bytes),
-            mib(point.resident_bytes),
-            point.descriptors,
-            point.wakeups_per_second,
-            point.idle_cpu_per_mille
-        );
-    }
+    text.push_str(&at_rest(&run.curve));
     for missing in &run.missing {
         let _ = writeln!(text, "\nnot measured here: {missing}");
     }
@@ -110,6 +91,10 @@ fn curve_tables(curve: &[Point]) -> Vec<Table> {
         ];
         if point.raw_kept > 0.0 {
             rows.insert(1, row("read on descriptors of all of them, kept", point.raw_kept, f64::NAN, point.raw_read));
+        }
+        if let Some(other) = &point.exporter {
+            let label = format!("{}, a group for each cgroup", exporter::NAME);
+            rows.push(row(&label, other.scrape, other.scrape_p99, point.raw_read));
         }
         let (title, base) = (format!("Scrape of {sessions} sessions of three servers"), rows[0].label.clone());
         tables.push(Table { title, base, unit: "ms".into(), rows });
@@ -152,34 +137,56 @@ pub fn page(runs: &[Run]) -> String {
     page
 }
 
+/// What is told of the daemon at rest, for a terminal and for a page; and of what one would take instead.
+type Column = (&'static str, &'static str, fn(&Point) -> String);
+const AT_REST: [Column; 13] = [
+    ("sessions", "sessions", |point| point.sessions.to_string()),
+    ("cgroup MiB", "its cgroup MiB", |point| mib(point.cgroup_bytes)),
+    ("kernel", "of that the kernel's", |point| mib(point.kernel_bytes)),
+    ("kept MiB", "after reclaim", |point| mib(point.kept_bytes)),
+    ("kernel", "of that the kernel's", |point| mib(point.kept_kernel_bytes)),
+    ("heap", "its heap", |point| mib(point.kept_heap_bytes)),
+    ("files", "its files in memory", |point| mib(point.kept_files_bytes)),
+    ("RSS MiB", "RSS MiB", |point| mib(point.resident_bytes)),
+    ("fds", "descriptors", |point| point.descriptors.to_string()),
+    ("wake-ups/s", "wake-ups/s", |point| number(point.wakeups_per_second)),
+    ("CPU \u{2030}", "CPU \u{2030}", |point| number(point.idle_cpu_per_mille)),
+    ("exporter MiB", "process-exporter: RSS MiB", |point| {
+        point.exporter.as_ref().map_or_else(String::new, |other| mib(other.resident_bytes))
+    }),
+    ("fds", "its descriptors", |point| {
+        point.exporter.as_ref().map_or_else(String::new, |other| other.descriptors.to_string())
+    }),
+];
+
+const AT_REST_TITLE: &str = "The daemon at rest, sessions of three servers";
+
+fn mib(bytes: u64) -> String {
+    number(bytes as f64 / (1 << 20) as f64)
+}
+
+fn at_rest(curve: &[Point]) -> String {
+    if curve.is_empty() {
+        return String::new();
+    }
+    let line = |cell: &dyn Fn(&Column) -> String| {
+        let cells = AT_REST.iter().map(|column| format!("{:>1$}", cell(column), column.0.chars().count().max(6)));
+        format!("  {}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let rows = curve.iter().map(|point| line(&|(.., tell)| tell(point)));
+    format!("\n{AT_REST_TITLE}\n{}{}", line(&|(short, ..)| (*short).to_owned()), rows.collect::<String>())
+}
+
 fn rest(curve: &[Point]) -> String {
     if curve.is_empty() {
         return String::new();
     }
-    let mut page = String::from(
-        "\n### The daemon at rest, sessions of three servers\n\n| sessions | its cgroup MiB | of that the kernel's | after reclaim | \
-         of that the kernel's | its heap | its files in memory | RSS MiB | descriptors | wake-ups/s | CPU ‰ |\n\
-         |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
-    );
-    for point in curve {
-        let mib = |bytes: u64| number(bytes as f64 / (1 << 20) as f64);
-        let _ = writeln!(
-            page,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-            point.sessions,
-            mib(point.cgroup_bytes),
-            mib(point.kernel_bytes),
-            mib(point.kept_bytes),
-            mib(point.kept_kernel_bytes),
-            mib(point.kept_heap_bytes),
-            mib(point.kept_files_bytes),
-            mib(point.resident_bytes),
-            point.descriptors,
-            number(point.wakeups_per_second),
-            number(point.idle_cpu_per_mille)
-        );
-    }
-    page
+    let line = |cell: &dyn Fn(&Column) -> String| {
+        format!("| {} |\n", AT_REST.iter().map(cell).collect::<Vec<_>>().join(" | "))
+    };
+    let head = line(&|(_, long, _)| (*long).to_owned());
+    let rows = curve.iter().map(|point| line(&|(.., tell)| tell(point)));
+    format!("\n### {AT_REST_TITLE}\n\n{head}|{}\n{}", "---:|".repeat(AT_REST.len()), rows.collect::<String>())
 }
 
 /// From so many sessions on the README tells of them; the page tells of all.

@@ -9,7 +9,7 @@ use crate::figures::Samples;
 use crate::progress::Progress;
 
 /// Between two things that are paced, as in life. The first of them has gone by then, with its cgroup.
-const PAUSE: Duration = Duration::from_millis(130);
+pub const PAUSE: Duration = Duration::from_millis(130);
 
 /// How many of one kind follow each other where they are not paced.
 const ROW: usize = 20;
@@ -45,9 +45,9 @@ impl Interrupt {
     }
 }
 
-/// Each once in every round, in random order and at a pace.
+/// Each once in every round, in random order and at this pace.
 pub fn paced(
-    title: &str,
+    (title, pause): (&str, Duration),
     contenders: &mut [Contender<'_>],
     rounds: usize,
     (progress, interrupt): (&Progress, &Interrupt),
@@ -59,7 +59,7 @@ pub fn paced(
         progress.say(&format!("{title}: round {round} of {rounds}"));
         for at in &order {
             interrupt.check()?;
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause);
             let took = (contenders[*at].once)()?;
             // The first round finds everything cold.
             if round > 0 {

@@ -11,9 +11,10 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::Fallible;
 use crate::end::timed_end;
-use crate::figures::{Point, Samples};
+use crate::exporter::Exporter;
+use crate::figures::{Other, Point, Samples};
 use crate::launch;
-use crate::machine::{Machine, SERVER, SESSION, Server, end_by, scrape, timed};
+use crate::machine::{Machine, SERVER, SESSION, Server, descriptors, end_by, resident, scrape, timed};
 use crate::progress::Progress;
 use crate::raw::Level;
 use crate::rounds::Interrupt;
@@ -73,7 +74,7 @@ pub fn most() -> Fallible<usize> {
 
 /// Makes sessions up to each number, and measures at each.
 pub fn curve(
-    machine: &Machine,
+    (machine, exporter): (&Machine, Option<&Exporter>),
     steps: &[usize],
     rounds: usize,
     (progress, interrupt): (&Progress, &Interrupt),
@@ -89,7 +90,7 @@ pub fn curve(
                 servers.extend(make(machine, there..next)?);
                 there = next;
             }
-            point(machine, there, rounds, (progress, interrupt))
+            point((machine, exporter), there, rounds, (progress, interrupt))
         };
         match measured() {
             Ok(point) => points.push(point),
@@ -136,7 +137,12 @@ fn make(machine: &Machine, numbers: std::ops::Range<usize>) -> Fallible<Vec<Serv
     Ok(made?.into_iter().flatten().collect())
 }
 
-fn point(machine: &Machine, sessions: usize, rounds: usize, said: (&Progress, &Interrupt)) -> Fallible<Point> {
+fn point(
+    (machine, exporter): (&Machine, Option<&Exporter>),
+    sessions: usize,
+    rounds: usize,
+    said: (&Progress, &Interrupt),
+) -> Fallible<Point> {
     let (progress, interrupt) = said;
     progress.say(&format!("{sessions} sessions: waiting until the daemon sleeps"));
     std::thread::sleep(SETTLE);
@@ -155,7 +161,7 @@ fn point(machine: &Machine, sessions: usize, rounds: usize, said: (&Progress, &I
         cgroup_bytes: memory.all,
         kernel_bytes: memory.kernel,
         resident_bytes: resident(pid),
-        descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+        descriptors: descriptors(pid)?,
         wakeups_per_second: woken as f64 / slept.as_secs_f64(),
         idle_cpu_per_mille: used.as_secs_f64() / slept.as_secs_f64() * 1e3,
         ..Point::default()
@@ -167,14 +173,14 @@ fn point(machine: &Machine, sessions: usize, rounds: usize, said: (&Progress, &I
     (point.kept_heap_bytes, point.kept_files_bytes) = (kept.heap, kept.files);
     // What was taken back is there again.
     scrape(&machine.socket())?;
-    read(machine, rounds, &mut point, said)?;
+    read((machine, exporter), rounds, &mut point, said)?;
     one_more(machine, rounds, &mut point, said)?;
     Ok(point)
 }
 
 /// A scrape beside the reads that it takes: each file opened below a directory that is held, and on descriptors that are kept.
 fn read(
-    machine: &Machine,
+    (machine, exporter): (&Machine, Option<&Exporter>),
     rounds: usize,
     point: &mut Point,
     (progress, interrupt): (&Progress, &Interrupt),
@@ -187,12 +193,18 @@ fn read(
     let may_keep = point.raw_files <= KEPT_MAX.min(usize::try_from(descriptors / 2)?);
     let kept: Vec<File> = if may_keep { keep(&directories)? } else { Vec::new() };
     let (mut scrapes, mut reads, mut from_kept) = (Samples::default(), Samples::default(), Samples::default());
+    let mut theirs = Samples::default();
+    // What it finds new takes it longer once.
+    exporter.map_or(Ok(()), |exporter| exporter.scrape().map(drop))?;
     for _ in 0..rounds {
         interrupt.check()?;
         let (took, bytes) = scrape(&machine.socket())?;
         scrapes.add(took);
         point.scrape_bytes = bytes;
         reads.add(read_all(&directories)?);
+        if let Some(exporter) = exporter {
+            theirs.add(exporter.scrape()?);
+        }
         if !kept.is_empty() {
             let (mut text, start) = ([0; 4096], Instant::now());
             kept.iter().try_for_each(|file| file.read_at(&mut text, 0).map(drop))?;
@@ -201,6 +213,11 @@ fn read(
     }
     (point.scrape, point.scrape_p99) = (scrapes.median(), scrapes.p99());
     point.raw_read = reads.median();
+    if let Some(exporter) = exporter {
+        let (resident_bytes, descriptors) = exporter.holds()?;
+        let (scrape, scrape_p99) = (theirs.median(), theirs.p99());
+        point.exporter = Some(Other { scrape, scrape_p99, resident_bytes, descriptors });
+    }
     point.raw_kept = if kept.is_empty() { 0.0 } else { from_kept.median() };
     Ok(())
 }
@@ -330,11 +347,4 @@ fn cpu(pid: u32) -> Duration {
 
 fn tasks(pid: u32) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().map(|entry| entry.path())
-}
-
-fn resident(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0) << 10
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Backend, Units};
-use crate::cgroup::{Controllers, Layout, Tree, tells_pressure};
+use crate::cgroup::{Controllers, Layout, Membership, Tree, tells_pressure};
 use crate::chain::chain;
 use crate::policy::{Offer, Offers};
 use crate::systemd::{Bus, Variant};
@@ -123,11 +123,9 @@ impl Backend {
     pub fn supervision(&self) -> Option<Result<Vec<&'static str>, String>> {
         let Self::Systemd(units) = self else { return None };
         let manager = units.manager();
-        let unit = match manager.unit_of(std::process::id()) {
-            Ok(unit) => unit.filter(|unit| unit.ends_with(".service"))?,
-            Err(error) => return Some(Err(chain(&error))),
-        };
-        let properties = match manager.properties(&unit) {
+        let place = Membership::of("self").ok()?.v2?;
+        let unit = manager.unit_of(&place).filter(|unit| unit.ends_with(".service"))?;
+        let properties = match manager.properties(unit) {
             Ok(properties) => properties,
             Err(error) => return Some(Err(chain(&error))),
         };

@@ -65,11 +65,6 @@ impl SystemdError {
         matches!(&self.reason, Reason::Job(result) if result == "dependency")
     }
 
-    /// No unit of this manager holds the process.
-    pub(super) fn is_of_no_unit(&self) -> bool {
-        self.is_named("NoUnitForPID")
-    }
-
     /// The process that was to be placed is gone.
     pub fn process_is_gone(&self) -> bool {
         match &self.reason {

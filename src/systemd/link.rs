@@ -12,13 +12,13 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use super::bus::{Bus, UserBus};
 use super::error::Reason;
+use super::names::unit_path;
 use super::private;
 use super::properties::Properties;
 
 /// The manager's well-known name.
 const NAME: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
-const UNITS: &str = "/org/freedesktop/systemd1/unit/";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
@@ -148,12 +148,6 @@ impl Link {
         self.call(PATH, MANAGER, "AttachProcessesToUnit", &(unit, below, vec![pid])).await.map(drop)
     }
 
-    /// The innermost unit that a process stands in, as its cgroup tells the manager.
-    pub(super) async fn unit_of_process(&self, pid: u32) -> zbus::Result<Option<String>> {
-        let path: OwnedObjectPath = self.call(PATH, MANAGER, "GetUnitByPID", &(pid,)).await?.body().deserialize()?;
-        Ok(unit_name(path.as_str()))
-    }
-
     /// All properties of a unit that are of its kind (`Service`, `Slice`…).
     pub(super) async fn unit_properties(&self, unit: &str) -> zbus::Result<HashMap<String, OwnedVariant>> {
         let kind = unit.rsplit_once('.').map_or("", |(_, kind)| kind);
@@ -190,38 +184,6 @@ impl Link {
         let to = self.connection.is_bus().then_some(NAME);
         self.connection.call_method(to, path, Some(interface), method, body).await
     }
-}
-
-/// The path of a unit's object, in which all but letters and digits is written as `_2e` (sd_bus_path_encode(3)). The manager
-/// loads a unit that is asked for by it, and forgets it again where there is nothing of it; asking for the path first would
-/// be one more call.
-fn unit_path(name: &str) -> String {
-    let mut path = format!("{UNITS}{}", if name.is_empty() { "_" } else { "" });
-    for (index, byte) in name.bytes().enumerate() {
-        match byte {
-            b'0'..=b'9' if index > 0 => path.push(byte.into()),
-            b'a'..=b'z' | b'A'..=b'Z' => path.push(byte.into()),
-            _ => path.push_str(&format!("_{byte:02x}")),
-        }
-    }
-    path
-}
-
-/// The name in the path of a unit's object.
-fn unit_name(path: &str) -> Option<String> {
-    let label = path.strip_prefix(UNITS)?;
-    let mut bytes = Vec::with_capacity(label.len());
-    let mut rest = label;
-    while let Some(c) = rest.bytes().next() {
-        if c == b'_' {
-            bytes.push(u8::from_str_radix(rest.get(1..3)?, 16).ok()?);
-            rest = &rest[3..];
-        } else {
-            bytes.push(c);
-            rest = rest.get(1..)?;
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// The signals of one connection.
@@ -300,27 +262,5 @@ pub(super) async fn keep(
         };
         tracing::debug!("connected to {} again", bus.word());
         heed(Signal::Missed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_name_of_a_unit_is_read_from_its_objects_path() {
-        let name = |label: &str| unit_name(&format!("/org/freedesktop/systemd1/unit/{label}"));
-        assert_eq!(name("host_2eservice").as_deref(), Some("host.service"));
-        assert_eq!(name("user_401000_2eservice").as_deref(), Some("user@1000.service"));
-        assert_eq!(name("_2d_2eslice").as_deref(), Some("-.slice"));
-        assert_eq!(name("a_5cx2db_2escope").as_deref(), Some("a\\x2db.scope"));
-        for wrong in ["a_", "a_2", "a_zz", "a_2\u{e9}"] {
-            assert_eq!(name(wrong), None, "{wrong}");
-        }
-        assert_eq!(unit_name("/org/freedesktop/systemd1"), None);
-        for name in ["host.service", "user@1000.service", "-.slice", "a\\x2db.scope", "0_9.scope"] {
-            assert_eq!(unit_name(&unit_path(name)).as_deref(), Some(name));
-        }
-        assert_eq!(unit_path("0_9.scope"), format!("{UNITS}_30_5f9_2escope"));
     }
 }

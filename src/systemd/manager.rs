@@ -11,6 +11,7 @@ use zbus::OwnedObjectPath;
 use super::bus::Bus;
 use super::error::{Reason, SystemdError};
 use super::link::{self, CONNECT_MAX, Link, Signal};
+use super::names::unit_below;
 use super::properties::{Properties, Value, Variant};
 
 /// How long one call may take, a lost connection included.
@@ -295,13 +296,9 @@ impl Manager {
         gone_is_success(state, "inactive".to_owned())
     }
 
-    /// The innermost unit of this manager's that a process stands in.
-    pub fn unit_of(&self, pid: u32) -> Result<Option<String>, SystemdError> {
-        let process = format!("process {pid}");
-        let unit = self.call("find the unit of", &process, move |link, _| {
-            Box::pin(async move { link.unit_of_process(pid).await })
-        });
-        unit.or_else(|error| if error.is_of_no_unit() || error.process_is_gone() { Ok(None) } else { Err(error) })
+    /// The unit of this manager's that a cgroup is, or stands in. `None` where that is a slice, or another manager's.
+    pub fn unit_of<'a>(&self, cgroup: &'a str) -> Option<&'a str> {
+        unit_below(self.cgroup(), cgroup)
     }
 
     /// The units that a unit is bound to (`BindsTo=`).

@@ -12,6 +12,7 @@ mod bus;
 mod error;
 mod link;
 mod manager;
+mod names;
 mod notify;
 mod private;
 mod properties;

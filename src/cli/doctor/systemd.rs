@@ -76,7 +76,7 @@ impl Systemd {
         const WHAT: &str = "unit";
         let manager = self.found.as_ref().ok()?;
         let place = place(daemon);
-        let unit = unit_of(&place)?;
+        let unit = manager.unit_of(&place)?;
         let bus = manager.bus();
         if unit.starts_with("pinfold-daemon") && unit.ends_with(".scope") {
             let detail =
@@ -108,7 +108,8 @@ impl Systemd {
     /// What belongs to the installed unit and is not there.
     pub(super) fn missing(&self, daemon: &Description) -> Vec<Finding> {
         let place = place(daemon);
-        let Some(manager) = self.found.as_ref().ok().filter(|_| unit_of(&place) == Some(INSTALLED)) else {
+        let Some(manager) = self.found.as_ref().ok().filter(|manager| manager.unit_of(&place) == Some(INSTALLED))
+        else {
             return Vec::new();
         };
         let user = if matches!(manager.bus(), Bus::User(_)) { "--user " } else { "" };
@@ -149,9 +150,4 @@ impl Systemd {
 /// The cgroup that a daemon stands in.
 fn place(daemon: &Description) -> String {
     Membership::of(daemon.pid).ok().and_then(|place| place.v2).unwrap_or_default()
-}
-
-/// The innermost unit of a cgroup that may have processes.
-fn unit_of(place: &str) -> Option<&str> {
-    place.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"))
 }
