@@ -110,12 +110,12 @@ pub struct Point {
     pub raw_end: f64,
     /// What follows processes without us.
     #[serde(default)]
-    pub exporter: Option<Other>,
+    pub exporter: Option<Exported>,
 }
 
 /// What another program takes that tells of the same servers.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Other {
+pub struct Exported {
     /// Milliseconds.
     pub scrape: f64,
     pub scrape_p99: f64,

@@ -41,6 +41,9 @@ const CONTAINERS: usize = 3;
 /// Between one thing and the next: what came before is over by then, although it goes on here for as long as a second.
 const PAUSE: Duration = Duration::from_millis(1500);
 
+/// The same after eight clients.
+const SETTLE: Duration = Duration::from_secs(8);
+
 /// How long something is waited for, in a machine as slow as this one.
 const WAIT_MAX: Duration = Duration::from_secs(180);
 
@@ -180,7 +183,7 @@ impl Guest {
         let scope = |_: usize, _: usize| timed(&mut self.scope(&[], &["true"])).map(drop);
         let run = ["run", "--session"];
         let ours = |_: usize, _: usize| timed(self.pinfold(&run).arg(self.name()).args(["--", "true"])).map(drop);
-        load::rates(RUN, &[(RUN, &scope), (load::OURS, &ours)], (rounds, span), said)
+        load::rates(RUN, &[(RUN, &scope), (load::OURS, &ours)], (rounds, span, SETTLE), said)
     }
 
     /// From the order on until the kernel says that nobody is there; each by a command, as an operator gives it, and by a request.

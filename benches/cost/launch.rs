@@ -110,7 +110,10 @@ impl Other {
     pub fn crun(directory: &Path, manager: &str, cgroup: &str) -> Fallible<Self> {
         let bundle = bundle(directory, cgroup)?.display().to_string();
         let manager = format!("--cgroup-manager={manager}");
-        Ok(Self::new("crun run, a container", ["crun", &manager, "run", "--bundle", &bundle, "bench"]))
+        Ok(Self::new(
+            "crun run, a container until it is removed",
+            ["crun", &manager, "run", "--bundle", &bundle, "bench"],
+        ))
     }
 
     /// Launches by it.

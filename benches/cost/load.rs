@@ -13,6 +13,9 @@ use crate::rounds::Interrupt;
 
 const CLIENTS: usize = 8;
 
+/// What ended is cleaned up once it was weighed for a tenth of a second.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// Each launch of ours here is the first of its session.
 pub const OURS: &str = "pinfold run, each a session";
 
@@ -27,14 +30,14 @@ pub fn table(machine: &Machine, short: bool, said: (&Progress, &Interrupt)) -> F
     let by_hand = |client: usize, number: usize| raw(&machine.raw.child(&format!("load-{client}-{number}")));
     let plain = |_: usize, _: usize| timed(&mut Command::new("true")).map(drop);
     let ours = |_: usize, _: usize| timed(machine.run(&machine.name()).arg("true")).map(drop);
-    rates(RAW, &[("plain exec", &plain), (RAW, &by_hand), (OURS, &ours)], (rounds, span), said)
+    rates(RAW, &[("plain exec", &plain), (RAW, &by_hand), (OURS, &ours)], (rounds, span, PAUSE), said)
 }
 
-/// How many of each come through in a second, in rounds of this span.
+/// How many of each come through in a second, in rounds of this span, with this pause before each.
 pub fn rates(
     base: &str,
     contenders: &[(&str, &Once<'_>)],
-    (rounds, span): (usize, Duration),
+    (rounds, span, pause): (usize, Duration, Duration),
     (progress, interrupt): (&Progress, &Interrupt),
 ) -> Fallible<Table> {
     let mut rows: Vec<_> =
@@ -45,8 +48,7 @@ pub fn rates(
         progress.say(&format!("eight clients: round {round} of {rounds}"));
         for at in &order {
             interrupt.check()?;
-            // What ended is cleaned up once it was weighed for a tenth of a second.
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(pause);
             rows[*at].1.add_number(rate(contenders[*at].1, span)?);
         }
     }

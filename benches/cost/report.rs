@@ -142,9 +142,9 @@ type Column = (&'static str, &'static str, fn(&Point) -> String);
 const AT_REST: [Column; 13] = [
     ("sessions", "sessions", |point| point.sessions.to_string()),
     ("cgroup MiB", "its cgroup MiB", |point| mib(point.cgroup_bytes)),
-    ("kernel", "of that the kernel's", |point| mib(point.kernel_bytes)),
+    ("kernel MiB", "of that the kernel's", |point| mib(point.kernel_bytes)),
     ("kept MiB", "after reclaim", |point| mib(point.kept_bytes)),
-    ("kernel", "of that the kernel's", |point| mib(point.kept_kernel_bytes)),
+    ("its kernel", "of that the kernel's", |point| mib(point.kept_kernel_bytes)),
     ("heap", "its heap", |point| mib(point.kept_heap_bytes)),
     ("files", "its files in memory", |point| mib(point.kept_files_bytes)),
     ("RSS MiB", "RSS MiB", |point| mib(point.resident_bytes)),
@@ -154,7 +154,7 @@ const AT_REST: [Column; 13] = [
     ("exporter MiB", "process-exporter: RSS MiB", |point| {
         point.exporter.as_ref().map_or_else(String::new, |other| mib(other.resident_bytes))
     }),
-    ("fds", "its descriptors", |point| {
+    ("its fds", "its descriptors", |point| {
         point.exporter.as_ref().map_or_else(String::new, |other| other.descriptors.to_string())
     }),
 ];

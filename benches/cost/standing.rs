@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::Fallible;
 use crate::end::timed_end;
 use crate::exporter::Exporter;
-use crate::figures::{Other, Point, Samples};
+use crate::figures::{Exported, Point, Samples};
 use crate::launch;
 use crate::machine::{Machine, SERVER, SESSION, Server, descriptors, end_by, resident, scrape, timed};
 use crate::progress::Progress;
@@ -150,8 +150,10 @@ fn point(
     let pid = machine.daemon_pid();
     // What was made says nothing of what a scrape leaves behind: both are in it.
     scrape(&machine.socket())?;
+    exporter.map_or(Ok(()), |exporter| exporter.scrape().map(drop))?;
     std::thread::sleep(SETTLE);
     interrupt.check()?;
+    let rest = exporter.map_or(Ok((0, 0)), Exporter::holds)?;
     let memory = machine.daemon_memory();
     let (wakeups, cpu, start) = (wakeups(pid), cpu(pid), Instant::now());
     std::thread::sleep(IDLE);
@@ -173,14 +175,17 @@ fn point(
     (point.kept_heap_bytes, point.kept_files_bytes) = (kept.heap, kept.files);
     // What was taken back is there again.
     scrape(&machine.socket())?;
-    read((machine, exporter), rounds, &mut point, said)?;
+    read(machine, rounds, &mut point, said)?;
+    if let Some(exporter) = exporter {
+        point.exporter = Some(beside(exporter, rest, rounds, said.1)?);
+    }
     one_more(machine, rounds, &mut point, said)?;
     Ok(point)
 }
 
 /// A scrape beside the reads that it takes: each file opened below a directory that is held, and on descriptors that are kept.
 fn read(
-    (machine, exporter): (&Machine, Option<&Exporter>),
+    machine: &Machine,
     rounds: usize,
     point: &mut Point,
     (progress, interrupt): (&Progress, &Interrupt),
@@ -193,18 +198,12 @@ fn read(
     let may_keep = point.raw_files <= KEPT_MAX.min(usize::try_from(descriptors / 2)?);
     let kept: Vec<File> = if may_keep { keep(&directories)? } else { Vec::new() };
     let (mut scrapes, mut reads, mut from_kept) = (Samples::default(), Samples::default(), Samples::default());
-    let mut theirs = Samples::default();
-    // What it finds new takes it longer once.
-    exporter.map_or(Ok(()), |exporter| exporter.scrape().map(drop))?;
     for _ in 0..rounds {
         interrupt.check()?;
         let (took, bytes) = scrape(&machine.socket())?;
         scrapes.add(took);
         point.scrape_bytes = bytes;
         reads.add(read_all(&directories)?);
-        if let Some(exporter) = exporter {
-            theirs.add(exporter.scrape()?);
-        }
         if !kept.is_empty() {
             let (mut text, start) = ([0; 4096], Instant::now());
             kept.iter().try_for_each(|file| file.read_at(&mut text, 0).map(drop))?;
@@ -213,13 +212,25 @@ fn read(
     }
     (point.scrape, point.scrape_p99) = (scrapes.median(), scrapes.p99());
     point.raw_read = reads.median();
-    if let Some(exporter) = exporter {
-        let (resident_bytes, descriptors) = exporter.holds()?;
-        let (scrape, scrape_p99) = (theirs.median(), theirs.p99());
-        point.exporter = Some(Other { scrape, scrape_p99, resident_bytes, descriptors });
-    }
     point.raw_kept = if kept.is_empty() { 0.0 } else { from_kept.median() };
     Ok(())
+}
+
+/// The same by what follows processes without us.
+fn beside(
+    exporter: &Exporter,
+    (resident_bytes, descriptors): (u64, usize),
+    rounds: usize,
+    interrupt: &Interrupt,
+) -> Fallible<Exported> {
+    let mut scrapes = Samples::default();
+    // The first one finds new processes.
+    exporter.scrape()?;
+    for _ in 0..rounds {
+        interrupt.check()?;
+        scrapes.add(exporter.scrape()?);
+    }
+    Ok(Exported { scrape: scrapes.median(), scrape_p99: scrapes.p99(), resident_bytes, descriptors })
 }
 
 type Held = Vec<(OwnedFd, Vec<&'static str>)>;

@@ -96,8 +96,12 @@ pub(super) fn steps(from: &str, to: &str) -> Vec<Step> {
     let mut at = from.trim_end_matches('/');
     while !at.is_empty() && !below(to, at) {
         let (above, name) = at.rsplit_once('/').unwrap_or(("", at));
-        let user = above.split('/').any(|part| part.starts_with("user@") && part.ends_with(".service"));
-        found.push(Step { cgroup: at.to_owned(), unit: is_unit(name).then(|| name.to_owned()), user });
+        let parts: Vec<&str> = above.split('/').collect();
+        let user = parts.iter().rposition(|part| part.starts_with("user@") && part.ends_with(".service"));
+        // What is below a unit that is no slice is that unit's own, whatever it is called.
+        let is_units = parts.iter().skip(user.map_or(1, |at| at + 1)).all(|part| part.ends_with(".slice"));
+        let unit = Some(name.strip_prefix('_').unwrap_or(name)).filter(|name| is_units && is_unit(name));
+        found.push(Step { cgroup: at.to_owned(), unit: unit.map(str::to_owned), user: user.is_some() });
         at = above;
     }
     found
@@ -279,6 +283,11 @@ mod tests {
             [("host.scope".into(), true), ("app.slice".into(), true)]
         );
         assert_eq!(names("/user.slice/user-1000.slice/session-3.scope", user), [("session-3.scope".into(), false)]);
+        assert_eq!(
+            names("/system.slice/host.service/b.service", system)[0],
+            ("/system.slice/host.service/b.service".into(), false)
+        );
+        assert_eq!(names("/_memory.service", system), [("memory.service".into(), false)]);
         assert_eq!(names("/pinfold.slice/pinfold-s.slice/pinfold-s-1.scope/x.1", system).len(), 2);
         assert_eq!(names("/", system), []);
     }

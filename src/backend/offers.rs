@@ -123,7 +123,10 @@ impl Backend {
     pub fn supervision(&self) -> Option<Result<Vec<&'static str>, String>> {
         let Self::Systemd(units) = self else { return None };
         let manager = units.manager();
-        let place = Membership::of("self").ok()?.v2?;
+        let place = match Membership::of("self") {
+            Ok(place) => place.v2?,
+            Err(error) => return Some(Err(chain(&error))),
+        };
         let unit = manager.unit_of(&place).filter(|unit| unit.ends_with(".service"))?;
         let properties = match manager.properties(unit) {
             Ok(properties) => properties,

@@ -72,6 +72,11 @@ impl Attach {
         Self::SetSockOpt,
     ];
 
+    /// Whether it is where systemd filters addresses (`IPAddressDeny=`, systemd.resource-control(5)).
+    pub fn filters_addresses(&self) -> bool {
+        matches!(self, Self::Ingress | Self::Egress)
+    }
+
     /// As bpftool(8) calls it.
     pub fn word(self) -> &'static str {
         match self {

@@ -1,4 +1,5 @@
-//! The blocking face: what pinfold asks of a manager, each call with a deadline and each job awaited.
+//! The blocking face: what pinfold asks of a manager, each call with a deadline and each job awaited, unless it says that it
+//! does not.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
@@ -255,13 +256,13 @@ impl Manager {
     /// Stops a unit with all that is below it, and waits for the job. That it is gone is success.
     pub fn stop(&self, unit: &str) -> Result<(), SystemdError> {
         let stopped = self.job("stop", unit, |link, unit| Box::pin(async move { link.stop_unit(&unit).await }));
-        gone_is_success(stopped, ())
+        gone_is_success(stopped)
     }
 
     /// Lets go of a unit that failed and is kept for people to see. That it is gone is success.
     pub fn reset_failed(&self, unit: &str) -> Result<(), SystemdError> {
         let reset = self.call("reset", unit, |link, unit| Box::pin(async move { link.reset_failed_unit(&unit).await }));
-        gone_is_success(reset, ())
+        gone_is_success(reset)
     }
 
     /// Changes properties of a unit until the next boot.
@@ -283,17 +284,14 @@ impl Manager {
 
     /// The properties of a unit that are of its kind; the manager's defaults where there is no such unit.
     pub fn properties(&self, unit: &str) -> Result<BTreeMap<String, Variant>, SystemdError> {
-        let told = self.call("look at", unit, |link, unit| Box::pin(async move { link.unit_properties(&unit).await }));
-        let told = gone_is_success(told, HashMap::new())?;
+        let told =
+            self.call("look at", unit, |link, unit| Box::pin(async move { link.unit_properties(&unit).await }))?;
         Ok(told.into_iter().map(|(name, value)| (name, Variant(value))).collect())
     }
 
     /// `ActiveState`; `inactive` where there is no such unit.
     pub fn active_state(&self, unit: &str) -> Result<String, SystemdError> {
-        let state = self.call("look at", unit, |link, unit| {
-            Box::pin(async move { String::try_from(link.unit_property(&unit, UNIT, "ActiveState").await?) })
-        });
-        gone_is_success(state, "inactive".to_owned())
+        self.unit_text(unit, "ActiveState")
     }
 
     /// The unit of this manager's that a cgroup is, or stands in. `None` where that is a slice, or another manager's.
@@ -303,19 +301,17 @@ impl Manager {
 
     /// The units that a unit is bound to (`BindsTo=`).
     pub fn bound_to(&self, unit: &str) -> Result<Vec<String>, SystemdError> {
-        let bound = self.call("look at", unit, |link, unit| {
+        self.call("look at", unit, |link, unit| {
             Box::pin(async move { Vec::<String>::try_from(link.unit_property(&unit, UNIT, "BindsTo").await?) })
-        });
-        gone_is_success(bound, Vec::new())
+        })
     }
 
     /// Since when a unit is active, in microseconds of `CLOCK_MONOTONIC`; 0 where it is not.
     pub fn active_since(&self, unit: &str) -> Result<u64, SystemdError> {
         const SINCE: &str = "ActiveEnterTimestampMonotonic";
-        let since = self.call("look at", unit, |link, unit| {
+        self.call("look at", unit, |link, unit| {
             Box::pin(async move { u64::try_from(link.unit_property(&unit, UNIT, SINCE).await?) })
-        });
-        gone_is_success(since, 0)
+        })
     }
 
     /// One call and the job that it makes.
@@ -459,8 +455,8 @@ fn is_lost(error: &zbus::Error) -> bool {
     }
 }
 
-fn gone_is_success<T>(outcome: Result<T, SystemdError>, then: T) -> Result<T, SystemdError> {
-    outcome.or_else(|error| if error.is_gone() { Ok(then) } else { Err(error) })
+fn gone_is_success(outcome: Result<(), SystemdError>) -> Result<(), SystemdError> {
+    outcome.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
 }
 
 /// Runs a future on the connection's thread, and waits for it. `None` where it takes too long.

@@ -13,8 +13,8 @@ pub(super) fn unit_below<'a>(manager: &str, cgroup: &'a str) -> Option<&'a str> 
 }
 
 /// The path of a unit's object, in which all but letters and digits is written as `_2e` (sd_bus_path_encode(3)). The manager
-/// loads a unit that is asked for by it, and forgets it again where there is nothing of it; asking for the path first would
-/// be one more call.
+/// loads a unit that is asked for by it, tells the defaults where there is nothing of it, and forgets it again; asking for
+/// the path first would be one more call.
 pub(super) fn unit_path(name: &str) -> String {
     let mut path = format!("{UNITS}{}", if name.is_empty() { "_" } else { "" });
     for (index, byte) in name.bytes().enumerate() {

@@ -59,6 +59,25 @@ fn addresses_and_devices_that_a_unit_denies_are_denied_to_its_session() {
     machine.expect_nothing_left();
 }
 
+/// systemd filters what a slice denies by the programs of the units in it, and attaches none to the slice.
+#[test]
+fn addresses_that_a_slice_denies_are_denied_to_a_session_from_within_it() {
+    const SLICE: &str = "pinfoldtest.slice";
+    if !offered() || !is_system() {
+        return;
+    }
+    let machine = Machine::new();
+    systemctl(&["set-property", "--runtime", SLICE, "IPAddressDeny=any"]);
+    let probe = "python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
+        s.sendto(b\"x\", (\"127.0.0.1\", 9))' 2>/dev/null && echo sent || echo denied; exec cat";
+    let mut server = from_unit(&machine, &["IPAccounting=yes", &format!("Slice={SLICE}")], probe);
+    let told = server.line();
+    systemctl(&["revert", SLICE]);
+    assert_eq!(told, "denied", "{}", machine.log());
+    machine.ask(&["end", "--all"]);
+    machine.expect_nothing_left();
+}
+
 #[test]
 fn a_program_that_somebody_attached_behind_systemds_back_is_not_shed() {
     if !offered() || !is_system() {

@@ -4,6 +4,7 @@
 #   kernel-ring.sh cgroupfs FILTER...   in the cgroup subtree that systemd delegated to this job
 #   kernel-ring.sh systemd FILTER...    on the service manager of whoever runs this
 set -euo pipefail
+# shellcheck source=tests/vm/ring.sh
 source "$(dirname "$0")/ring.sh"
 
 here=$(mktemp -d)

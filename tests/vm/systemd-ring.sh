@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # In the guest: runs the systemd ring against the service manager of whoever runs this, and tells what it passed over.
 set -euo pipefail
+# shellcheck source=tests/vm/ring.sh
 source "$(dirname "$0")/ring.sh"
 
 here=$(mktemp -d)

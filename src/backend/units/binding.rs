@@ -170,8 +170,9 @@ impl Units {
     }
 }
 
-/// Whether a unit is the one that a process in this cgroup is started and stopped with. `init.scope` is the manager itself; a scope of ours ends when its servers do; and what stands below `user@UID.service` is in a unit of
-/// another manager's, which this one cannot bind to.
+/// Whether a unit is the one that a process in this cgroup is started and stopped with. `init.scope` is the manager itself; a
+/// scope of ours ends when its servers do; and what stands below `user@UID.service` is in a unit of another manager's, which
+/// this one cannot bind to.
 fn is_hosts(unit: &str, cgroup: &str) -> bool {
     let holds_a_manager = unit.starts_with("user@") && !cgroup.ends_with(&format!("/{unit}"));
     unit != "init.scope" && SessionKey::of_scope(unit).is_none() && !holds_a_manager

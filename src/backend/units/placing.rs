@@ -95,14 +95,19 @@ impl Units {
             return Ok(held);
         }
         let to = format!("{}/{}", self.machine, wanted.key.slice());
+        let mut is_filtered = false;
         for step in held::steps(path, &to) {
             let cgroup = held::open(self.layout().v2(), from, &step.cgroup)?;
             held.add_limits(&cgroup);
-            match cgroup.programs() {
-                // Whatever restricts by other means than limits is a program, and a manager's answer takes long.
-                Some(programs) if programs.is_empty() => continue,
-                Some(programs) => self.refuse_programs(&step, &programs, wanted)?,
-                None => {}
+            // What restricts access is a program that is attached to the unit's own cgroup: where there is none, a manager has
+            // nothing to tell, and takes long to say so. But the addresses of a slice are filtered by the programs of the
+            // units in it.
+            let programs = cgroup.programs();
+            is_filtered |= programs.as_ref().is_some_and(|programs| programs.iter().any(Attach::filters_addresses));
+            match &programs {
+                Some(programs) if programs.is_empty() && !is_filtered => continue,
+                Some(programs) if !programs.is_empty() => self.refuse_programs(&step, programs, wanted)?,
+                _ => {}
             }
             // A user manager has not the privilege for more.
             let Some(unit) = step.unit.filter(|_| !step.user) else { continue };
@@ -261,7 +266,8 @@ impl Units {
             Err(error) if error.exists() => {
                 self.manager.reset_failed(slice)?;
                 match self.manager.active_state(slice)?.as_str() {
-                    "inactive" => self.manager.begin(slice, properties, MAY_LACK),
+                    // It may be on its way, where the answer to the first call was lost with its connection.
+                    "inactive" => self.manager.begin(slice, properties, MAY_LACK).or_else(is_there),
                     _ => Ok(()),
                 }
             }
@@ -445,6 +451,10 @@ impl Units {
 
 fn may_leave(unit: &str, wanted: &Admission<'_>) -> bool {
     wanted.allow_leave.iter().any(|glob| glob.matches(unit))
+}
+
+fn is_there(error: SystemdError) -> Result<(), SystemdError> {
+    if error.exists() { Ok(()) } else { Err(error) }
 }
 
 fn placed_or_gone(started: Result<(), SystemdError>) -> Result<(), AdmitError> {

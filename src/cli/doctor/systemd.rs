@@ -76,7 +76,16 @@ impl Systemd {
         const WHAT: &str = "unit";
         let manager = self.found.as_ref().ok()?;
         let place = place(daemon);
-        let unit = manager.unit_of(&place)?;
+        let by_hand = |unit: &str| {
+            let detail = format!("none of its own: it was started by hand in {unit}, and ends with that");
+            let remedy = format!("install {INSTALLED}, or let the first launch start it");
+            Finding::note(WHAT, detail, &remedy)
+        };
+        let Some(unit) = manager.unit_of(&place) else {
+            // It may stand in another manager's, as in the scope of a login.
+            let others = place.split('/').find(|name| name.ends_with(".scope") || name.ends_with(".service"));
+            return others.map(by_hand);
+        };
         let bus = manager.bus();
         if unit.starts_with("pinfold-daemon") && unit.ends_with(".scope") {
             let detail =
@@ -86,9 +95,7 @@ impl Systemd {
         }
         let main = manager.properties(unit).ok().and_then(|has| has.get("MainPID")?.number());
         if main != u64::try_from(daemon.pid).ok() {
-            let detail = format!("none of its own: it was started by hand in {unit}, and ends with that");
-            let remedy = format!("install {INSTALLED}, or let the first launch start it");
-            return Some(Finding::note(WHAT, detail, &remedy));
+            return Some(by_hand(unit));
         }
         let look = format!("`{}` shows it", status_of(bus, unit));
         if manager.is_transient(unit).unwrap_or(false) {
