@@ -99,9 +99,9 @@ impl Units {
         for step in held::steps(path, &to) {
             let cgroup = held::open(self.layout().v2(), from, &step.cgroup)?;
             held.add_limits(&cgroup);
-            // What restricts access is a program that is attached to the unit's own cgroup: where there is none, a manager has
-            // nothing to tell, and takes long to say so. But the addresses of a slice are filtered by the programs of the
-            // units in it.
+            // All that is taken along of what restricts access is a program that is attached to the unit's own cgroup: where
+            // there is none, a manager has nothing to tell, and takes long to say so. But the addresses of a slice are filtered
+            // by the programs of the units in it.
             let programs = cgroup.programs();
             is_filtered |= programs.as_ref().is_some_and(|programs| programs.iter().any(Attach::filters_addresses));
             match &programs {
