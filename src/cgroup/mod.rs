@@ -6,6 +6,7 @@
 
 mod activity;
 mod adjust;
+mod ahead;
 mod containers;
 mod dir;
 mod directories;
@@ -26,6 +27,7 @@ mod tree;
 mod usage;
 
 pub use adjust::{Adjusted, Changed, Kept};
+pub use ahead::Ahead;
 pub use dir::{Cgroup, CgroupError};
 pub use directories::Directories;
 pub use files::{Membership, mount_points};

@@ -26,7 +26,7 @@ use super::message::{Message, Peer};
 use super::places::{Place, Places};
 use super::publish;
 use crate::backend::Backend;
-use crate::cgroup::{Membership, has_exited};
+use crate::cgroup::{Ahead, Membership, has_exited};
 use crate::chain::chain;
 use crate::history::{self, History};
 use crate::process;
@@ -65,6 +65,7 @@ pub(super) struct Service {
     histories: Semaphore,
     looks: escapes::Turn,
     history: PathBuf,
+    ahead: Ahead,
 }
 
 impl Service {
@@ -75,6 +76,7 @@ impl Service {
         history: PathBuf,
     ) -> Self {
         Self {
+            ahead: Ahead::start(backend.layout().clone()),
             driver,
             backend,
             description,
@@ -270,6 +272,7 @@ async fn launch(
     wish: Launch,
     descriptors: Vec<Foreign>,
 ) -> Result<Result<Launched, Fault>, ConnectionError> {
+    service.ahead.begin();
     let mut descriptors: Vec<Option<Foreign>> = descriptors.into_iter().map(Some).collect();
     let mut take = |index: Option<usize>| index.and_then(|index| descriptors.get_mut(index)?.take());
     let (stdin, stderr, own) = (take(wish.stdin), take(wish.stderr), take(wish.pidfd));

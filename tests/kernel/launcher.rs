@@ -13,7 +13,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::hosts::{lines, status_field};
-use crate::support::{Launched, Machine, binary, eventually, lives, offered, processes, root_offered, signal};
+use crate::support::{
+    Launched, Machine, binary, eventually, lives, offered, on_systemd, processes, root_offered, signal,
+};
 
 /// Runs a command as it is, and through the launcher; both outputs, the bare one first.
 #[track_caller]
@@ -45,6 +47,40 @@ fn the_server_is_the_launchers_own_process_and_its_hosts_own_child() {
     drop(server.child.stdin.take());
     assert_eq!(server.exit_status(), 0);
     machine.expect_nothing_left();
+}
+
+/// It is written to a cgroup itself, so that the kernel's wait for a move begins early: to the one in which it is.
+#[test]
+fn a_launch_leaves_the_daemon_where_somebody_put_it() {
+    // What a manager put somewhere is not moved by hand.
+    if !root_offered() || on_systemd() {
+        return;
+    }
+    let machine = Machine::new();
+    let daemon = machine.daemon_pid().to_string();
+    let place = || {
+        let text = std::fs::read_to_string(format!("/proc/{daemon}/cgroup")).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
+    };
+    let launch = |session: &str| {
+        // Beyond what a move before it would spare it.
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(machine.run(&["--session", session], "true").exit_status(), 0);
+    };
+    let before = place();
+    launch("first");
+    assert_eq!(place(), before);
+    let elsewhere = machine.root().with_extension("put-here");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("cgroup.procs"), &daemon).unwrap();
+    let moved = place();
+    assert!(moved.ends_with("put-here"), "{moved}");
+    launch("second");
+    assert_eq!(place(), moved, "it was at {before} before");
+    machine.expect_nothing_left();
+    // The machine ends its daemon, and then this can go.
+    drop(machine);
+    std::fs::remove_dir(&elsewhere).unwrap();
 }
 
 #[test]
