@@ -65,7 +65,7 @@ pub(super) struct Service {
     histories: Semaphore,
     looks: escapes::Turn,
     history: PathBuf,
-    ahead: Ahead,
+    ahead: Arc<Ahead>,
 }
 
 impl Service {
@@ -76,7 +76,7 @@ impl Service {
         history: PathBuf,
     ) -> Self {
         Self {
-            ahead: Ahead::start(backend.layout().clone()),
+            ahead: Ahead::new(backend.layout().clone()),
             driver,
             backend,
             description,
