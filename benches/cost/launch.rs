@@ -155,20 +155,43 @@ pub fn others(wanted: &[Other], missing: &mut Vec<String>) -> Vec<Other> {
     wanted.iter().filter(|other| works(other)).cloned().collect()
 }
 
-/// The least that an OCI runtime takes: the machine's own files, and namespaces of its own.
+/// The least that an OCI runtime takes: the machine's own programs, and namespaces of its own.
 fn bundle(bundle: &Path, cgroup: &str) -> Fallible<PathBuf> {
-    std::fs::create_dir_all(bundle)?;
-    let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| serde_json::json!({ "type": kind }));
+    let root = bundle.join("rootfs");
+    for directory in ["usr", "proc", "dev"] {
+        std::fs::create_dir_all(root.join(directory))?;
+    }
+    // Where programs and libraries are looked for, on a machine that has all of them in /usr.
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        let link = root.join(name);
+        if let Ok(target) = std::fs::read_link(Path::new("/").join(name))
+            && !link.is_symlink()
+        {
+            std::os::unix::fs::symlink(target, link)?;
+        }
+    }
+    let (user, group) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let kinds = ["pid", "ipc", "uts", "mount"].into_iter().chain((user != 0).then_some("user"));
+    let namespaces: Vec<_> = kinds.map(|kind| serde_json::json!({ "type": kind })).collect();
+    let mapping = |id: u32| match user {
+        0 => serde_json::json!([]),
+        _ => serde_json::json!([{ "containerID": 0, "hostID": id, "size": 1 }]),
+    };
     let config = serde_json::json!({
         "ociVersion": "1.0.2",
         "process": {
             "terminal": false, "cwd": "/", "args": ["true"],
             "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
         },
-        "root": { "path": "/", "readonly": true },
-        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "root": { "path": "rootfs" },
+        "mounts": [
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"] },
+        ],
         "linux": {
             "namespaces": namespaces,
+            "uidMappings": mapping(user),
+            "gidMappings": mapping(group),
             "cgroupsPath": cgroup,
             "resources": { "memory": { "limit": SERVER.memory }, "pids": { "limit": SERVER.pids } },
         },

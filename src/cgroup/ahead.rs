@@ -1,7 +1,7 @@
 //! Begins, before there is a process to move, what the kernel waits for when it moves one.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const LASTS: Duration = Duration::from_millis(8);
 /// Has the kernel get ready for a move while the launch that needs one is still on its way.
 ///
 /// Whoever moves a process between cgroups, by any manager and in any hierarchy, is the writer of one semaphore of the whole
-/// machine, and the first writer in a while waits for an RCU grace period, 4 ms to 20, before it may go on (`kernel/rcu/sync.c`).
+/// machine, and the first writer in a while waits for an RCU grace period, or for two, before it may go on (`kernel/rcu/sync.c`).
 /// A process that is written to the cgroup in which it is takes the semaphore as well, and nothing moves. So that wait begins
 /// when a launch is asked for, and runs while that is decided and recorded, and its leaf is made.
 #[derive(Debug)]
@@ -52,13 +52,16 @@ impl Ahead {
         let ahead = self.clone();
         tokio::task::spawn_blocking(move || {
             let stayed = stay(&ahead.layout);
-            *ahead.now() = match stayed {
+            if let Err(error) = &stayed {
+                tracing::debug!(%error, "a move was not begun before there is one");
+            }
+            *ahead.now() = match stayed.map_err(|error| error.kind()) {
                 Ok(()) => Now::Rest(Some(Instant::now())),
-                // A user's daemon may not write where its machine's administrator put it: then each move waits for itself.
-                Err(error) => {
-                    tracing::debug!(%error, "a move cannot be begun before there is one");
-                    Now::Never
-                }
+                // A user's daemon may not write where its machine's administrator put it, and one in a container may not see
+                // where it is: then each move waits for itself.
+                Err(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::Unsupported) => Now::Never,
+                // It was moved away from what it was about to open.
+                Err(_) => Now::Rest(None),
             };
         });
     }
@@ -70,6 +73,6 @@ impl Ahead {
 
 /// Moves this process to where it is. That is looked up each time, as somebody may have moved it meanwhile.
 fn stay(layout: &Layout) -> io::Result<()> {
-    let own = layout.own_directory().ok_or(io::ErrorKind::NotFound)?;
+    let own = layout.own_directory().ok_or(ErrorKind::Unsupported)?;
     File::options().write(true).open(own.join("cgroup.procs"))?.write_all(b"0")
 }

@@ -14,7 +14,7 @@ use super::adjust::Adjusted;
 use super::containers::MOVED;
 use super::dir::{Cgroup, CgroupError};
 use super::files::Membership;
-use super::group::{Controllers, Group, GroupPaths, Make};
+use super::group::{Controllers, Group, GroupPaths};
 use super::knobs::KnobError;
 use super::layout::{Layout, Mount};
 use super::leaf::{Above, Leaf, has_exited, is_exiting};
@@ -179,7 +179,7 @@ impl Directories {
 
     fn try_make_leaf(&self, paths: &GroupPaths, wanted: &Admission<'_>) -> Result<Leaf, AdmitError> {
         let (machine, session) = self.make_shared_levels(paths, wanted)?;
-        let group = session.make_child(wanted.leaf.as_str(), Make::New)?;
+        let group = session.make_child(wanted.leaf.as_str())?;
         let limited = group.set_limits(&wanted.server).map_err(AdmitError::from);
         let limited = limited.and_then(|()| Ok(group.die_as_one()?));
         if let Err(error) = limited {
@@ -201,8 +201,18 @@ impl Directories {
         limit_shared(&machine, &wanted.machine)?;
         machine.delegate_controllers(controllers)?;
         let key = wanted.key.as_str();
-        let session = self.levels.find_or(&paths.child(key), || machine.make_child(key, Make::Ensure))?;
-        limit_shared(&session, &wanted.session)?;
+        let mut is_new = false;
+        let session = self.levels.find_or(&paths.child(key), || {
+            let (session, made) = machine.ensure_child(key)?;
+            is_new = made;
+            Ok(session)
+        })?;
+        // Of one that nobody was in yet there is no usage to look at.
+        if is_new {
+            session.set_limits(&wanted.session)?
+        } else {
+            limit_shared(&session, &wanted.session)?
+        }
         session.delegate_controllers(controllers)?;
         Ok((machine, session))
     }

@@ -103,15 +103,6 @@ impl GroupPaths {
     }
 }
 
-/// How a child group is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Make {
-    /// It may be there already.
-    Ensure,
-    /// It must be new: a leaf is single-use.
-    New,
-}
-
 impl Group {
     /// Opens the directories of a group that exists.
     pub fn open(paths: &GroupPaths) -> Result<Self, CgroupError> {
@@ -151,34 +142,42 @@ impl Group {
         Arc::ptr_eq(&self.held, &other.held)
     }
 
-    /// Makes a child group in each hierarchy.
-    pub fn make_child(&self, name: &str, make: Make) -> Result<Self, CgroupError> {
-        let v2 = match make {
-            Make::Ensure => self.v2.ensure_child(name)?.0,
-            Make::New => self.v2.create_child(name)?,
-        };
-        // What is there is killed and proved in v2, by a descriptor. Its companions need none: a leaf's have a name for ever, and
-        // a session's are used by whoever finds its v2 directory alive.
-        let child = |parent: &Cgroup| {
-            match parent.make_child(name) {
-                Err(error) if !(error.exists() && make == Make::Ensure) => return Err(error),
-                _ => {}
+    /// Makes a child group in each hierarchy. It must be new: a leaf is single-use.
+    pub fn make_child(&self, name: &str) -> Result<Self, CgroupError> {
+        let v2 = self.v2.create_child(name)?;
+        self.beside(v2, name, |parent| parent.make_child(name)).inspect_err(|_| {
+            // Best effort: the caller removes the child by name as well.
+            let _ = self.remove_child(name);
+        })
+    }
+
+    /// Makes a child group where it is not there already, and tells whether all of it is new.
+    pub fn ensure_child(&self, name: &str) -> Result<(Self, bool), CgroupError> {
+        let (v2, mut is_new) = self.v2.ensure_child(name)?;
+        let child = self.beside(v2, name, |parent| match parent.make_child(name) {
+            Err(error) if error.exists() => {
+                is_new = false;
+                Ok(())
             }
-            parent.child_by_name(name)
+            made => made,
+        })?;
+        Ok((child, is_new))
+    }
+
+    /// A child with the companions that `make` makes. What is there is killed and proved in v2, by a descriptor. Its companions
+    /// need none: a leaf's have a name for ever, and a session's are used by whoever finds its v2 directory alive.
+    fn beside(
+        &self,
+        v2: Cgroup,
+        name: &str,
+        mut make: impl FnMut(&Cgroup) -> Result<(), CgroupError>,
+    ) -> Result<Self, CgroupError> {
+        let mut companion = |parent: &Option<Cgroup>| {
+            let made = |parent: &Cgroup| make(parent).and_then(|()| parent.child_by_name(name));
+            parent.as_ref().map(made).transpose()
         };
-        let companions = || -> Result<_, CgroupError> {
-            Ok((self.memory.as_ref().map(child).transpose()?, self.pids.as_ref().map(child).transpose()?))
-        };
-        match companions() {
-            Ok((memory, pids)) => Self::of(v2, memory, pids),
-            Err(error) => {
-                if make == Make::New {
-                    // Best effort: the caller removes the child by name as well.
-                    let _ = self.remove_child(name);
-                }
-                Err(error)
-            }
-        }
+        let (memory, pids) = (companion(&self.memory)?, companion(&self.pids)?);
+        Self::of(v2, memory, pids)
     }
 
     /// Opens a child group that is there.

@@ -32,7 +32,7 @@ pub use dir::{Cgroup, CgroupError};
 pub use directories::Directories;
 pub use files::{Membership, mount_points};
 pub use freezer::{Order, Thawed, thaw_all_below};
-pub use group::{Controllers, Group, GroupPaths, Make};
+pub use group::{Controllers, Group, GroupPaths};
 pub use knobs::{KnobError, percent};
 pub use layout::{Layout, LayoutError, Mount, Moves};
 pub use leaf::{Above, Annex, CLEANED_UP_MAX, CLIENT, Leaf, MemoryKill, Scope, has_exited, is_exiting};

@@ -2,7 +2,8 @@
 //!
 //! A program that is linked statically brings a C library along, and for what nsswitch.conf(5) names beyond files that would
 //! load modules of another one, the machine's own: they may not fit, and then the process dies of them. Such a program knows the
-//! accounts of `/etc/passwd` and `/etc/group`; any other is a number to it, has no further groups, and is no member of `pinfold`.
+//! accounts of `/etc/passwd` and `/etc/group`; any other is a number to it, and has no further groups. Whether its process may open
+//! a socket is the kernel's to say, which knows them.
 
 /// Has accounts looked up in files only, in a program that is linked statically. Before the first look-up.
 pub fn keep_to_files() {

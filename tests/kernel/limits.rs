@@ -235,6 +235,35 @@ fn a_limit_above_the_servers_is_told_as_whose_it_was() {
 }
 
 #[test]
+fn a_companion_that_was_left_with_more_in_it_than_its_session_may_use_keeps_no_launch_out() {
+    if !companions_offered() {
+        return;
+    }
+    let machine = Machine::with_config("[session]\nmemory_max = \"32M\"\n");
+    let mut ballast = perl(&machine, &["--session", "other"], &grows_to(64));
+    let mut first = machine.run(&["--session", "s"], "echo up; exec cat");
+    assert_eq!((ballast.line(), first.line()), ("up".into(), "up".into()), "{}", machine.log());
+    let companion = level(first.pid(), "memory", 1);
+    end(&machine, &["s"]);
+    eventually("the session's directories are gone", || match companion.exists() {
+        false => Ok(()),
+        true => Err(machine.log()),
+    });
+    // As if it had been left by a daemon that was killed over the removal, with somebody in it.
+    std::fs::create_dir(&companion).unwrap();
+    std::fs::write(companion.join("cgroup.procs"), ballast.pid().to_string()).unwrap();
+    tell(&mut ballast);
+    assert_eq!(ballast.line(), "grown");
+    let mut again = machine.run(&["--session", "s"], "echo up; exec cat");
+    assert_eq!(again.line(), "up", "{}", machine.log());
+    assert_eq!(level(again.pid(), "memory", 1), companion);
+    assert_ne!(number(&companion, "memory.limit_in_bytes"), Some(32 * MIB), "what is in use is not taken");
+    assert!(Process::of(ballast.pid()).lives());
+    end(&machine, &["--all"]);
+    machine.expect_nothing_left();
+}
+
+#[test]
 fn after_a_sibling_died_for_the_sessions_limit_a_server_that_reaches_its_own_is_told_so() {
     if !offered() {
         return;

@@ -12,8 +12,8 @@ use super::{Session, Units, lock, paths};
 use crate::backend::held::{Access, CannotCopy, Held, HeldError, Step};
 use crate::backend::{AdmitError, Unplaced, held};
 use crate::cgroup::{
-    Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Controllers, Group, KnobError, Leaf, Make, Membership,
-    Scope, has_exited, is_exiting,
+    Above, Admission, AdmitError as CgroupAdmitError, Cgroup, Controllers, Group, KnobError, Leaf, Membership, Scope,
+    has_exited, is_exiting,
 };
 use crate::limits::Limits;
 use crate::naming::{MACHINE_SLICE, SessionKey};
@@ -374,7 +374,7 @@ impl Units {
     ) -> Result<Leaf, AdmitError> {
         let cgroup = format!("{}/{}", self.cgroup_of(wanted.key, &unit), wanted.leaf.as_str());
         let scope = Group::open(&paths(directory.path().to_owned()))?;
-        let group = scope.make_child(wanted.leaf.as_str(), Make::New)?;
+        let group = scope.make_child(wanted.leaf.as_str())?;
         let above = Above {
             session: session.group.clone(),
             machine: session.machine.clone(),
