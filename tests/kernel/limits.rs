@@ -259,7 +259,8 @@ fn a_companion_that_was_left_with_more_in_it_than_its_session_may_use_keeps_no_l
     assert_eq!(level(again.pid(), "memory", 1), companion);
     assert_ne!(number(&companion, "memory.limit_in_bytes"), Some(32 * MIB), "what is in use is not taken");
     assert!(Process::of(ballast.pid()).lives());
-    end(&machine, &["--all"]);
+    end(&machine, &["other"]);
+    end(&machine, &["s"]);
     machine.expect_nothing_left();
 }
 
