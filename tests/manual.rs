@@ -61,7 +61,7 @@ const STATUS: &str = r#".SH EXIT STATUS
 unless \fB\-\-if\-exists\fR says that it may be gone already; by \fB\-\-owner\fR, \fB\-\-label\fR or \fB\-\-all\fR, and with
 \fB\-\-before\fR or \fB\-\-generation\fR, it is 0. \fBpinfold hook\fR is 0 but for wrong usage.
 \fBpinfold run\fR has the status of the server that it becomes;
-before that 125 for what pinfold could not or would not do, 126 for a command that cannot be executed, 127 for one that is not
+before that 125 for what pinfold could not or would not do, wrong usage included, 126 for a command that cannot be executed, 127 for one that is not
 found, as in
 .BR env (1).
 "#;

@@ -114,7 +114,8 @@ pub fn page(runs: &[Run]) -> String {
     let mut page = String::from(
         "# What it costs\n\nWritten by `benches/run --write`; the figures are in `docs/cost/*.json`. In every round each thing \
          is done once, in random order, so that what else the machine does falls on all of them: read the ratios first. \
-         A ratio is that of two medians, to the row that says 1.\n",
+         A ratio is that of two medians, to the kernel's own or else to the first row that says 1.00; a further launch is \
+         compared with a further one. Of rates, as launches a second, p99 is the best of them.\n",
     );
     for run in runs {
         let _ = writeln!(page, "\n## {}\n", sentence(&run.about));
