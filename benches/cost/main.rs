@@ -76,7 +76,10 @@ impl Wanted {
                 }
                 // What `cargo bench` adds.
                 "--bench" => {}
-                "--help" => return Err(USAGE.to_owned()),
+                "--help" => {
+                    println!("{USAGE}");
+                    std::process::exit(0);
+                }
                 other => return Err(format!("{other:?} is not known\n{USAGE}")),
             }
         }

@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
 }
 
 /// A launch, where that is what these words ask for. A host waits for it, so it is parsed by itself: to set up all other commands,
-/// too, takes a third of what a launcher executes. What is wrong with it, and what only asks for help, is told by the whole.
+/// too, takes a fifth of what a launcher executes. What is wrong with it, and what only asks for help, is told by the whole.
 fn launch(words: &[OsString]) -> Option<Command> {
     let own = words.get(1..).filter(|own| own.first().is_some_and(|word| word == "run"))?;
     let told = args::Run::augment_args(clap::Command::new("run")).try_get_matches_from(own).ok()?;
