@@ -11,7 +11,7 @@ const OPTION_SINCE: (u32, u32, u32) = (6, 0, 0);
 /// Tells whether that takes long. The option makes each fork and exit of the whole machine a little dearer, so pinfold only
 /// names it.
 pub(super) fn moves(found: &Moves, kernel: (u32, u32, u32)) -> Finding {
-    let slow = "a launch waits while the kernel moves it into its leaf, 10 to 25 ms where none came shortly before";
+    let slow = "a launch waits while the kernel moves it into its leaf, 5 to 25 ms where none came shortly before";
     if found.favored {
         return Finding::ok(
             WHAT,
