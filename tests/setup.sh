@@ -1,6 +1,7 @@
 # What pinfold needs to be built, shown and tested: set up once per machine, and again only where something changed.
 # Sourced by tests/run and deploy/demo/run, from the repository's top. Debian packages are installed only where a command is
-# missing; what is downloaded stays in tests/.cache, tests/servers/node_modules and target.
+# missing; what is downloaded stays in tests/.cache, tests/servers/node_modules and target. Several may set up at once: each thing
+# has a lock, and whoever comes second finds it done.
 # shellcheck shell=bash
 
 readonly cache=$PWD/tests/.cache
@@ -12,6 +13,8 @@ readonly node_least=20.19.0 node_instead=22.23.3 npm_instead=11.19.1
 
 # What looks at and packs what cargo makes. Another version is another directory, and is built anew.
 readonly cargo_deb=3.8.0 cargo_generate_rpm=0.21.1 cargo_deny=0.20.2
+# How long whoever needs what another process sets up waits for it, in seconds.
+readonly lock_most=1200
 
 export npm_config_update_notifier=false npm_config_fund=false npm_config_audit=false
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DEBIAN_FRONTEND=noninteractive
@@ -33,6 +36,21 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 root() { ((EUID == 0)); }
 
+# locked NAME COMMAND…: one at a time of those with this name. It stands in a shell of its own, so what it sets is lost.
+locked() {
+    local name=$1
+    shift
+    mkdir -p "$cache/locks" || return
+    (
+        flock --wait "$lock_most" 9 || {
+            echo "another process has kept $cache/locks/$name for $((lock_most / 60)) minutes; see who with: fuser $cache/locks/$name" >&2
+            exit 1
+        }
+        # What a package starts would keep the lock.
+        "$@" 9>&-
+    ) 9>"$cache/locks/$name"
+}
+
 # debian WHY PACKAGE…
 debian() {
     local why=$1
@@ -42,7 +60,13 @@ debian() {
         return 1
     fi
     echo "installing $* ($why is missing)"
-    quietly apt-get update && quietly apt-get install --yes --no-install-recommends "$@"
+    locked debian install_debian "$@"
+}
+
+install_debian() {
+    # The machine's own updates, and the recipe of the virtual machines, may be at it too.
+    quietly apt-get -o DPkg::Lock::Timeout=600 update &&
+        quietly apt-get -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends "$@"
 }
 
 # stamped FILE COMMAND…: runs the command unless it has already succeeded for the same inputs (on stdin).
@@ -50,8 +74,12 @@ stamped() {
     local stamp=$1 inputs
     shift
     inputs=$(sha256sum) || return
-    [[ -f $stamp && $(<"$stamp") == "$inputs" ]] && return
-    "$@" && printf '%s\n' "$inputs" >"$stamp"
+    locked "$(sha256sum <<<"$stamp" | cut -c 1-16)" unless_stamped "$stamp" "$inputs" "$@"
+}
+
+unless_stamped() { # FILE INPUTS COMMAND…
+    [[ ! -f $1 || $(<"$1") != "$2" ]] || return 0
+    "${@:3}" && printf '%s\n' "$2" >"$1"
 }
 
 # ---- What the rings need
@@ -86,11 +114,15 @@ rust_lints() {
 cargo_tool() {
     local into=$cache/tools/$1-$2
     PATH=$PATH:$into/bin
-    [[ -x $into/bin/$1 ]] && return
-    echo "building $1 $2 into tests/.cache"
-    CARGO_TARGET_DIR=$cache/tools/building CARGO_PROFILE_DEV_DEBUG=0 \
-        quietly cargo install --locked --debug --root "$into" "${@:3}" "$1@$2" || return
-    rm -rf "$cache/tools/building"
+    locked "$1" build_cargo_tool "$into" "$@"
+}
+
+build_cargo_tool() { # INTO NAME VERSION [FLAG...]
+    [[ ! -x $1/bin/$2 ]] || return 0
+    echo "building $2 $3 into tests/.cache"
+    CARGO_TARGET_DIR=$cache/tools/building-$2 CARGO_PROFILE_DEV_DEBUG=0 \
+        quietly cargo install --locked --debug --root "$1" "${@:4}" "$2@$3" || return
+    rm -rf "$cache/tools/building-$2"
 }
 
 dependency_lints() {
@@ -139,12 +171,17 @@ node_runtime() {
         have npm || debian npm nodejs npm || return
     fi
     if ! node_suffices; then
-        echo "installing node $node_instead into tests/.cache (here is $(node --version), needed is $node_least)"
-        quietly npm install --prefix "$cache/node" --no-save "node@$node_instead" "npm@$npm_instead" || return
+        locked node install_node || return
         hash -r
         node_suffices || return
     fi
     echo "node $(node --version), npm $(npm --version)"
+}
+
+install_node() {
+    ! node_suffices || return 0
+    echo "installing node $node_instead into tests/.cache (here is $(node --version), needed is $node_least)"
+    quietly npm install --prefix "$cache/node" --no-save "node@$node_instead" "npm@$npm_instead"
 }
 
 npm_packages() {
@@ -219,20 +256,23 @@ container_papers() {
 prometheus_tools() {
     if ! { have prometheus && have promtool; }; then
         PATH=$PATH:$cache/prometheus/usr/bin
-        if ! { have prometheus && have promtool; }; then
-            have apt-get || {
-                echo 'prometheus and promtool are missing: install Prometheus' >&2
-                return 1
-            }
-            echo 'downloading prometheus into tests/.cache'
-            mkdir -p "$cache/prometheus" || return
-            quietly env -C "$cache/prometheus" apt-get download prometheus || {
-                root && quietly apt-get update && quietly env -C "$cache/prometheus" apt-get download prometheus
-            } || return
-            dpkg-deb --extract "$cache"/prometheus/prometheus_*.deb "$cache/prometheus" || return
-            rm "$cache"/prometheus/prometheus_*.deb
-            hash -r
-        fi
+        locked debian unpack_prometheus || return
+        hash -r
     fi
     promtool --version 2>&1 | head -n 1
+}
+
+unpack_prometheus() {
+    ! { have prometheus && have promtool; } || return 0
+    have apt-get || {
+        echo 'prometheus and promtool are missing: install Prometheus' >&2
+        return 1
+    }
+    echo 'downloading prometheus into tests/.cache'
+    mkdir -p "$cache/prometheus" || return
+    quietly env -C "$cache/prometheus" apt-get download prometheus || {
+        root && quietly apt-get update && quietly env -C "$cache/prometheus" apt-get download prometheus
+    } || return
+    dpkg-deb --extract "$cache"/prometheus/prometheus_*.deb "$cache/prometheus" &&
+        rm "$cache"/prometheus/prometheus_*.deb
 }
