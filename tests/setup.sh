@@ -42,7 +42,10 @@ locked() {
     shift
     mkdir -p "$cache/locks" || return
     (
-        flock --wait "$lock_most" 9 || {
+        flock --nonblock 9 || {
+            echo "waiting for another process that sets this up ($name)"
+            flock --wait "$lock_most" 9
+        } || {
             echo "another process has kept $cache/locks/$name for $((lock_most / 60)) minutes; see who with: fuser $cache/locks/$name" >&2
             exit 1
         }
@@ -64,17 +67,21 @@ debian() {
 }
 
 install_debian() {
-    # The machine's own updates, and the recipe of the virtual machines, may be at it too.
-    quietly apt-get -o DPkg::Lock::Timeout=600 update &&
-        quietly apt-get -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends "$@"
+    # The recipe of the virtual machines may be at it too. In a session of its own, it is not cut short with its caller: what is
+    # half installed would be in everybody's way.
+    quietly apt-get update &&
+        quietly setsid --wait apt-get -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends "$@"
 }
+
+# A command is there before all that it needs is.
+debian_settled() { locked debian true; }
 
 # stamped FILE COMMAND…: runs the command unless it has already succeeded for the same inputs (on stdin).
 stamped() {
     local stamp=$1 inputs
     shift
     inputs=$(sha256sum) || return
-    locked "$(sha256sum <<<"$stamp" | cut -c 1-16)" unless_stamped "$stamp" "$inputs" "$@"
+    locked "${stamp//\//-}" unless_stamped "$stamp" "$inputs" "$@"
 }
 
 unless_stamped() { # FILE INPUTS COMMAND…
@@ -95,6 +102,7 @@ rust() {
 
 # What libFuzzer is compiled with.
 cxx() {
+    debian_settled || return
     have c++ || debian 'a C++ compiler' build-essential || return
     c++ --version | head -n 1
 }
@@ -130,6 +138,7 @@ dependency_lints() {
 }
 
 packers() {
+    debian_settled || return
     # xz(1) packs for it, which spares it a library in C.
     have xz || debian xz xz-utils || return
     cargo_tool cargo-deb "$cargo_deb" --no-default-features || return
@@ -154,6 +163,7 @@ counters() {
 
 # A browser that needs no screen.
 chromium_here() {
+    debian_settled || return
     have chromium || debian Chromium chromium || return
     chromium --version --no-sandbox 2>/dev/null | head -n 1
 }
@@ -166,6 +176,7 @@ node_suffices() {
 }
 
 node_runtime() {
+    debian_settled || return
     PATH=$cache/node/node_modules/.bin:$PATH
     if ! node_suffices; then
         have npm || debian npm nodejs npm || return
@@ -185,6 +196,7 @@ install_node() {
 }
 
 npm_packages() {
+    debian_settled || return
     { have make && have g++; } || debian 'a C++ compiler' build-essential || return
     have python3 || debian python3 python3 || return
     # The one native module comes built, or where that cannot be had is compiled, against Node-API and so with the
@@ -219,6 +231,7 @@ fill_openclaw() {
 }
 
 python_packages() {
+    debian_settled || return
     { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } ||
         debian 'python3 with venv' python3 python3-venv || return
     { cat tests/servers/requirements.txt && python3 --version; } | stamped "$venv/.installed" fill_venv
@@ -269,10 +282,10 @@ unpack_prometheus() {
         return 1
     }
     echo 'downloading prometheus into tests/.cache'
-    mkdir -p "$cache/prometheus" || return
-    quietly env -C "$cache/prometheus" apt-get download prometheus || {
-        root && quietly apt-get update && quietly env -C "$cache/prometheus" apt-get download prometheus
+    local new=$cache/prometheus.new
+    rm -rf "$new" "$cache/prometheus" && mkdir -p "$new" || return
+    quietly env -C "$new" apt-get download prometheus || {
+        root && quietly apt-get update && quietly env -C "$new" apt-get download prometheus
     } || return
-    dpkg-deb --extract "$cache"/prometheus/prometheus_*.deb "$cache/prometheus" &&
-        rm "$cache"/prometheus/prometheus_*.deb
+    dpkg-deb --extract "$new"/prometheus_*.deb "$new" && rm "$new"/prometheus_*.deb && mv "$new" "$cache/prometheus"
 }

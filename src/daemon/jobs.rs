@@ -178,8 +178,8 @@ fn run(work: &Work) -> Done {
                 if let Some((_, first)) = &work.outside {
                     first.iter().for_each(|first| _ = first.kill());
                 }
-                // Where the removal is tried again, the first reading is the last there was.
-                stock.peak = work.leaf.memory_peak().or(stock.peak);
+                // A part of the leaf may be gone, or all of it: then what was read before is the most that is known.
+                stock.peak = stock.peak.max(work.leaf.memory_peak());
                 work.leaf.remove()
             }
         };
@@ -267,6 +267,7 @@ fn take_stock(leaf: &Leaf, stock: &mut Stock) {
     if !std::mem::replace(&mut stock.taken, true) {
         stock.processes = leaf.processes().ok().map(|pids| pids.len() as u32);
         stock.memory = leaf.memory_in_use();
+        stock.peak = leaf.memory_peak();
     }
 }
 
@@ -275,6 +276,10 @@ fn kill(work: &Work, stock: &mut Stock) -> Result<(), CgroupError> {
         work.jobs.contains(&Job::TakeStock) && !work.stock.taken && stock.processes.is_some_and(|count| count > 0);
     // An empty leaf needs no kill: what it held has left by itself.
     stock.killed |= counted || work.leaf.populated().unwrap_or(true);
+    // Once it is empty, a service manager removes its scope, and where there is one CPU nobody else reads there before.
+    if !counted {
+        stock.peak = stock.peak.max(work.leaf.memory_peak());
+    }
     if let Some((below, first)) = &work.outside {
         below.kill(first);
     }

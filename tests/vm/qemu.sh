@@ -5,11 +5,12 @@
 # What both the boot that is saved and every restore must have alike, so it stands once.
 #  - Random numbers come from the CPU and the clock checks are skipped, because emulated time fails them.
 #  - Memory is a shared object because virtiofsd must reach it.
+#  - There is one CPU unless told, as small servers have it. With two, a fourth of what is emulated is one waiting for the other.
 kernel_arguments='console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check tsc=reliable'
 kernel_arguments+=' audit=0 net.ifnames=0 cryptomgr.notests'
 machine_arguments=(
     -nodefaults -no-user-config -display none -no-reboot
-    -accel 'tcg,thread=multi,tb-size=512' -cpu max -smp 2 -m "${memory}M"
+    -accel 'tcg,thread=multi,tb-size=512' -cpu max -smp "$cpus" -m "${memory}M"
     -object "memory-backend-memfd,id=ram,size=${memory}M,share=on" -machine 'pc,memory-backend=ram'
     -kernel vmlinux -initrd initrd
     -append "$kernel_arguments"
